@@ -1,0 +1,84 @@
+"""The source filter: one entry, ``ANY`` or IP/mask (manual message 5, and 17 when it refuses).
+
+Rules:
+
+1. An entry is the word ANY in any case, or an address and a mask: a prefix length or, for IPv4, dotted.
+2. Host bits may be set: 192.168.100.30/24 filters 192.168.100.0/24.
+3. A bare address, a mask with a gap and an inverse mask (0.0.0.255) are errors, not guesses.
+4. IPv4 is IPv4 however it arrives. A client behind an IPv4-mapped address (RFC 4291, 2.5.5.2) is decided
+   as IPv4, and an entry written in mapped form means the IPv4 network inside it. ``::/0`` holds no IPv4.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+
+_MAPPED = IPv6Network("::ffff:0:0/96")
+_V4_BITS = 32
+_V4_ALL = 0xFFFF_FFFF
+
+
+class Acl:
+    """A parsed entry. `str()` names it in its canonical form, as records show it."""
+
+    __slots__ = ("_network", "allows")
+
+    allows: Callable[[str], bool]  # remembers the last thousand clients: parsing an address costs a microsecond
+
+    def __init__(self, network: IPv4Network | IPv6Network | None) -> None:
+        self._network = network
+        self.allows = lru_cache(maxsize=1024)(self._decide)
+
+    @classmethod
+    def parse(cls, text: str) -> "Acl":
+        """Parse an entry; ValueError says what is wrong with `text`."""
+        if text.upper() == "ANY":
+            return cls(None)
+        address, slash, mask = text.partition("/")
+        if not slash:
+            raise ValueError("the mask is missing")
+        if "%" in address:
+            raise ValueError("a zone does not belong in a filter")
+        ip = ip_address(address)
+        if isinstance(ip, IPv4Address):
+            prefix = _dotted(mask) if "." in mask else _prefix(mask, _V4_BITS)
+            return cls(IPv4Network((ip, prefix), strict=False))
+        network = IPv6Network((ip, _prefix(mask, 128)), strict=False)
+        if network.subnet_of(_MAPPED):
+            inner = IPv4Address(int(network.network_address) & _V4_ALL)
+            return cls(IPv4Network((inner, network.prefixlen - _MAPPED.prefixlen)))
+        return cls(network)
+
+    def _decide(self, client_ip: str) -> bool:
+        """Tell whether the address `client_ip` may pass. ValueError: it is no address."""
+        if self._network is None:
+            return True
+        ip = ip_address(client_ip)
+        if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
+            ip = ip.ipv4_mapped
+        return ip in self._network
+
+    def __str__(self) -> str:
+        return "ANY" if self._network is None else str(self._network)
+
+    def __repr__(self) -> str:
+        return f"Acl({str(self)!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Acl) and self._network == other._network
+
+    def __hash__(self) -> int:
+        return hash(self._network)
+
+
+def _prefix(text: str, bits: int) -> int:
+    if not (text.isascii() and text.isdigit()) or int(text) > bits:
+        raise ValueError(f"the prefix length is not a number from 0 to {bits}")
+    return int(text)
+
+
+def _dotted(text: str) -> int:
+    zeros = int(IPv4Address(text)) ^ _V4_ALL
+    if zeros & (zeros + 1):
+        raise ValueError("the mask has a gap, or is inverse")
+    return _V4_BITS - zeros.bit_length()

@@ -1,0 +1,344 @@
+"""The configuration: one table of parameters drives parser, validation, help and README.
+
+Rules:
+
+1. Each :class:`Parameter` states its name in records, how it is given, its bounds and their reason, its
+   default and its message when wrong. Nothing about a parameter stands anywhere else.
+2. Values arrive as text, as the user typed them. :func:`validate` reports every wrong one, not only the
+   first, and makes a :class:`Config` only where there is none.
+3. A number is ASCII digits. ``+1``, ``1_000``, ``1.0`` and digits of other scripts are errors.
+"""
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+from json import dumps
+from typing import Any, Final, Literal, NamedTuple
+
+from mprelay import catalogue
+from mprelay.acl import Acl
+from mprelay.catalogue import Entry
+
+LABELS_LIMIT: Final = 1024
+"""Bytes of all labels as JSON. Every record carries them and must stay below 4096 bytes (PIPE_BUF)."""
+
+_CENTURY: Final = 100 * 366 * 86400
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What the user asked for, checked. Times are seconds, sizes bytes."""
+
+    fwd_port: int
+    trg_host: str
+    trg_port: int
+    acl: Acl
+    connect_timeout: int
+    idle_timeout: int
+    absolute_timeout: int  # 0: never
+    buffer: int | None  # None: auto
+    workers: int
+    max_sessions: int
+    bind: str | None  # None: all interfaces
+    log_format: Literal["auto", "json", "text"]
+    log_detail: Literal["full", "session"]
+    labels: Mapping[str, str]
+    drain_timeout: float
+    stats_interval: float  # 0: none
+
+
+class Problem(NamedTuple):
+    """One wrong value: what a ``config.invalid`` record says."""
+
+    parameter: str
+    value: str | None  # None: missing
+    entry: Entry
+    problem: str  # the sentence where `entry` is ours; else what the manual's sentence leaves open
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One row of the table. `parse` raises ValueError with what would be right."""
+
+    name: str
+    metavar: str
+    values: str  # what is allowed, in words, for the help
+    parse: Callable[[str], Any]
+    help: str
+    default: str | None = None  # as typed; None: required, or none
+    position: str | None = None  # the manual's name, where it can be given by position
+    option: str | None = None
+    entry: Entry = catalogue.CONFIG_INVALID
+    repeat: bool = False
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """Make a parser of whole numbers from `low` to `high`."""
+
+    def parse(text: str) -> int:
+        if text.isascii() and text.isdigit() and len(text) <= 20 and low <= int(text) <= high:  # noqa: PLR2004 - longer is out of any bound
+            return int(text)
+        raise ValueError(f"must be a whole number from {low} to {high}")
+
+    return parse
+
+
+def seconds(text: str) -> float:
+    """Parse a number of seconds, fractions allowed, at most a century."""
+    try:
+        value = float(text) if text.isascii() and set(text) <= set("0123456789.") else math.nan
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= _CENTURY:
+        raise ValueError("must be a number of seconds, 0 or more")
+    return value
+
+
+def _buffer(text: str) -> int | None:
+    return None if text == "auto" else whole(100, 4000)(text)
+
+
+def _ip(text: str) -> str:
+    if "%" in text:
+        raise ValueError("must be an IPv4 or IPv6 address without a zone")
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        raise ValueError("must be an IPv4 or IPv6 address") from None
+
+
+def _choice(*choices: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}")
+        return text
+
+    return parse
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not (equals and key):
+        raise ValueError("must be KEY=VALUE")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("must be valid UTF-8") from None
+    return key, value
+
+
+def usable_cpus() -> int:
+    """Count the CPUs that this process may use (a container's or taskset's share, not the machine's)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+PARAMETERS: Final[tuple[Parameter, ...]] = (
+    Parameter(
+        name="fwd_port",
+        position="fwd port",
+        metavar="FWD_PORT",
+        values="1..65535",
+        parse=whole(1, 65535),
+        help="TCP port to listen on",
+        entry=catalogue.FWD_PORT_INVALID,
+    ),
+    Parameter(
+        name="trg_host",
+        position="trg host",
+        metavar="TRG_HOST",
+        values="IPv4 or IPv6 address",
+        parse=_ip,
+        help="the target's address",
+        entry=catalogue.TRG_HOST_INVALID,
+    ),
+    Parameter(
+        name="trg_port",
+        position="trg port",
+        metavar="TRG_PORT",
+        values="1..65535",
+        parse=whole(1, 65535),
+        help="the target's TCP port",
+        entry=catalogue.TRG_PORT_INVALID,
+    ),
+    Parameter(
+        name="acl",
+        position="ACL",
+        metavar="ACL",
+        values="ANY or IP/mask",
+        parse=Acl.parse,
+        help="who may connect: ANY, or an address and its mask, dotted or as a prefix length "
+        "(192.168.100.30/24 lets in 192.168.100.0 to 192.168.100.255)",
+        entry=catalogue.ACL_INVALID,
+    ),
+    Parameter(
+        name="connect_timeout",
+        position="c t/o",
+        metavar="C_TO",
+        option="--connect-timeout",
+        values="1..3",
+        parse=whole(1, 3),
+        help="seconds to wait for the target to answer",
+        default="3",
+        entry=catalogue.CONNECT_TIMEOUT_INVALID,
+    ),
+    Parameter(
+        name="idle_timeout",
+        position="i t/o",
+        metavar="I_TO",
+        option="--idle-timeout",
+        values="1..1800",
+        parse=whole(1, 1800),
+        help="seconds without a byte moved after which a session is ended",
+        default="300",
+        entry=catalogue.IDLE_TIMEOUT_INVALID,
+    ),
+    Parameter(
+        name="absolute_timeout",
+        position="a t/o",
+        metavar="A_TO",
+        option="--absolute-timeout",
+        values="seconds, 0 = never",
+        parse=whole(0, _CENTURY),  # a century: expires_at must stay a date that log collectors can read
+        help="seconds after which the relay closes itself",
+        default="0",
+    ),
+    Parameter(
+        name="buffer",
+        position="buf",
+        metavar="BUF",
+        option="--buffer",
+        values="100..4000 or auto",
+        parse=_buffer,
+        help="bytes of the transfer buffer of each direction; auto chooses for speed",
+        default="auto",
+        entry=catalogue.BUFFER_INVALID,
+    ),
+    Parameter(
+        name="workers",
+        metavar="N",
+        option="--workers",
+        values="1..64",
+        parse=whole(1, 64),
+        help="worker processes",
+        default=str(min(8, usable_cpus())),
+    ),
+    Parameter(
+        name="max_sessions",
+        metavar="N",
+        option="--max-sessions",
+        values="1..1000000",
+        parse=whole(1, 1_000_000),  # two descriptors each: above any limit that the kernel grants by default
+        help="sessions at once, over all workers",
+        default="500",
+    ),
+    Parameter(
+        name="bind",
+        metavar="ADDR",
+        option="--bind",
+        values="IPv4 or IPv6 address",
+        parse=_ip,
+        help="address to listen on (default: all, IPv6 and IPv4)",
+    ),
+    Parameter(
+        name="log_format",
+        metavar="FORMAT",
+        option="--log-format",
+        values="auto, json, text",
+        parse=_choice("auto", "json", "text"),
+        help="form of the records; auto is text on a terminal, json otherwise",
+        default="auto",
+    ),
+    Parameter(
+        name="log_detail",
+        metavar="DETAIL",
+        option="--log-detail",
+        values="full, session",
+        parse=_choice("full", "session"),
+        help="full: every message of the manual; session: only how each session ended, refusals, "
+        "and the records of the relay and its workers",
+        default="full",
+    ),
+    Parameter(
+        name="label",
+        metavar="KEY=VALUE",
+        option="--label",
+        values="KEY=VALUE",
+        parse=_label,
+        help="put into `labels` on every record (ticket, owner, purpose); repeatable",
+        repeat=True,
+    ),
+    Parameter(
+        name="drain_timeout",
+        metavar="S",
+        option="--drain-timeout",
+        values="seconds",
+        parse=seconds,
+        help="how long SIGTERM or SIGINT lets sessions finish",
+        default="10",
+    ),
+    Parameter(
+        name="stats_interval",
+        metavar="S",
+        option="--stats-interval",
+        values="seconds, 0 = none",
+        parse=seconds,
+        help="time between relay.stats records",
+        default="60",
+    ),
+)
+"""The parameters, in the order of the command line and of the help."""
+
+
+def validate(given: Mapping[str, Sequence[str]]) -> tuple[Config | None, list[Problem]]:
+    """Check what was typed: each parameter's name mapped to its texts (a missing name: not given).
+
+    Returns the configuration and no problem, or None and every problem.
+    """
+    values: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for parameter in PARAMETERS:
+        texts = given.get(parameter.name, () if parameter.default is None else (parameter.default,))
+        parsed = []
+        for text in texts:
+            try:
+                parsed.append(parameter.parse(text))
+            except ValueError as wrong:
+                problems.append(problem(parameter, text, str(wrong)))
+        if parameter.position and not texts:
+            problems.append(problem(parameter, None, "is missing"))
+        if parameter.repeat:
+            values["labels"], wrong_labels = _collect(parameter, parsed)
+            problems.extend(wrong_labels)
+        else:
+            values[parameter.name] = parsed[-1] if parsed else None
+    return (None, problems) if problems else (Config(**values), [])
+
+
+def problem(parameter: Parameter, value: str | None, wrong: str) -> Problem:
+    """Say what is wrong with one parameter, in the manual's words where it has some."""
+    name = parameter.option or f"<{parameter.position}>"
+    shown = "" if value is None else f", not {_shown(value)}"
+    return Problem(parameter.name, value, parameter.entry, f"{name} {wrong}{shown}.")
+
+
+def _collect(parameter: Parameter, pairs: list[tuple[str, str]]) -> tuple[dict[str, str], list[Problem]]:
+    labels: dict[str, str] = {}
+    for key, value in pairs:
+        if key in labels:  # an audit label that silently replaces another would make the log lie
+            return labels, [problem(parameter, f"{key}={value}", "must not give a key twice")]
+        labels[key] = value
+    size = len(dumps(labels, ensure_ascii=False).encode())
+    if size > LABELS_LIMIT:
+        what = f"must not take more than {LABELS_LIMIT} bytes all together (these take {size})"
+        longest = max(pairs, key=lambda pair: len(pair[1]))
+        return {}, [problem(parameter, "=".join(longest), what)]
+    return labels, []
+
+
+def _shown(value: str) -> str:
+    most = 60
+    return repr(value if len(value) <= most else value[:most] + "…")

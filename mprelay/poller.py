@@ -1,0 +1,86 @@
+"""Readiness of descriptors, through one persistent epoll. The only file that knows epoll.
+
+``selectors`` folds hang-up and error into readable and writable, which is too coarse for a relay, and
+``multiprocessing.connection.wait`` builds a selector at each call. On a platform without epoll importing works
+and :func:`missing` says what is not there.
+"""
+
+import os
+import select
+import sys
+from contextlib import suppress
+from typing import Final
+
+_LONGEST: Final = 86400.0  # seconds; epoll_wait(2) takes an int of milliseconds, less than 25 days
+
+
+def missing() -> str | None:
+    """Say what this platform lacks, or None."""
+    return None if hasattr(select, "epoll") else "epoll"
+
+
+if sys.platform == "linux":
+    READ: Final = select.EPOLLIN
+    WRITE: Final = select.EPOLLOUT
+    URGENT: Final = select.EPOLLPRI
+    END: Final = select.EPOLLRDHUP  # the peer will send no more
+    HANGUP: Final = select.EPOLLHUP
+    ERROR: Final = select.EPOLLERR
+    EDGE: Final = select.EPOLLET
+
+    class Poller:
+        """A set of descriptors, waited for together. Without EDGE readiness is level-triggered."""
+
+        def __init__(self) -> None:
+            self._epoll = select.epoll()
+            self.add = self._epoll.register
+            """add(fd, mask): OSError where the kernel cannot watch it (ENOMEM, ENOSPC, EPERM)."""
+            self.remove = self._epoll.unregister
+
+        def wait(self, timeout: float | None) -> list[tuple[int, int]]:
+            """Wait up to `timeout` seconds (None: for ever); return (fd, mask) of what is ready.
+
+            The time is rounded up to milliseconds, so a deadline is over when the call returns for it.
+            """
+            return self._epoll.poll(-1 if timeout is None else min(max(timeout, 0.0), _LONGEST))
+
+        def close(self) -> None:
+            """Give the descriptor back."""
+            self._epoll.close()
+
+else:
+    READ = WRITE = URGENT = END = HANGUP = ERROR = EDGE = 0
+
+    class Poller:
+        """Not here: see :func:`missing`."""
+
+        def __init__(self) -> None:
+            raise NotImplementedError("no epoll")
+
+
+class Waker:
+    """Lets another thread end a :meth:`Poller.wait` that watches :meth:`fileno` for READ."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._reader, False)
+        os.set_blocking(self._writer, False)
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable after :meth:`wake`."""
+        return self._reader
+
+    def wake(self) -> None:
+        """Wake. May be called from any thread."""
+        with suppress(BlockingIOError):  # full: it is awake already
+            os.write(self._writer, b"\0")
+
+    def clear(self) -> None:
+        """Sleep again."""
+        with suppress(BlockingIOError):
+            os.read(self._reader, 4096)
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        os.close(self._reader)
+        os.close(self._writer)

@@ -1,0 +1,150 @@
+"""The fixed set of worker processes: start, hand over, notice death, replace, stop, kill.
+
+Rules:
+
+1. Workers are numbered 1..N. A worker that dies is followed by another with the same number.
+2. Start method *spawn*, by name: with *fork* a child inherits the other workers' channel ends, and the end of
+   a channel would never come. The parent closes its copies of the child's ends right after the start.
+3. A worker is told to stop by closing its hand-off channel. One that does not follow is killed.
+4. When a process is gone its queue may still hold events: they are read to the end first.
+5. psutil is used here and nowhere else.
+"""
+
+import multiprocessing
+import multiprocessing.process
+import os
+from collections.abc import Sequence
+from multiprocessing import resource_tracker
+from typing import TYPE_CHECKING, Any
+
+from mprelay import handoff, signals, worker
+from mprelay.events import Event, Settings, Ticket
+from mprelay.uplink import EventReader, Queue
+
+if TYPE_CHECKING:
+    import socket
+
+    import psutil
+
+
+class Meter:
+    """Measures one process."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._process: psutil.Process | None = None
+
+    def read(self) -> dict[str, Any]:
+        """Return pid, cpu_percent since the last call, rss in bytes, fds; null where it is just going."""
+        import psutil  # noqa: PLC0415 - thirty milliseconds that no start has to wait for
+
+        figures: dict[str, Any] = {"pid": self._pid, "cpu_percent": None, "rss": None, "fds": None}
+        try:
+            self._process = process = self._process or psutil.Process(self._pid)
+            with process.oneshot():
+                figures["cpu_percent"] = process.cpu_percent()
+                figures["rss"] = process.memory_info().rss
+                figures["fds"] = process.num_fds()
+        except psutil.Error:
+            pass
+        return figures
+
+
+class Member:
+    """One worker process, from its start to its burial."""
+
+    def __init__(self, number: int, settings: Settings, context: Any) -> None:  # noqa: ANN401 - SpawnContext
+        self.number = number
+        self.ready = False
+        ours, theirs = handoff.channel()
+        queue = Queue()
+        try:
+            self._sender = handoff.Sender(ours)
+            self.process: multiprocessing.process.BaseProcess = context.Process(
+                target=worker.main, args=(settings, theirs, queue), name=f"mprelay worker {number}"
+            )
+            with signals.held():
+                self.process.start()
+        except BaseException:
+            ours.close()
+            queue.close()
+            raise
+        finally:
+            theirs.close()
+        self.reader = EventReader(queue)
+        self.pid = self.process.pid or 0
+        self.meter = Meter(self.pid)
+
+    def send(self, tickets: Sequence[Ticket], sockets: Sequence["socket.socket"]) -> None:
+        """Hand over sockets (see :meth:`mprelay.handoff.Sender.send`)."""
+        self._sender.send(tickets, sockets)
+
+    def stop(self) -> None:
+        """Tell the worker to reset its sessions, report that, and exit."""
+        self._sender.close()
+
+    def bury(self) -> tuple[list[Event], int]:
+        """Take what a dead worker still had to say, and its exit code (negative: the signal).
+
+        Only when :attr:`sentinel` is readable: then nothing here waits.
+        """
+        last: list[Event] = []
+        while (events := self.reader.take()) is not None:
+            last += events
+        self.process.join()
+        code = self.process.exitcode
+        self._sender.close()
+        self.reader.close()
+        self.process.close()
+        return last, code or 0
+
+    @property
+    def sentinel(self) -> int:
+        """The descriptor that is readable when the process is gone."""
+        return self.process.sentinel
+
+
+class Pool:
+    """The workers that live, by number."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._context = multiprocessing.get_context("spawn")
+        self.members: dict[int, Member] = {}
+        self._own_meter = Meter(os.getpid())
+
+    def start(self, number: int) -> Member:
+        """Start worker `number`. OSError: no process, or no descriptors, to be had."""
+        # Started with the first process anyway, but then in the midst of `signals.held`, whose mask it undoes.
+        resource_tracker.ensure_running()
+        member = self.members[number] = Member(number, self._settings, self._context)
+        return member
+
+    def forget(self, member: Member) -> None:
+        """Remove a worker that was buried."""
+        del self.members[member.number]
+
+    def stop(self) -> None:
+        """Tell all workers to stop."""
+        for member in self.members.values():
+            member.stop()
+
+    def kill(self) -> None:
+        """End all workers at once. Works on a stopped (SIGSTOP) process too."""
+        for member in self.members.values():
+            member.process.kill()
+
+    def usage(self) -> list[dict[str, Any]]:
+        """Measure each ready worker: CPU % since the last call, RSS in bytes, open descriptors."""
+        return [
+            {"worker": member.number, **member.meter.read()} for member in self.members.values() if member.ready
+        ]
+
+    def own_usage(self) -> dict[str, Any]:
+        """Measure this process in the same way."""
+        return self._own_meter.read()
+
+    def close(self) -> None:
+        """End the helper process that multiprocessing keeps, so that nothing is left running."""
+        tracker: Any = resource_tracker._resource_tracker  # noqa: SLF001 - there is no public way
+        tracker._stop()  # noqa: SLF001

@@ -1,0 +1,351 @@
+"""The worker's relay loop: readiness → pump → session → act.
+
+    tickets ──▶ _open ──▶ CONNECTING ──▶ _connected ──▶ _drive ⇄ pumps ──▶ _close ──▶ events
+                              │                            ▲                 ▲
+                              └─ connect timeout ──────────┼── idle ─────────┘
+                                                     poller.wait
+
+Rules:
+
+1. Each socket is registered once, edge-triggered, for everything; closing it takes the registration back.
+   Every edge is noted in the flags of the two pumps that it concerns, then both are driven.
+2. Work is proportional to what happened, never to how many sessions there are. Timeouts are two queues in
+   the order of their deadlines: a session that moved bytes goes to the end of the idle queue, so the head
+   is always the one that was quiet for longest. No scan, no stale entry.
+3. Descriptors of sessions that ended in this turn may stand in the rest of the turn's events, and a new
+   session could get the same numbers: new tickets are taken after all other events of a turn.
+4. Whatever happens to a session goes through :func:`mprelay.session.step`.
+5. The clock is read once for each wake-up.
+"""
+
+import errno
+import socket
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+from mprelay import poller, sockets
+from mprelay.events import Closed, CloseReason, Connected, Progress, Settings, Ticket
+from mprelay.handoff import Receiver
+from mprelay.pump import CopyPump, CopyPumps, Outcome, errno_name, stream_error
+from mprelay.session import Action, Input, State, step
+from mprelay.uplink import Uplink
+
+_EVERYTHING: Final = poller.READ | poller.WRITE | poller.END | poller.URGENT | poller.EDGE
+_READ_ON: Final = poller.END | poller.HANGUP | poller.ERROR | poller.URGENT
+_MAY_READ: Final = poller.READ | _READ_ON
+_TROUBLE: Final = poller.ERROR | poller.HANGUP
+
+_UP_INPUTS: Final = {
+    Outcome.ENDED: Input.CLIENT_END,
+    Outcome.READ_FAILED: Input.CLIENT_RESET,
+    Outcome.WRITE_FAILED: Input.TARGET_WRITE_FAILED,
+    Outcome.NO_MEMORY: Input.REQUESTER_BUFFER_FAILED,
+}
+_DOWN_INPUTS: Final = {
+    Outcome.ENDED: Input.TARGET_END,
+    Outcome.READ_FAILED: Input.TARGET_RESET,
+    Outcome.WRITE_FAILED: Input.CLIENT_WRITE_FAILED,
+    Outcome.NO_MEMORY: Input.TARGET_BUFFER_FAILED,
+}
+
+_PROGRESS_AFTER: Final = 1.0  # seconds: how old the last known byte counts of a lost worker's session may be
+
+
+class Link:
+    """One session in this worker: its state, its two sockets (owned) and its two pumps.
+
+    `up` moves bytes from client to target, `down` the other way.
+    """
+
+    __slots__ = ("active_at", "admitted_at", "client", "down", "serial", "state", "target", "up")
+
+    def __init__(
+        self, ticket: Ticket, client: socket.socket, target: socket.socket, up: CopyPump, down: CopyPump
+    ) -> None:
+        self.serial = ticket.serial
+        self.admitted_at = ticket.admitted_at
+        self.active_at = ticket.admitted_at
+        self.state = State.CONNECTING
+        self.client = client
+        self.target = target
+        self.up = up
+        self.down = down
+
+
+class Relay:
+    """Relays the sessions of one worker until it is told to stop."""
+
+    def __init__(self, settings: Settings, inbox: Receiver, uplink: Uplink) -> None:
+        self._settings = settings
+        self._inbox = inbox
+        self._uplink = uplink
+        self._pumps = CopyPumps(settings.buffer)
+        self._address = (settings.target_ip, settings.target_port)
+        self._family = sockets.family_of(settings.target_ip)
+        self._poller = poller.Poller()
+        self._poller.add(inbox.fileno(), poller.READ)
+        self._ends: dict[int, tuple[Link, bool]] = {}  # descriptor: whose, and whether it is the client's
+        self._connecting: OrderedDict[Link, None] = OrderedDict()
+        self._idle: OrderedDict[Link, None] = OrderedDict()
+        self._unfinished: dict[Link, None] = {}  # could go on at once
+        self._dirty: dict[Link, None] = {}  # moved bytes since their last Progress
+        self._progress_at: float | None = None
+        self._deadline = settings.deadline
+        self._uplink_full = False
+        self._now = time.monotonic()
+        self._wall = time.time()
+
+    def run(self) -> None:
+        """Relay until the inbox ends; then reset every session, report that, and return."""
+        while self._turn():
+            pass
+        self._end_all(Input.STOPPED)
+        self._send_last_reports()
+
+    def _turn(self) -> bool:
+        """Wait once and do what came; False when told to stop."""
+        tickets_wait = False
+        ready = self._poller.wait(self._time_left())
+        self._now = time.monotonic()
+        self._wall = time.time()
+        again, self._unfinished = self._unfinished, {}
+        for descriptor, mask in ready:
+            end = self._ends.get(descriptor)
+            if end is not None:
+                self._on_edge(end[0], end[1], mask)
+            elif descriptor == self._inbox.fileno():
+                tickets_wait = True
+        for link in again:
+            if link.state is not State.CLOSED and link not in self._unfinished:
+                self._drive(link)
+        self._on_time()
+        if tickets_wait and not self._take_tickets():
+            return False
+        self._send_reports()
+        return True
+
+    # -- time ------------------------------------------------------------------------------------------------
+
+    def _time_left(self) -> float | None:
+        """Seconds until the nearest deadline; None where there is none."""
+        if self._unfinished:
+            return 0.0
+        nearest = self._deadline
+        for at in (
+            next(iter(self._connecting)).admitted_at + self._settings.connect_timeout
+            if self._connecting
+            else None,
+            next(iter(self._idle)).active_at + self._settings.idle_timeout if self._idle else None,
+            self._progress_at,
+        ):
+            if at is not None and (nearest is None or at < nearest):
+                nearest = at
+        return None if nearest is None else nearest - self._now
+
+    def _on_time(self) -> None:
+        now = self._now
+        if self._deadline is not None and now >= self._deadline:
+            self._deadline = None
+            self._end_all(Input.EXPIRED)
+        while self._connecting:
+            link = next(iter(self._connecting))
+            if link.admitted_at + self._settings.connect_timeout > now:
+                break
+            self._happened(link, Input.CONNECT_TIMEOUT)
+        while self._idle:
+            link = next(iter(self._idle))
+            if link.active_at + self._settings.idle_timeout > now:
+                break
+            self._happened(link, Input.IDLE_TIMEOUT)
+        if self._progress_at is not None and now >= self._progress_at:
+            self._report_progress()
+
+    # -- the life of a session -------------------------------------------------------------------------------
+
+    def _take_tickets(self) -> bool:
+        """Open what was handed over; False at the end of the inbox."""
+        message = self._inbox.receive()
+        if message is None:
+            return False
+        for ticket, descriptor in message:
+            if descriptor is None:
+                # The kernel had no descriptor left for it in this process, and has closed the connection.
+                self._refuse(ticket, CloseReason.HANDOFF_FAILED, errno_name(errno.EMFILE))
+            else:
+                # All given: the constructor asks the kernel nothing. The family does not matter, for nobody
+                # asks this socket for an address.
+                self._open(ticket, socket.socket(socket.AF_INET6, socket.SOCK_STREAM, 0, descriptor))
+        return True
+
+    def _open(self, ticket: Ticket, client: socket.socket) -> None:
+        """Begin a session: from here `client` is ours."""
+        if self._settings.deadline is not None and self._now >= self._settings.deadline:
+            self._refuse(ticket, CloseReason.RELAY_EXPIRED, None, client)
+            return
+        try:
+            target = sockets.target_socket(self._family)
+        except OSError as failure:
+            self._refuse(ticket, CloseReason.TARGET_SOCKET_FAILED, errno_name(failure.errno), client)
+            return
+        no_buffer = CloseReason.REQUESTER_BUFFER_FAILED
+        try:
+            up = self._pumps.make(client, target)
+            no_buffer = CloseReason.TARGET_BUFFER_FAILED
+            down = self._pumps.make(target, client)
+        except MemoryError:
+            self._refuse(ticket, no_buffer, errno_name(errno.ENOMEM), client, target)
+            return
+        link = Link(ticket, client, target, up, down)
+        self._connecting[link] = None
+        number = target.connect_ex(self._address)
+        if number not in (0, errno.EINPROGRESS):
+            self._not_connected(link, number)
+            return
+        no_channel = Input.REQUESTER_CHANNEL_FAILED
+        try:
+            self._poller.add(client.fileno(), _EVERYTHING)
+            self._ends[client.fileno()] = (link, True)
+            no_channel = Input.TARGET_CHANNEL_FAILED
+            self._poller.add(target.fileno(), _EVERYTHING)
+            self._ends[target.fileno()] = (link, False)
+        except OSError as failure:
+            self._happened(link, no_channel, errno_name(failure.errno))
+
+    def _refuse(self, ticket: Ticket, reason: CloseReason, error: str | None, *owned: socket.socket) -> None:
+        """End a session that could not begin, and reset what it has."""
+        for sock in owned:
+            sock.close()
+        duration_ms = (self._now - ticket.admitted_at) * 1000
+        self._uplink.report(Closed(ticket.serial, self._wall, duration_ms, reason, error, 0, 0))
+
+    def _on_edge(self, link: Link, is_client: bool, mask: int) -> None:  # noqa: FBT001 - an end has two sides
+        """Note what an edge says, and act on it."""
+        reads, writes = (link.up, link.down) if is_client else (link.down, link.up)
+        if mask & _MAY_READ:
+            reads.readable = True
+            if mask & _READ_ON:
+                reads.insistent = True
+        if mask & poller.WRITE:
+            writes.writable = True
+        if link.state is State.CONNECTING and not is_client:
+            self._on_connecting(link, mask)
+        elif link.state is not State.CONNECTING:
+            self._drive(link)
+        if mask & poller.ERROR and link.state is not State.CLOSED:
+            # Not met by reading: nothing is read yet, or no more, or what was read waits behind a full sink.
+            sock = link.client if is_client else link.target
+            if number := sockets.pending_error(sock):
+                reset = Input.CLIENT_RESET if is_client else Input.TARGET_RESET
+                self._happened(link, reset, stream_error(number))
+
+    def _on_connecting(self, link: Link, mask: int) -> None:
+        if mask & _TROUBLE and (number := sockets.pending_error(link.target)):
+            self._not_connected(link, number)
+        elif mask & (poller.WRITE | _TROUBLE):
+            self._happened(link, Input.CONNECTED)
+            self._drive(link)
+
+    def _not_connected(self, link: Link, number: int) -> None:
+        refused = number == errno.ECONNREFUSED
+        self._happened(link, Input.CONNECT_REFUSED if refused else Input.CONNECT_FAILED, errno_name(number))
+
+    def _drive(self, link: Link) -> None:
+        """Run both pumps of a link as far as they go."""
+        for pump, inputs in ((link.up, _UP_INPUTS), (link.down, _DOWN_INPUTS)):
+            if not pump.can_move:
+                continue
+            outcome = pump.move()
+            if pump.moved:
+                link.active_at = self._now
+                self._idle.move_to_end(link)
+                self._dirty[link] = None
+                if self._progress_at is None:
+                    self._progress_at = self._now + _PROGRESS_AFTER
+            if outcome is Outcome.UNFINISHED:
+                self._unfinished[link] = None
+            elif outcome in inputs:
+                self._happened(link, inputs[outcome], pump.error)
+                if link.state is State.CLOSED:
+                    return
+
+    def _happened(self, link: Link, happened: Input, error: str | None = None) -> None:
+        """Take a step and do what it asks for."""
+        link.state, action, reason = step(link.state, happened)
+        match action:
+            case Action.START:
+                del self._connecting[link]
+                self._idle[link] = None
+                link.active_at = self._now
+                connect_ms = (self._now - link.admitted_at) * 1000
+                self._uplink.report(Connected(link.serial, self._wall, connect_ms))
+            case Action.CLOSE_TARGET_WRITE:
+                self._close_write(link, link.target, Input.TARGET_RESET)
+            case Action.CLOSE_CLIENT_WRITE:
+                self._close_write(link, link.client, Input.CLIENT_RESET)
+            case Action.FINISH:
+                self._close(link, sockets.end_normally, reason, error)
+            case Action.ABORT:
+                self._close(link, socket.socket.close, reason, error)
+
+    def _close_write(self, link: Link, sock: socket.socket, reset: Input) -> None:
+        try:
+            sock.shutdown(socket.SHUT_WR)
+        except OSError as failure:
+            # ENOTCONN: the peer has reset the connection since we last looked at it.
+            number = sockets.pending_error(sock) or failure.errno
+            name = "ECONNRESET" if number == errno.ENOTCONN else stream_error(number)
+            self._happened(link, reset, name)
+
+    def _close(
+        self,
+        link: Link,
+        end: Callable[[socket.socket], None],
+        reason: CloseReason | None,
+        error: str | None,
+    ) -> None:
+        """End both connections of a link, forget it, and report it."""
+        for sock in (link.client, link.target):
+            self._ends.pop(sock.fileno(), None)
+            end(sock)
+        self._connecting.pop(link, None)
+        self._idle.pop(link, None)
+        self._unfinished.pop(link, None)
+        self._dirty.pop(link, None)
+        duration_ms = (self._now - link.admitted_at) * 1000
+        received = link.up.received, link.down.received
+        self._uplink.report(Closed(link.serial, self._wall, duration_ms, reason, error, *received))
+
+    def _end_all(self, why: Input) -> None:
+        for link in [*self._connecting, *self._idle]:
+            self._happened(link, why)
+
+    # -- reporting -------------------------------------------------------------------------------------------
+
+    def _report_progress(self) -> None:
+        if self._uplink.waiting:  # the supervisor does not keep up: counts can wait, and must not pile up
+            self._progress_at = self._now + _PROGRESS_AFTER
+            return
+        self._progress_at = None
+        for link in self._dirty:
+            self._uplink.report(Progress(link.serial, link.up.received, link.down.received))
+        self._dirty = {}
+
+    def _send_reports(self) -> None:
+        """Send what there is to report; wait for room in the uplink exactly while something has to."""
+        blocked = not self._uplink.flush()
+        if blocked != self._uplink_full:
+            self._uplink_full = blocked
+            if blocked:
+                self._poller.add(self._uplink.fileno(), poller.WRITE)
+            else:
+                self._poller.remove(self._uplink.fileno())
+
+    def _send_last_reports(self) -> None:
+        """The same, until all is sent: nothing else is left to do."""
+        self._poller.remove(self._inbox.fileno())
+        self._send_reports()
+        while self._uplink_full:
+            self._poller.wait(None)
+            self._send_reports()

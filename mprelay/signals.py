@@ -1,0 +1,85 @@
+"""Process signals become readiness of one descriptor; nothing else happens in a handler.
+
+The only file that knows of signals. :meth:`Signals.take` tells which came, in their order.
+"""
+
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+def name(number: int) -> str:
+    """Name a signal: 9 is SIGKILL; a number that has no name is SIG and the number."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIG{number}"
+
+
+class Signals:
+    """Turns the signals that ask the relay to stop into readiness of one descriptor.
+
+    SIGTERM and SIGINT, and SIGHUP, which a lost terminal sends, unless it was ignored from the start (nohup).
+    """
+
+    def __init__(self) -> None:
+        self._receiver, self._sender = socket.socketpair()
+        self._receiver.setblocking(False)
+        self._sender.setblocking(False)
+        self._fd_before = signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
+        numbers = [signal.SIGTERM, signal.SIGINT]
+        if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
+        self._before = {number: signal.signal(number, _only_wake) for number in numbers}
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when a signal came."""
+        return self._receiver.fileno()
+
+    def take(self) -> list[int]:
+        """Return the numbers of the signals that came since the last call."""
+        try:
+            return list(self._receiver.recv(4096))
+        except BlockingIOError:
+            return []
+
+    def close(self) -> None:
+        """Put back what was there before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._fd_before)
+        self._receiver.close()
+        self._sender.close()
+
+
+def _only_wake(_number: int, _frame: FrameType | None) -> None:
+    """Do nothing: the interpreter's C handler has already written the number to the wake-up descriptor."""
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Hold back the stop signals in this thread, and in a process that is started meanwhile.
+
+    A signal mask is inherited over fork and exec, so a worker cannot be interrupted in the moment before it
+    comes to :func:`ignore`. A signal that arrives meanwhile is delivered to this process afterwards.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def ignore() -> None:
+    """Make this process (a worker) deaf to the stop signals: Ctrl-C reaches a whole process group."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform != "win32":
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))

@@ -1,0 +1,113 @@
+"""How our sockets are made, and how they end.
+
+Rules:
+
+1. Abort is the default, a normal end the exception. SO_LINGER {1, 0} (socket(7)) is set on the listener, and
+   accepted sockets inherit it; it is set on target sockets too. Then any close reaches the peer as a reset,
+   even the kernel's own close after a ``kill -9``. :func:`end_normally` clears it before the close of a
+   session that ended normally on both sides: otherwise what is not yet acknowledged would be thrown away.
+2. TCP_NODELAY is inherited from the listener as well: a relay adds no delay of its own.
+3. SO_OOBINLINE keeps TCP's urgent byte in its place in the stream, so that content is never changed.
+"""
+
+import errno
+import socket
+import struct
+import sys
+from typing import Final
+
+_ABORT_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+_LINGER_OFF: Final = struct.pack("ii", 0, 0)
+_NO_IPV6: Final = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT}
+_BACKLOG: Final = 65535  # the kernel cuts it to net.core.somaxconn
+
+
+class ListenerError(Exception):
+    """The listener could not be made; `step` is socket, bind or listen, `errno` says why."""
+
+    def __init__(self, step: str, failure: OSError) -> None:
+        super().__init__(step, failure)
+        self.step = step
+        self.errno = failure.errno
+
+
+def listen(address: str | None, port: int) -> socket.socket:
+    """Make a listener on `address` (None: all interfaces, IPv6 and IPv4 where the system has both).
+
+    The caller owns the socket. It is non-blocking. Raises ListenerError.
+    """
+    if address is not None:
+        return _listen(family_of(address), address, port)
+    try:
+        return _listen(socket.AF_INET6, "::", port)
+    except ListenerError as failure:
+        if failure.errno not in _NO_IPV6:
+            raise
+    return _listen(socket.AF_INET, "0.0.0.0", port)  # noqa: S104 - all interfaces is the contract's default
+
+
+def _listen(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
+    step = "socket"
+    listener: socket.socket | None = None
+    try:
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setblocking(False)
+        if sys.platform != "win32":
+            # There it lets two programs share a port; here it only skips TIME_WAIT of an earlier run.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _prepare(listener)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        step = "bind"
+        listener.bind((address, port))
+        step = "listen"
+        listener.listen(_BACKLOG)
+    except OSError as failure:
+        if listener is not None:
+            listener.close()
+        raise ListenerError(step, failure) from failure
+    return listener
+
+
+def target_socket(family: socket.AddressFamily) -> socket.socket:
+    """Make a non-blocking socket for a connection to the target. The caller owns it. Raises OSError."""
+    if sys.platform == "linux":
+        made = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)  # one system call for both
+    else:
+        made = socket.socket(family, socket.SOCK_STREAM)
+        made.setblocking(False)
+    try:
+        _prepare(made)
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+def _prepare(sock: socket.socket) -> None:
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT_ON_CLOSE)
+
+
+def end_normally(sock: socket.socket) -> None:
+    """Close `sock` so that the kernel still delivers what is under way, then ends the connection."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_OFF)
+    sock.close()
+
+
+def pending_error(sock: socket.socket) -> int:
+    """Take the error that waits on `sock` (SO_ERROR, socket(7)); 0: none."""
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
+
+def family_of(host: str) -> socket.AddressFamily:
+    """Return the family of the literal `host`."""
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def plain_ip(address: str) -> str:
+    """Show an accepted address as the client knows it: IPv4 never as ::ffff:, IPv6 without a zone."""
+    if address.startswith("::ffff:") and "." in address:
+        return address[7:]
+    return address.partition("%")[0]

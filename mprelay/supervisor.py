@@ -1,0 +1,614 @@
+"""The supervisor: the one loop that owns the listener, and the picture of how everything is wired.
+
+    client ──TCP──▶ listener                                                  target
+                      │ accept, in batches                                      ▲
+      ┌───────────────┴────────── supervisor process ──────────────┐            │
+      │  acl.allows(ip) ─▶ journal.admit() ─▶ ledger.pick()        │            │
+      │        journal = the central JSON logger: it owns the      │            │
+      │        ledger (slots, serials, totals) and writes each     │            │
+      │        record, so what is counted is what is logged        │            │
+      │                  │ lines                                   │            │
+      │                  ▼                                         │            │
+      │        writer thread ──▶ stdout                            │            │
+      └──┬──────────────────────────────────────▲──────────────────┘            │
+         │ SOCK_SEQPACKET, SCM_RIGHTS           │ one multiprocessing queue     │
+         │ tickets + sockets, many a message    │ per worker: batches of events │
+      ═══╪══════════════════════════════════════╪═════ process boundary ════    │
+      ┌──▼──────────────────────────────────────┴──────────────────┐            │
+      │ worker 1..N: epoll relay loop; session = state machine;    ├──TCP───────┘
+      │ pump = recv/send through a buffer                          │
+      └────────────────────────────────────────────────────────────┘
+
+Down go tickets with sockets. Up go events. Nobody ever waits for a reply. End-of-file on the hand-off channel is
+the stop message, so a stop, a supervisor's crash and a replacement are one mechanism.
+
+The phases of a run::
+
+    STARTING ──all workers ready──▶ ACTIVE ──signal, stdout gone──▶ DRAINING ──▶ ENDING ──no worker left──▶ OVER
+        └───────────── failure, expiry, second signal ─────────────────────────────▲
+
+Rules of the loop: what is due by the clock comes first, then what happened, and new connections last, so that a
+slot that was given back is free for them. In no turn is anything done for each session. The loop never waits
+but in ``poller.wait``.
+"""
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from enum import Enum, auto
+from functools import partial
+from typing import Any, Final
+
+from mprelay import catalogue, cli, handoff, limits, poller, signals, sockets
+from mprelay.catalogue import Entry
+from mprelay.config import Config, Problem
+from mprelay.events import Closed, CloseReason, Connected, Crashed, Event, Progress, Ready, Settings, Ticket
+from mprelay.journal import Journal, shown
+from mprelay.ledger import Entry as Session
+from mprelay.pool import Member, Pool
+from mprelay.pump import errno_name
+from mprelay.worker import describe, place_of
+from mprelay.writer import Writer
+
+# Exit codes, as sysexits.h names them.
+OK: Final = 0
+USAGE: Final = 2
+UNAVAILABLE: Final = 69
+SOFTWARE: Final = 70
+OSERR: Final = 71
+IOERR: Final = 74
+
+_STDOUT: Final = 1
+_COARSEST: Final = 0.001  # seconds: what a monotonic clock must tell apart for timeouts of whole seconds
+_ACCEPT_PAUSE: Final = (
+    0.1  # seconds without accepting after accept(2) failed: neither a busy loop nor a dead listener
+)
+_STATS_WORKERS: Final = 16  # in one relay.stats record, which must stay below 4096 bytes
+_START_LIMIT: Final = 10.0  # seconds until every worker must be ready
+_GRACE: Final = 0.4  # seconds in which workers end by themselves; the whole expiry takes less than one
+_TRIES: Final = 6  # starts of one worker in a row that may fail
+_BACK_OFF: Final = 0.05  # seconds before the second try, doubled for each further one
+
+
+class Phase(Enum):
+    """Where the run stands."""
+
+    STARTING = auto()
+    ACTIVE = auto()
+    DRAINING = auto()
+    ENDING = auto()
+    OVER = auto()
+
+
+class Failure(Exception):  # noqa: N818 - what ends the run
+    """The relay cannot start, or go on: the record that says so, and the exit code."""
+
+    def __init__(self, entry: Entry, code: int, **fields: str | float | None) -> None:
+        super().__init__(entry.event, fields)
+        self.entry = entry
+        self.code = code
+        self.fields = fields
+
+
+def main(argv: Sequence[str]) -> int:
+    """Do what the command line says; return the exit code."""
+    started = time.monotonic()
+    asked = cli.parse(argv)
+    if isinstance(asked, cli.Text):
+        sys.stdout.write(asked.text)
+        return asked.code
+    try:
+        os.fstat(_STDOUT)
+    except OSError as failure:
+        # Now, before anything else gets the number of stdout and is written to.
+        sys.stderr.write(f"mprelay: no stdout to write records to: {failure.strerror}\n")
+        return IOERR
+    if isinstance(asked, Config):
+        return Supervisor(asked, started).run()
+    return _refuse(argv, asked)
+
+
+def _refuse(argv: Sequence[str], problems: list[Problem]) -> int:
+    """Write a record for each wrong value."""
+    as_text = os.isatty(_STDOUT)
+    for form in ("json", "text"):
+        if f"--log-format={form}" in argv or ("--log-format", form) in zip(argv, argv[1:], strict=False):
+            as_text = form == "text"
+    writer = Writer(_STDOUT, wake=lambda: None)
+    journal = Journal(writer, as_text=as_text)
+    for parameter, value, entry, problem in problems:
+        fields: dict[str, Any] = {"parameter": parameter, "value": None if value is None else shown(value)}
+        journal.write(entry, **fields, problem=shown(problem))
+    journal.flush()
+    writer.close()
+    writer.join(None)
+    return USAGE
+
+
+class Supervisor:
+    """One run of the relay."""
+
+    def __init__(self, config: Config, started: float) -> None:
+        self._config = config
+        self._started = started  # monotonic
+        self._now = started
+        self._wall = time.time()
+        self._phase = Phase.STARTING
+        self._code = OK
+        self._stop_reason = "failed"
+        self._session_end = CloseReason.WORKER_LOST  # why the sessions end that a worker is told to end
+        self._deadline = started + config.absolute_timeout if config.absolute_timeout else None
+        self._expires_at = self._wall + config.absolute_timeout if config.absolute_timeout else None
+        self._waker = poller.Waker()
+        self._writer = Writer(_STDOUT, self._waker.wake)
+        self._journal = Journal(
+            self._writer,
+            limit=config.max_sessions,
+            target=(config.trg_host, config.trg_port),
+            as_text=config.log_format == "text" or (config.log_format == "auto" and os.isatty(_STDOUT)),
+            every_session=config.log_detail == "full",
+            labels=config.labels,
+        )
+        self._ledger = self._journal.ledger
+        self._signals = signals.Signals()
+        self._poller: poller.Poller
+        self._watched: dict[int, Callable[[], None]] = {}
+        self._alarms: dict[str, tuple[float, Callable[[], None]]] = {}
+        self._listener: socket.socket | None = None
+        self._accepting = False
+        self._accept_paused = False
+        self._capacity = 0
+        self._failed_starts: dict[int, int] = {}
+        self._pool = Pool(
+            Settings(
+                target_ip=config.trg_host,
+                target_port=config.trg_port,
+                connect_timeout=config.connect_timeout,
+                idle_timeout=config.idle_timeout,
+                buffer=config.buffer,
+                deadline=self._deadline,
+            )
+        )
+
+    def run(self) -> int:
+        """Start, serve, end; return the exit code."""
+        try:
+            try:
+                self._start()
+            except Failure as failure:
+                self._fail(failure)
+            while self._phase is not Phase.OVER:
+                self._turn()
+        except Exception as unexpected:  # noqa: BLE001 - the barrier: it is recorded, and the process ends
+            self._abandon(unexpected)
+        self._journal.stopped(self._stop_reason, time.monotonic() - self._started)
+        self._write_rest()
+        self._pool.close()
+        return self._code
+
+    # -- the start -------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        """Make everything, in the order in which a failure costs least. Raises Failure."""
+        _check_clock()
+        _check_platform()
+        self._poller = poller.Poller()
+        self._watch(self._signals.fileno(), self._on_signal)
+        self._watch(self._waker.fileno(), self._on_wake)
+        self._watch_stdout()
+        if self._deadline is not None:
+            self._alarms["expiry"] = (self._deadline, self._expire)
+        try:
+            self._listener = sockets.listen(self._config.bind, self._config.fwd_port)
+        except sockets.ListenerError as failure:
+            raise Failure(
+                _LISTENER_STEPS[failure.step], UNAVAILABLE, error=errno_name(failure.errno)
+            ) from failure
+        try:
+            self._capacity = limits.reserve(self._config.max_sessions, self._config.workers)
+        except limits.LimitTooLow as low:
+            raise Failure(catalogue.POOL_START_FAILED, SOFTWARE, error="EMFILE", detail=str(low)) from low
+        self._alarms["start"] = (self._now + _START_LIMIT, self._start_took_too_long)
+        for number in range(1, self._config.workers + 1):
+            self._start_worker(number)
+
+    def _start_worker(self, number: int) -> None:
+        try:
+            member = self._pool.start(number)
+        except OSError as failure:
+            raise Failure(
+                catalogue.POOL_START_FAILED,
+                SOFTWARE,
+                error=errno_name(failure.errno),
+                detail=f"worker {number} could not be started: {failure.strerror}",
+            ) from failure
+        self._watch(member.reader.fileno(), partial(self._on_events, member))
+        self._watch(member.sentinel, partial(self._on_death, member))
+
+    def _start_took_too_long(self) -> None:
+        raise Failure(
+            catalogue.POOL_START_FAILED,
+            SOFTWARE,
+            error="ETIMEDOUT",
+            detail=f"not every worker was ready after {_START_LIMIT:g} seconds",
+        )
+
+    def _activate(self) -> None:
+        """Every worker is ready: open the door."""
+        assert self._listener is not None
+        self._phase = Phase.ACTIVE
+        del self._alarms["start"]
+        if self._config.stats_interval:
+            self._alarms["stats"] = (self._now + self._config.stats_interval, self._write_stats)
+        address = self._listener.getsockname()
+        self._journal.write(
+            catalogue.RELAY_ACTIVE,
+            listen_ip=address[0],
+            listen_port=address[1],
+            target_ip=self._config.trg_host,
+            target_port=self._config.trg_port,
+            acl=str(self._config.acl),
+            workers=self._config.workers,
+            max_sessions=self._config.max_sessions,
+            expires_at=None if self._expires_at is None else self._journal.show_time(self._expires_at),
+            pid=os.getpid(),
+        )
+
+    # -- the loop --------------------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        """Wait once, and do what is due and what came."""
+        nearest = min([at for at, _ in self._alarms.values()], default=None)
+        ready = self._poller.wait(None if nearest is None else nearest - time.monotonic())
+        self._now = time.monotonic()
+        self._wall = time.time()
+        try:
+            for name, (at, ring) in list(self._alarms.items()):
+                if at <= self._now and name in self._alarms:
+                    del self._alarms[name]
+                    ring()
+            connections_wait = False
+            for descriptor, _mask in ready:
+                if (happened := self._watched.get(descriptor)) is not None:
+                    happened()
+                elif self._listener is not None and descriptor == self._listener.fileno():
+                    connections_wait = True
+            if connections_wait and self._accepting and self._may_accept():
+                self._accept()
+        except Failure as failure:
+            self._fail(failure)
+        if self._phase is Phase.DRAINING and not self._ledger.active:
+            self._end("drained", CloseReason.DRAINED)
+        self._open_or_shut()
+        self._journal.flush()
+
+    def _watch(self, descriptor: int, happened: Callable[[], None]) -> None:
+        self._poller.add(descriptor, poller.READ)
+        self._watched[descriptor] = happened
+
+    def _unwatch(self, descriptor: int) -> None:
+        if self._watched.pop(descriptor, None):
+            self._poller.remove(descriptor)
+
+    def _watch_stdout(self) -> None:
+        """Notice at once when the reader of stdout goes away, and not only with the next record."""
+        try:
+            self._poller.add(_STDOUT, 0)  # hang-up and error are always reported (epoll_ctl(2))
+        except PermissionError:
+            return  # a file cannot be watched, and nobody can close its other end
+        self._watched[_STDOUT] = self._on_stdout_gone
+
+    def _on_wake(self) -> None:
+        """The writer's thread: its backlog is low again, or it failed."""
+        self._waker.clear()
+        if self._writer.failed is not None:
+            self._on_stdout_gone()
+
+    def _on_stdout_gone(self) -> None:
+        self._unwatch(_STDOUT)
+        if self._code != IOERR:
+            self._code = IOERR
+            self._drain(None)
+
+    def _write_stats(self) -> None:
+        self._alarms["stats"] = (self._now + self._config.stats_interval, self._write_stats)
+        if self._writer.congested:
+            return  # a collector that stalls for days must not fill the memory with figures
+        usage = self._pool.usage()
+        for figures in usage:
+            figures["sessions"] = self._ledger.load(figures["worker"])
+        for first in range(0, len(usage), _STATS_WORKERS):
+            self._journal.write(
+                catalogue.RELAY_STATS,
+                active=self._ledger.active,
+                max_sessions=self._ledger.limit,
+                **self._journal.totals(),
+                supervisor=self._pool.own_usage(),
+                workers=usage[first : first + _STATS_WORKERS],
+            )
+
+    # -- new connections -------------------------------------------------------------------------------------
+
+    def _may_accept(self) -> bool:
+        """Whether a new connection could be admitted, or refused, and recorded, now.
+
+        Where it could not it waits in the kernel's backlog: while the log is congested, while accept(2) fails,
+        and while no worker has room although there are slots (workers died, and others are just starting).
+        """
+        return (
+            self._phase is Phase.ACTIVE
+            and not self._accept_paused
+            and (self._ledger.has_room() or self._ledger.active >= self._ledger.limit)
+            and not self._writer.congested
+        )
+
+    def _open_or_shut(self) -> None:
+        """Watch the listener exactly while connections may be accepted."""
+        if self._listener is not None and self._accepting != (may := self._may_accept()):
+            self._accepting = may
+            if may:
+                self._poller.add(self._listener.fileno(), poller.READ)
+            else:
+                self._poller.remove(self._listener.fileno())
+
+    def _accept(self) -> None:
+        """Take a batch of connections: filter, admit, and hand over together what goes to one worker."""
+        assert self._listener is not None
+        journal, at = self._journal, self._wall
+        batches: dict[int, list[tuple[Session, socket.socket]]] = {}
+        for _ in range(handoff.BATCH):
+            try:
+                client, address = self._listener.accept()
+            except BlockingIOError:
+                break
+            except OSError as failure:
+                self._accept_failed(failure)
+                break
+            ip, port = sockets.plain_ip(address[0]), address[1]
+            journal.attempt(ip, port, at)
+            if not self._config.acl.allows(ip):
+                journal.reject(ip, port, at, str(self._config.acl))
+                client.close()
+                continue
+            session = journal.admit(ip, port, at, self._now)
+            if session is None:
+                client.close()
+                continue
+            worker = self._ledger.pick()
+            assert worker is not None
+            self._ledger.assign(session, worker)
+            batches.setdefault(worker, []).append((session, client))
+            if not self._may_accept():
+                break
+        for worker, batch in batches.items():
+            self._hand_over(worker, batch, frozenset((worker,)))
+
+    def _hand_over(self, worker: int, batch: list[tuple[Session, socket.socket]], tried: frozenset[int]) -> None:
+        """Give `batch` to `worker`; what it cannot take, to the least loaded of those not `tried`."""
+        tickets = [Ticket(session.serial, session.admitted_at) for session, _ in batch]
+        try:
+            self._pool.members[worker].send(tickets, [client for _, client in batch])
+        except OSError as failure:
+            for session, client in batch:
+                other = self._ledger.pick(but=tried)
+                self._ledger.assign(session, other)
+                if other is not None:
+                    self._hand_over(other, [(session, client)], tried | {other})
+                else:
+                    client.close()
+                    error = errno_name(failure.errno)
+                    self._journal.lost(session, self._wall, self._now, CloseReason.HANDOFF_FAILED, error)
+            return
+        for session, client in batch:
+            client.close()  # the message owns it now
+            self._journal.allocated(session, self._wall)
+
+    def _accept_failed(self, failure: OSError) -> None:
+        """No descriptor or no memory, most likely: record it, and leave the others waiting for a while."""
+        self._journal.accept_failed(failure.errno or 0, errno_name(failure.errno))
+        self._accept_paused = True
+        self._alarms["accept"] = (self._now + _ACCEPT_PAUSE, self._accept_again)
+
+    def _accept_again(self) -> None:
+        self._accept_paused = False
+
+    # -- workers ---------------------------------------------------------------------------------------------
+
+    def _on_events(self, member: Member) -> None:
+        events = member.reader.take()
+        if events is None:
+            self._unwatch(member.reader.fileno())  # the process is about to be gone
+        else:
+            self._apply(member, events)
+
+    def _apply(self, member: Member, events: list[Event]) -> None:
+        """Do what a worker's events mean."""
+        for event in events:
+            match event:
+                case Connected():
+                    self._journal.connected(event)
+                case Closed():
+                    self._journal.closed(event, event.reason or self._session_end)
+                case Progress():
+                    self._journal.progress(event)
+                case Ready():
+                    self._on_ready(member, event)
+                case Crashed():
+                    self._journal.write(
+                        catalogue.INTERNAL_ERROR,
+                        event.at,
+                        error=event.error,
+                        place=event.place,
+                        worker=member.number,
+                    )
+
+    def _on_ready(self, member: Member, event: Ready) -> None:
+        member.ready = True
+        self._failed_starts[member.number] = 0
+        self._ledger.open_worker(member.number, self._capacity)
+        self._journal.write(catalogue.WORKER_STARTED, event.at, worker=member.number, pid=member.pid)
+        members = self._pool.members
+        if self._phase is Phase.STARTING and all(m.ready for m in members.values()):
+            self._activate()
+
+    def _on_death(self, member: Member) -> None:
+        """A worker's process is gone: hear its last events, end its sessions for it, and replace it."""
+        self._unwatch(member.sentinel)
+        self._unwatch(member.reader.fileno())
+        events, code = member.bury()
+        self._apply(member, events)
+        self._pool.forget(member)
+        self._ledger.close_worker(member.number)
+        asked_for = self._phase is Phase.ENDING
+        self._journal.write(
+            catalogue.WORKER_EXITED if asked_for and code == 0 else catalogue.WORKER_DIED,
+            worker=member.number,
+            pid=member.pid,
+            exitcode=code if code >= 0 else None,
+            signal=signals.name(-code) if code < 0 else None,
+        )
+        for session in self._ledger.of_worker(member.number):
+            reason = self._session_end if asked_for else CloseReason.WORKER_LOST
+            self._journal.lost(session, self._wall, self._now, reason)
+        if self._phase in (Phase.STARTING, Phase.ACTIVE):
+            self._replace(member)
+        elif asked_for and not self._pool.members:
+            self._phase = Phase.OVER
+
+    def _replace(self, member: Member) -> None:
+        """Start another worker in the place of a dead one; the later, the more often that did not help."""
+        number = member.number
+        if member.ready:
+            self._start_worker(number)
+            return
+        failed = self._failed_starts[number] = self._failed_starts.get(number, 0) + 1
+        if failed >= _TRIES:
+            raise Failure(
+                catalogue.POOL_START_FAILED,
+                SOFTWARE,
+                error=None,
+                detail=f"worker {number} ended {failed} times in a row before it was ready",
+            )
+        again = self._now + _BACK_OFF * 2 ** (failed - 1)
+        self._alarms[f"worker {number}"] = (again, partial(self._start_worker, number))
+
+    # -- the end ---------------------------------------------------------------------------------------------
+
+    def _on_signal(self) -> None:
+        for number in self._signals.take():
+            if self._phase in (Phase.STARTING, Phase.ACTIVE):
+                self._drain(signals.name(number))
+            elif self._phase is Phase.DRAINING:
+                self._end("signal", CloseReason.DRAINED)
+
+    def _drain(self, signal: str | None) -> None:
+        """Stop listening; let sessions finish."""
+        if self._phase not in (Phase.STARTING, Phase.ACTIVE):
+            return
+        self._phase = Phase.DRAINING
+        self._shut()
+        self._journal.write(
+            catalogue.RELAY_DRAINING,
+            signal=signal,
+            active=self._ledger.active,
+            drain_timeout=self._config.drain_timeout,
+        )
+        self._alarms["drain"] = (
+            self._now + self._config.drain_timeout,
+            partial(self._end, "signal", CloseReason.DRAINED),
+        )
+
+    def _expire(self) -> None:
+        self._journal.write(catalogue.RELAY_EXPIRED)
+        self._end("expired", CloseReason.RELAY_EXPIRED)
+
+    def _fail(self, failure: Failure) -> None:
+        """Record why the run cannot go on, and end it."""
+        self._code = failure.code
+        self._journal.write(failure.entry, None, **failure.fields)
+        self._end("failed", CloseReason.WORKER_LOST)
+
+    def _end(self, stop_reason: str, session_end: CloseReason) -> None:
+        """Tell all workers to end, for this reason; kill those who do not within the grace."""
+        if self._phase in (Phase.ENDING, Phase.OVER):
+            return
+        self._phase = Phase.ENDING
+        self._stop_reason = stop_reason
+        self._session_end = session_end
+        self._shut()
+        self._pool.stop()
+        self._alarms = {"kill": (self._now + _GRACE, self._pool.kill)}
+        if not self._pool.members:
+            self._phase = Phase.OVER
+
+    def _shut(self) -> None:
+        """Close the listener; who still waits in its backlog is reset."""
+        if self._listener is not None:
+            if self._accepting:
+                self._accepting = False
+                self._poller.remove(self._listener.fileno())
+            self._listener.close()
+            self._listener = None
+
+    def _abandon(self, unexpected: Exception) -> None:
+        """Nobody knows what state this loop is in: record it, and end every process and session by force."""
+        self._code = SOFTWARE
+        self._stop_reason = "failed"
+        self._journal.write(
+            catalogue.INTERNAL_ERROR, error=describe(unexpected), place=place_of(unexpected), worker=None
+        )
+        self._shut()
+        self._pool.kill()
+        now, wall = time.monotonic(), time.time()
+        for member in list(self._pool.members.values()):
+            member.process.join()
+            self._pool.forget(member)
+        for session in self._ledger.all_active():
+            self._journal.lost(session, wall, now, CloseReason.WORKER_LOST)
+
+    def _write_rest(self) -> None:
+        """Wait until the reader of stdout has taken every record, or a signal says not to wait any longer.
+
+        The door is shut and no worker is left; only the records keep this process.
+        """
+        self._journal.flush()
+        self._writer.close()
+        self._signals.take()
+        while not self._writer.join(0):
+            self._poller.wait(None)
+            self._waker.clear()
+            if self._signals.take():
+                sys.stderr.write(f"mprelay: {self._writer.backlog} bytes of records were not taken\n")
+                self._code = IOERR
+                return
+        if self._writer.failed is not None:
+            sys.stderr.write(f"mprelay: stdout is gone: {self._writer.failed.strerror}\n")
+            self._code = IOERR
+
+
+_LISTENER_STEPS: Final = {
+    "socket": catalogue.LISTENER_SOCKET_FAILED,
+    "bind": catalogue.LISTENER_BIND_FAILED,
+    "listen": catalogue.LISTENER_LISTEN_FAILED,
+}
+
+
+def _check_clock() -> None:
+    resolution = time.get_clock_info("monotonic").resolution
+    if resolution > _COARSEST:
+        raise Failure(catalogue.TIMER_UNAVAILABLE, OSERR, resolution_s=resolution)
+
+
+def _check_platform() -> None:
+    """Look whether this system has what the relay is made of, and whether it works here."""
+    for lack in (poller.missing(), handoff.missing()):
+        if lack is not None:
+            raise Failure(catalogue.PLATFORM_UNSUPPORTED, OSERR, detail=f"this system has no {lack}")
+    try:
+        handoff.probe()
+    except handoff.NoSockets as failure:
+        raise Failure(catalogue.PLATFORM_INIT_FAILED, OSERR, error=errno_name(failure.errno)) from failure
+    except handoff.NoPassing as failure:
+        raise Failure(catalogue.PLATFORM_UNSUPPORTED, OSERR, detail=str(failure)) from failure

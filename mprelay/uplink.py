@@ -1,0 +1,100 @@
+"""The way up: one multiprocessing queue for each worker carries its events to the supervisor.
+
+The only file that knows what a :class:`multiprocessing.SimpleQueue` is made of (its pipe), as
+``concurrent.futures.process`` does to wait for one.
+
+Rules:
+
+1. One queue for each worker, never a shared one: a worker killed while it holds the write lock of a shared
+   queue would silence all others. With one writer and one reader a queue needs no lock at all, and without
+   its semaphores nothing is left behind by a killed process.
+2. What is put fits into PIPE_BUF (4096 bytes) with its length before it, so it is one write(2) that is atomic
+   (pipe(7)): a killed worker cannot leave half a frame.
+3. The worker never waits for the supervisor: its end does not block (the end is its own, the flag is shared
+   with nobody), and a frame that does not fit whole is refused whole. It is kept until there is room.
+4. The end of the queue comes only after its last event: the writer's end is closed by the kernel when the
+   worker is gone, and the supervisor keeps no copy of it.
+"""
+
+import os
+from contextlib import nullcontext
+from multiprocessing import queues
+from types import SimpleNamespace
+from typing import Any, Final
+
+from mprelay.events import Event
+
+FRAME: Final = 24
+"""Events in one frame. The largest (Closed, all numbers of 64 bits) takes below 160 bytes: a test counts."""
+
+
+class Queue(queues.SimpleQueue[list[Event]]):
+    """A SimpleQueue between exactly one writer and one reader: without locks."""
+
+    def __init__(self) -> None:
+        super().__init__(ctx=SimpleNamespace(Lock=nullcontext))
+
+    @property
+    def reader(self) -> Any:  # noqa: ANN401 - multiprocessing.connection.Connection, untyped attribute
+        """The end to wait on and read from."""
+        return self._reader  # type: ignore[attr-defined]
+
+    @property
+    def writer(self) -> Any:  # noqa: ANN401
+        """The end to write to."""
+        return self._writer  # type: ignore[attr-defined]
+
+
+class Uplink:
+    """The worker's end: events wait here until the pipe takes them."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+        queue.reader.close()  # else our own copy would keep the pipe alive when the supervisor is gone
+        os.set_blocking(queue.writer.fileno(), False)
+        self._waiting: list[Event] = []
+        self.report = self._waiting.append
+        """report(event): note it; :meth:`flush` sends it."""
+
+    def fileno(self) -> int:
+        """Return the descriptor that is writable when there is room."""
+        return int(self._queue.writer.fileno())
+
+    @property
+    def waiting(self) -> bool:
+        """Whether any event waits."""
+        return bool(self._waiting)
+
+    def flush(self) -> bool:
+        """Send what waits; False where not all could be sent. BrokenPipeError: nobody reads any more."""
+        waiting = self._waiting
+        while waiting:
+            try:
+                self._queue.put(waiting[:FRAME])
+            except BlockingIOError:
+                return False
+            del waiting[:FRAME]
+        return True
+
+
+class EventReader:
+    """The supervisor's end."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+        queue.writer.close()
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when a frame waits, or the end."""
+        return int(self._queue.reader.fileno())
+
+    def take(self) -> list[Event] | None:
+        """Take one frame; None at the end. Only when the descriptor is readable, else it blocks."""
+        try:
+            return self._queue.get()
+        except EOFError:
+            return None
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        self._queue.reader.close()

@@ -1,0 +1,61 @@
+"""The child's entry point: channels, signals, the relay loop, and the barrier for what nobody expected.
+
+Everything here runs in a worker process. A worker is told to stop by the end of its inbox, by nothing else: it
+is deaf to signals, so a stop, a supervisor's crash and a replacement are one mechanism.
+"""
+
+import os
+import socket
+import time
+from typing import Final
+
+from mprelay import signals
+from mprelay.events import Crashed, Ready, Settings
+from mprelay.handoff import Receiver
+from mprelay.relay import Relay
+from mprelay.uplink import Queue, Uplink
+
+CRASHED: Final = 70
+"""Exit code after an unexpected exception (EX_SOFTWARE, sysexits.h)."""
+
+
+def main(settings: Settings, inbox: socket.socket, queue: Queue) -> None:
+    """Be a worker until the inbox ends. Both channels are this process's own."""
+    signals.ignore()
+    _leave_standard_streams()
+    uplink = Uplink(queue)
+    try:
+        uplink.report(Ready(time.time()))
+        uplink.flush()
+        Relay(settings, Receiver(inbox), uplink).run()
+    except BrokenPipeError:
+        # The supervisor is gone, and with it whoever could be told. The kernel resets what is open.
+        os._exit(0)
+    except Exception as unexpected:  # noqa: BLE001 - the barrier: it is reported, and the process ends
+        uplink.report(Crashed(time.time(), place_of(unexpected), describe(unexpected)))
+        uplink.flush()
+        os._exit(CRASHED)  # no interpreter shutdown with a loop in an unknown state
+
+
+def _leave_standard_streams() -> None:
+    """Nothing but records goes to stdout, and its reader must see the end when the supervisor is gone."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 0)
+    os.dup2(nothing, 1)
+    os.close(nothing)
+
+
+def place_of(unexpected: BaseException) -> str:
+    """Tell where an exception was raised: file:line function."""
+    trace = unexpected.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return "unknown"
+    code = trace.tb_frame.f_code
+    return f"{os.path.basename(code.co_filename)}:{trace.tb_lineno} {code.co_name}"  # noqa: PTH119 - no pathlib in a worker
+
+
+def describe(unexpected: BaseException) -> str:
+    """Name an exception and its text, at most 200 characters."""
+    return f"{type(unexpected).__name__}: {unexpected}"[:200]
