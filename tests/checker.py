@@ -1,0 +1,155 @@
+"""The judge of a run's records: what the contract promises of any run, however it ended.
+
+It knows nothing of the program: names, numbers, levels and reasons are written down here a second time, from
+the contract, so that a wrong catalogue is caught too.
+"""
+
+import json
+import re
+from collections import Counter, defaultdict
+
+LEVELS = {"debug", "info", "warning", "error", "critical"}
+TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
+
+# event: (msg_id, level) as the contract's table has them
+EVENTS = {
+    "timer.unavailable": {(1, "critical")},
+    "config.invalid": {(n, "error") for n in (2, 3, 4, 5, 6, 7, 8, None)},
+    "platform.init_failed": {(9, "critical")},
+    "platform.unsupported": {(10, "critical")},
+    "listener.socket_failed": {(11, "critical")},
+    "listener.bind_failed": {(12, "critical")},
+    "listener.listen_failed": {(13, "critical")},
+    "pool.start_failed": {(14, "critical")},
+    "relay.active": {(15, "info")},
+    "connection.attempt": {(16, "info")},
+    "connection.rejected": {(17, "warning")},
+    "connection.accepted": {(18, "info")},
+    "connection.pool_exhausted": {(21, "warning")},
+    "connection.accept_failed": {(22, "error")},
+    "relay.expired": {(23, "warning")},
+    "session.allocated": {(26, "info")},
+    "session.connected": {(28, "info")},
+    "session.relaying": {(31, "info")},
+    "session.requester_channel_active": {(33, "info")},
+    "session.target_channel_active": {(37, "info")},
+    "worker.started": {(None, "info")},
+    "worker.exited": {(None, "info"), (None, "warning")},
+    "relay.draining": {(None, "info")},
+    "relay.stats": {(None, "info")},
+    "relay.stopped": {(None, "info")},
+    "internal.error": {(None, "critical")},
+}
+REASONS = {
+    "target_socket_failed": (19, "error"),
+    "handoff_failed": (20, "error"),
+    "idle_timeout": (24, "warning"),
+    "connect_timeout": (25, "warning"),
+    "connect_refused": (27, "warning"),
+    "connect_failed": (27, "warning"),
+    "requester_channel_failed": (29, "error"),
+    "target_channel_failed": (30, "error"),
+    "requester_buffer_failed": (32, "error"),
+    "requester_read_closed": (34, "info"),
+    "target_write_closed": (35, "info"),
+    "target_buffer_failed": (36, "error"),
+    "target_read_closed": (38, "info"),
+    "requester_write_closed": (39, "info"),
+    "relay_expired": (None, "warning"),
+    "drained": (None, "warning"),
+    "worker_lost": (None, "warning"),
+    "killed": (None, "warning"),
+}
+LIFE = [
+    "connection.attempt",
+    "connection.accepted",
+    "session.allocated",
+    "session.connected",
+    "session.relaying",
+    "session.requester_channel_active",
+    "session.target_channel_active",
+    "session.closed",
+]
+CONNECTION_EVENTS = {*LIFE, "connection.rejected", "connection.pool_exhausted"}
+
+
+def parse(output: bytes) -> list[dict]:
+    """Split what came out of stdout into records, each a whole line below 4096 bytes."""
+    assert output == b"" or output.endswith(b"\n"), f"torn last line: {output[-200:]!r}"
+    lines = output.split(b"\n")[:-1]
+    for line in lines:
+        assert len(line) + 1 < 4096, len(line)
+    return [json.loads(line) for line in lines]
+
+
+def check_record(record: dict) -> None:
+    """What holds for each record by itself."""
+    assert TIMESTAMP.fullmatch(record["timestamp"]), record
+    assert record["level"] in LEVELS
+    assert isinstance(record["message"], str)
+    assert record["message"]
+    assert "{" not in record["message"], record
+    assert isinstance(record["relay_id"], str)
+    kind = (record["msg_id"], record["level"])
+    event = record["event"]
+    if event == "session.closed":
+        assert kind == REASONS[record["reason"]], record
+        assert record["bytes_from_client"] >= 0
+        assert record["bytes_from_target"] >= 0
+        assert record["duration_ms"] >= 0
+        assert record["connect_ms"] is None or 0 <= record["connect_ms"] <= record["duration_ms"] + 1
+        assert record["error"] is None or record["error"].startswith("E")
+    else:
+        assert kind in EVENTS[event], record
+    if event in CONNECTION_EVENTS:
+        assert not record["client_ip"].startswith("::ffff:")
+        assert 0 < record["client_port"] < 65536
+    if event.startswith("session.") or event == "connection.accepted":
+        assert record["session"] >= 1
+        assert record["target_ip"]
+        assert record["target_port"]
+    if event in LIFE[2:7]:
+        assert record["worker"] >= 1
+
+
+def check_run(records: list[dict], *, detail: str = "full", ended: bool = True) -> None:
+    """What holds for a whole run. With `ended` False (the supervisor was killed) nothing has to be complete."""
+    assert [record["seq"] for record in records] == list(range(1, len(records) + 1)), "a gap in seq"
+    assert len({record["relay_id"] for record in records}) <= 1
+    for record in records:
+        check_record(record)
+    lives = defaultdict(list)
+    for record in records:
+        if "session" in record:
+            lives[record["session"]].append(record)
+    for serial, life in lives.items():
+        events = [record["event"] for record in life]
+        order = [LIFE.index(event) for event in events]
+        assert order == sorted(set(order)), (serial, events)
+        assert len({(r["client_ip"], r["client_port"], r["target_ip"], r["target_port"]) for r in life}) == 1
+    if not ended or not records or records[0]["event"] == "config.invalid":
+        return
+    _reconcile(records, detail)
+
+
+def _reconcile(records: list[dict], detail: str) -> None:
+    last = records[-1]
+    assert last["event"] == "relay.stopped"
+    events = Counter(record["event"] for record in records)
+    assert events["relay.stopped"] == 1
+    closed = [record for record in records if record["event"] == "session.closed"]
+    assert sorted(record["session"] for record in closed) == list(range(1, last["admitted"] + 1)), (
+        "not exactly one closing record for each admitted session"
+    )
+    assert last["closed"] == dict(Counter(record["reason"] for record in closed))
+    assert last["admitted"] == sum(last["closed"].values())
+    assert last["attempts"] == last["rejected"] + last["exhausted"] + last["admitted"]
+    assert last["rejected"] == events["connection.rejected"]
+    assert last["exhausted"] == events["connection.pool_exhausted"]
+    for side in ("bytes_from_client", "bytes_from_target"):
+        assert last[side] == sum(record[side] for record in closed)
+    if detail == "full":
+        assert last["attempts"] == events["connection.attempt"]
+        assert last["admitted"] == events["connection.accepted"]
+    else:
+        assert not any(events[event] for event in LIFE[:-1]), events

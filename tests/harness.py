@@ -1,0 +1,269 @@
+"""Runs the installed program as a process, as a user would, and reads its records as a collector would."""
+
+import contextlib
+import os
+import random
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+from checker import check_run, parse
+
+PROGRAM = str(Path(sys.executable).with_name("mprelay"))
+PATIENCE = 20.0  # seconds until something that must happen is said not to happen; no test measures with it
+ABORT = struct.pack("ii", 1, 0)
+
+_ports = random.Random().sample(range(20000, 32000), 2000)  # below the kernel's range for outgoing connections
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on, on any address, and that no outgoing connection gets."""
+    while True:
+        port = _ports.pop()
+        with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as probe:
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            probe.bind(("::", port))
+            return port
+
+
+class Relay:
+    """One run of mprelay in front of `target`, with its records.
+
+    Used as a context manager it waits until the relay is active, stops it at the end, and judges its records.
+    """
+
+    def __init__(
+        self,
+        target,
+        *options: str,
+        acl: str = "127.0.0.0/8",
+        workers: int = 2,
+        command: tuple[str, ...] = (PROGRAM,),
+        stdout=subprocess.PIPE,
+        expect_code: int | None = 0,
+        quiet: bool = True,
+        wait_active: bool = True,
+        host: str = "127.0.0.1",
+        **popen,
+    ) -> None:
+        self.port = free_port()
+        self.host = host
+        self.args = [str(self.port), target[0], str(target[1]), acl, "--workers", str(workers), *options]
+        self.detail = "session" if "session" in options else "full"
+        self.expect_code = expect_code
+        self.quiet = quiet
+        self.wait_active = wait_active
+        self.killed = False  # set it where the supervisor was killed: then nothing has to be complete
+        self._command = command
+        self._stdout = stdout
+        self._popen = popen
+        self._news = threading.Condition()
+        self._output = bytearray()
+        self.records: list[dict] = []
+        self.errors = ""
+
+    def __enter__(self):
+        self.process = subprocess.Popen(
+            [*self._command, *self.args],
+            stdin=subprocess.DEVNULL,
+            stdout=self._stdout,
+            stderr=subprocess.PIPE,
+            **self._popen,
+        )
+        self._threads = [threading.Thread(target=self._read_errors)]
+        if self.process.stdout is not None:
+            self._threads.append(threading.Thread(target=self._read_records))
+        for thread in self._threads:
+            thread.start()
+        try:
+            if self.wait_active and self.process.stdout is not None:
+                self.wait("relay.active")
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(self, kind, *_rest):
+        try:
+            if kind is None:
+                code = self.stop()
+                self.judge()
+                if self.expect_code is not None:
+                    assert code == self.expect_code, (code, self.errors)
+        finally:
+            self._end()
+
+    def judge(self) -> None:
+        """Hold the records against the contract. After the end of the process."""
+        self._join()
+        assert self.records == parse(bytes(self._output))
+        check_run(self.records, detail=self.detail, ended=not self.killed)
+        if self.quiet:
+            assert self.errors == ""
+
+    def _read_records(self) -> None:
+        for line in self.process.stdout:
+            with self._news:
+                self._output += line
+                if line.endswith(b"\n"):
+                    self.records += parse(line)
+                self._news.notify_all()
+        with self._news:
+            self._news.notify_all()
+
+    def _read_errors(self) -> None:
+        self.errors = self.process.stderr.read().decode()
+
+    def _join(self) -> None:
+        for thread in self._threads:
+            thread.join(PATIENCE)
+            assert not thread.is_alive(), "somebody still holds stdout or stderr of a relay that has ended"
+
+    def _end(self) -> None:
+        """Leave nothing behind, whatever happened."""
+        family = self.family()
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(PATIENCE)
+        _gone, alive = psutil.wait_procs(family, timeout=PATIENCE)
+        for process in alive:
+            process.kill()
+        psutil.wait_procs(alive)
+        self._join()
+        for stream in (self.process.stdout, self.process.stderr):
+            if stream is not None:
+                stream.close()
+
+    # -- what a user does ------------------------------------------------------------------------------------
+
+    def connect(self, host: str | None = None) -> socket.socket:
+        """Connect as a client."""
+        sock = socket.create_connection((host or self.host, self.port), timeout=PATIENCE)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Stop the relay, if it has not ended by itself, and return its exit code."""
+        if self.process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(number)
+        return self.finish()
+
+    def finish(self) -> int:
+        """Wait for the end; return the exit code."""
+        code = self.process.wait(PATIENCE)
+        self._join()
+        return code
+
+    # -- what an operator sees -------------------------------------------------------------------------------
+
+    def all(self, event: str, **fields) -> list[dict]:
+        """The records so far of this kind, with these values."""
+        return [
+            record
+            for record in list(self.records)
+            if record["event"] == event and all(record.get(name) == value for name, value in fields.items())
+        ]
+
+    def wait(self, event: str, count: int = 1, **fields) -> dict:
+        """Wait for the `count`-th such record and return it."""
+        deadline = time.monotonic() + PATIENCE
+        with self._news:
+            while len(found := self.all(event, **fields)) < count:
+                left = deadline - time.monotonic()
+                over = self.process.poll() is not None and not self._threads[-1].is_alive()
+                assert left > 0, f"no {event} {fields} x{count}: {[r['event'] for r in self.records][-20:]}"
+                assert not over, f"ended without {event} {fields}: {self.records[-3:]} {self.errors}"
+                self._news.wait(min(left, 1.0))
+        return found[count - 1]
+
+    def family(self) -> list[psutil.Process]:
+        """The processes that the relay has started."""
+        try:
+            return psutil.Process(self.process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+
+    def workers(self) -> dict[int, int]:
+        """The pid of each worker, as its last worker.started record has it."""
+        return {record["worker"]: record["pid"] for record in self.all("worker.started")}
+
+
+@contextlib.contextmanager
+def listening(family=socket.AF_INET, host="127.0.0.1", backlog=128):
+    """A target: a listening socket; the test accepts and answers itself."""
+    with socket.socket(family) as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind((host, 0))
+        server.listen(backlog)
+        server.settimeout(PATIENCE)
+        yield server
+
+
+def accept(server: socket.socket) -> socket.socket:
+    """Accept one connection as the target."""
+    conn, _ = server.accept()
+    conn.settimeout(PATIENCE)
+    return conn
+
+
+def receive(sock: socket.socket, size: int | None = None) -> bytes:
+    """Read exactly `size` bytes, or all up to the end of data."""
+    data = bytearray()
+    while size is None or len(data) < size:
+        part = sock.recv(1 << 20 if size is None else min(1 << 20, size - len(data)))
+        if not part:
+            assert size is None, f"ended after {len(data)} of {size} bytes"
+            break
+        data += part
+    return bytes(data)
+
+
+def reset(sock: socket.socket) -> None:
+    """Close with a reset instead of a normal end."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABORT)
+    sock.close()
+
+
+def ends_with_reset(sock: socket.socket) -> bool:
+    """Read to the end; tell whether it was a reset (True) or a normal end (False)."""
+    try:
+        while sock.recv(1 << 20):
+            pass
+    except ConnectionResetError:
+        return True
+    return False
+
+
+def reset_arrives(sock: socket.socket) -> bool:
+    """Wait for trouble on a socket whose peer has already ended: recv(2) no longer tells a reset then."""
+    poll = select.poll()
+    poll.register(sock, 0)  # errors and hang-ups only
+    assert poll.poll(PATIENCE * 1000), "nothing happened"
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+
+
+def eventually(condition, what: str) -> None:
+    """Wait until `condition()` holds; for what has no descriptor, record or sentinel to wait on (such as /proc)."""
+    deadline = time.monotonic() + PATIENCE
+    pause = threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline, f"never: {what}"
+        pause.wait(0.01)
+
+
+def pattern(size: int, seed: int = 1) -> bytes:
+    """Bytes that no other offset repeats soon."""
+    return random.Random(seed).randbytes(size)
+
+
+def open_files(pid: int) -> int:
+    """How many descriptors a process has."""
+    return len(os.listdir(f"/proc/{pid}/fd"))
