@@ -21,6 +21,7 @@ import os
 import socket
 import struct
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Final
 
@@ -55,21 +56,54 @@ def missing() -> str | None:
     return None
 
 
+class Sender(ABC):
+    """The supervisor's end of one worker's channel, around the first socket of :func:`channel`."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _ROOM)
+
+    @abstractmethod
+    def send(self, tickets: Sequence[Ticket], sockets: Sequence[socket.socket]) -> None:
+        """Hand over `sockets`, each with its ticket; at most BATCH. Never blocks.
+
+        Raises OSError: EAGAIN (the channel is full), EPIPE or ECONNRESET (the worker is gone),
+        ETOOMANYREFS (too many descriptors under way). Nothing was handed over then.
+        """
+
+    def close(self) -> None:
+        """Tell the worker to stop."""
+        self._sock.close()
+
+
+class Receiver(ABC):
+    """The worker's end, around the second socket of :func:`channel`."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when a message waits, or the end."""
+        return self._sock.fileno()
+
+    @abstractmethod
+    def receive(self) -> list[tuple[Ticket, int | None]] | None:
+        """Take one message: tickets, each with its socket's descriptor, now the caller's, or None.
+
+        Returns [] where nothing waits, None at the end: stop.
+        """
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        self._sock.close()
+
+
 if sys.platform == "linux":
 
-    class Sender:
-        """The supervisor's end of one worker's channel."""
-
-        def __init__(self, sock: socket.socket) -> None:
-            self._sock = sock
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _ROOM)
+    class _RightsSender(Sender):
+        """With SCM_RIGHTS."""
 
         def send(self, tickets: Sequence[Ticket], sockets: Sequence[socket.socket]) -> None:
-            """Hand over `sockets`, each with its ticket; at most BATCH. Never blocks.
-
-            Raises OSError: EAGAIN (the channel is full), EPIPE or ECONNRESET (the worker is gone),
-            ETOOMANYREFS (too many descriptors under way). Nothing was handed over then.
-            """
             packed = b"".join([_TICKET.pack(*ticket) for ticket in tickets])
             descriptors = array.array("i", [sock.fileno() for sock in sockets])
             self._sock.sendmsg(
@@ -78,25 +112,10 @@ if sys.platform == "linux":
                 socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL,
             )
 
-        def close(self) -> None:
-            """Tell the worker to stop."""
-            self._sock.close()
-
-    class Receiver:
-        """The worker's end."""
-
-        def __init__(self, sock: socket.socket) -> None:
-            self._sock = sock
-
-        def fileno(self) -> int:
-            """Return the descriptor that is readable when a message waits, or the end."""
-            return self._sock.fileno()
+    class _RightsReceiver(Receiver):
+        """With SCM_RIGHTS."""
 
         def receive(self) -> list[tuple[Ticket, int | None]] | None:
-            """Take one message: tickets, each with its socket's descriptor, now the caller's, or None.
-
-            Returns [] where nothing waits, None at the end: stop.
-            """
             try:
                 packed, ancillary, _flags, _address = self._sock.recvmsg(
                     BATCH * _TICKET.size,
@@ -117,39 +136,48 @@ if sys.platform == "linux":
             without: list[int | None] = [None] * (len(tickets) - len(descriptors))
             return list(zip(tickets, descriptors.tolist() + without, strict=True))
 
-        def close(self) -> None:
-            """Give the descriptor back."""
-            self._sock.close()
-
     def channel() -> tuple[socket.socket, socket.socket]:
-        """Make a channel: the socket for a :class:`Sender`, the one for a :class:`Receiver`. OSError."""
+        """Make a channel: the socket for the sender, the one for the receiver. Raises OSError."""
         return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
-    def probe() -> None:
-        """Pass a descriptor to ourselves. Raises NoSockets or NoPassing where that does not work."""
-        try:
-            down, up = channel()
-        except OSError as failure:
-            raise NoSockets(failure) from failure
-        with down, up:
-            try:
-                Sender(down).send([Ticket(0, 0.0)], [up])
-                got = Receiver(up).receive()
-            except OSError as failure:
-                name = errno.errorcode.get(failure.errno or 0)
-                raise NoPassing(f"SCM_RIGHTS: {name}") from failure
-            descriptor = got[0][1] if got else None
-            if descriptor is None:
-                raise NoPassing("SCM_RIGHTS: the message arrived without its descriptor")
-            os.close(descriptor)
+    def sender(sock: socket.socket) -> Sender:
+        """Make the supervisor's end, which owns `sock`."""
+        return _RightsSender(sock)
+
+    def receiver(sock: socket.socket) -> Receiver:
+        """Make the worker's end, which owns `sock`."""
+        return _RightsReceiver(sock)
 
 else:
-    Sender = Receiver = object
+    # Windows: socket.share() takes its place here.
 
     def channel() -> tuple[socket.socket, socket.socket]:
         """Not here: see :func:`missing`."""
         raise NotImplementedError
 
-    def probe() -> None:
+    def sender(sock: socket.socket) -> Sender:
         """Not here: see :func:`missing`."""
-        raise NoPassing("no SCM_RIGHTS")
+        raise NotImplementedError
+
+    def receiver(sock: socket.socket) -> Receiver:
+        """Not here: see :func:`missing`."""
+        raise NotImplementedError
+
+
+def probe() -> None:
+    """Pass a socket to ourselves. Raises NoSockets or NoPassing where that does not work."""
+    try:
+        down, up = channel()
+    except OSError as failure:
+        raise NoSockets(failure) from failure
+    with down, up:
+        try:
+            sender(down).send([Ticket(0, 0.0)], [up])
+            got = receiver(up).receive()
+        except OSError as failure:
+            name = errno.errorcode.get(failure.errno or 0)
+            raise NoPassing(f"SCM_RIGHTS: {name}") from failure
+        descriptor = got[0][1] if got else None
+        if descriptor is None:
+            raise NoPassing("SCM_RIGHTS: the message arrived without its descriptor")
+        os.close(descriptor)

@@ -11,13 +11,17 @@ Rules:
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Container
 
 from mprelay.events import CloseReason
 
 
 class UnknownSession(KeyError):  # noqa: N818 - it names what is unknown
     """A serial that holds no slot: it was never admitted, or is closed already."""
+
+
+class NoRoom(Exception):  # noqa: N818 - it says what is the matter
+    """No worker can take a session now."""
 
 
 class Entry:
@@ -94,23 +98,25 @@ class Ledger:
         """Tell whether any worker can take a session."""
         return any(self._load[worker] < room for worker, room in self._room.items())
 
-    def pick(self, but: Iterable[int] = ()) -> int | None:
-        """Choose the least loaded worker with room, none of `but`; None where there is none."""
+    def place(self, entry: Entry, but: Container[int] = ()) -> int:
+        """Book a session on the least loaded worker with room, none of `but`, and return that worker.
+
+        Where it was booked before, it is no longer; with NoRoom it is booked nowhere.
+        """
+        if entry.worker is not None:
+            self._load[entry.worker] -= 1
+            entry.worker = None
         best = None
         least = 0
         for worker, room in self._room.items():  # at most 64
             load = self._load[worker]
             if load < room and (best is None or load < least) and worker not in but:
                 best, least = worker, load
+        if best is None:
+            raise NoRoom
+        entry.worker = best
+        self._load[best] += 1
         return best
-
-    def assign(self, entry: Entry, worker: int | None) -> None:
-        """Book a session on `worker` (None: on nobody), and no longer where it was booked."""
-        if entry.worker is not None:
-            self._load[entry.worker] -= 1
-        entry.worker = worker
-        if worker is not None:
-            self._load[worker] += 1
 
     def entry(self, serial: int) -> Entry:
         """Look up a session that holds a slot; UnknownSession otherwise."""

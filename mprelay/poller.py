@@ -54,8 +54,17 @@ else:
     class Poller:
         """Not here: see :func:`missing`."""
 
-        def __init__(self) -> None:
-            raise NotImplementedError("no epoll")
+        def add(self, fd: int, mask: int) -> None:
+            """Not here."""
+            raise NotImplementedError
+
+        def remove(self, fd: int) -> None:
+            """Not here."""
+            raise NotImplementedError
+
+        def wait(self, timeout: float | None) -> list[tuple[int, int]]:
+            """Not here."""
+            raise NotImplementedError
 
 
 class Waker:
@@ -63,8 +72,9 @@ class Waker:
 
     def __init__(self) -> None:
         self._reader, self._writer = os.pipe()
-        os.set_blocking(self._reader, False)
-        os.set_blocking(self._writer, False)
+        if sys.platform != "win32":
+            os.set_blocking(self._reader, False)
+            os.set_blocking(self._writer, False)
 
     def fileno(self) -> int:
         """Return the descriptor that is readable after :meth:`wake`."""

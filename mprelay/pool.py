@@ -13,6 +13,7 @@ Rules:
 import multiprocessing
 import multiprocessing.process
 import os
+import sys
 from collections.abc import Sequence
 from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
@@ -44,7 +45,8 @@ class Meter:
             with process.oneshot():
                 figures["cpu_percent"] = process.cpu_percent()
                 figures["rss"] = process.memory_info().rss
-                figures["fds"] = process.num_fds()
+                if sys.platform != "win32":
+                    figures["fds"] = process.num_fds()
         except psutil.Error:
             pass
         return figures
@@ -59,7 +61,7 @@ class Member:
         ours, theirs = handoff.channel()
         queue = Queue()
         try:
-            self._sender = handoff.Sender(ours)
+            self._sender = handoff.sender(ours)
             self.process: multiprocessing.process.BaseProcess = context.Process(
                 target=worker.main, args=(settings, theirs, queue), name=f"mprelay worker {number}"
             )

@@ -18,10 +18,15 @@ A splicing pump for flows that keep filling the buffer will stand beside :class:
 
 import errno
 import socket
+import sys
 from collections.abc import Callable
 from enum import Enum, auto
 from typing import Final
 
+if sys.platform == "win32":
+    _DONTWAIT: Final = 0
+else:
+    _DONTWAIT: Final = socket.MSG_DONTWAIT
 _ROUNDS: Final = 8  # buffers moved before a pump yields
 
 
@@ -108,7 +113,7 @@ class CopyPump:
         size = len(buffer)
         for _ in range(_ROUNDS):
             try:
-                got = self._source.recv_into(buffer, size, socket.MSG_DONTWAIT)
+                got = self._source.recv_into(buffer, size, _DONTWAIT)
             except BlockingIOError:
                 self.readable = False
                 return Outcome.STARVED
@@ -130,7 +135,7 @@ class CopyPump:
     def _deliver(self, data: memoryview) -> Outcome | None:
         """Send `data`; keep what the sink does not take. None: all of it was taken."""
         try:
-            sent = self._sink.send(data, socket.MSG_DONTWAIT)
+            sent = self._sink.send(data, _DONTWAIT)
         except BlockingIOError:
             sent = 0
         except OSError as failure:

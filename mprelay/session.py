@@ -2,8 +2,8 @@
 
 Rules:
 
-1. A session starts CONNECTING, when it has both its sockets and its buffers, and ends CLOSED. What has ended on the way is the state: half-close is a
-   state, not a flag beside it.
+1. A session starts CONNECTING, when it has both its sockets and its buffers, and ends CLOSED. What has ended on
+   the way is the state: half-close is a state, not a flag beside it.
 2. Nothing is read from the client before the target is connected (CONNECTED is the only way out of
    CONNECTING that does not end the session).
 3. One side's end of data is passed on as end of data (CLOSE_TARGET_WRITE, CLOSE_CLIENT_WRITE); the other

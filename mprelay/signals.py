@@ -27,8 +27,8 @@ class Signals:
 
     def __init__(self) -> None:
         self._receiver, self._sender = socket.socketpair()
-        self._receiver.setblocking(False)
-        self._sender.setblocking(False)
+        self._receiver.setblocking(False)  # noqa: FBT003 - socket's signature
+        self._sender.setblocking(False)  # noqa: FBT003 - socket's signature
         self._fd_before = signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
         numbers = [signal.SIGTERM, signal.SIGINT]
         if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:

@@ -51,7 +51,7 @@ def _listen(family: socket.AddressFamily, address: str, port: int) -> socket.soc
     listener: socket.socket | None = None
     try:
         listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setblocking(False)
+        listener.setblocking(False)  # noqa: FBT003 - socket's signature
         if sys.platform != "win32":
             # There it lets two programs share a port; here it only skips TIME_WAIT of an earlier run.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -75,7 +75,7 @@ def target_socket(family: socket.AddressFamily) -> socket.socket:
         made = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)  # one system call for both
     else:
         made = socket.socket(family, socket.SOCK_STREAM)
-        made.setblocking(False)
+        made.setblocking(False)  # noqa: FBT003 - socket's signature
     try:
         _prepare(made)
     except OSError:

@@ -3,7 +3,7 @@
     client ──TCP──▶ listener                                                  target
                       │ accept, in batches                                      ▲
       ┌───────────────┴────────── supervisor process ──────────────┐            │
-      │  acl.allows(ip) ─▶ journal.admit() ─▶ ledger.pick()        │            │
+      │  acl.allows(ip) ─▶ journal.admit() ─▶ ledger.place()       │            │
       │        journal = the central JSON logger: it owns the      │            │
       │        ledger (slots, serials, totals) and writes each     │            │
       │        record, so what is counted is what is logged        │            │
@@ -39,6 +39,7 @@ import time
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from functools import partial
+from itertools import pairwise
 from typing import Any, Final
 
 from mprelay import catalogue, cli, handoff, limits, poller, signals, sockets
@@ -47,6 +48,7 @@ from mprelay.config import Config, Problem
 from mprelay.events import Closed, CloseReason, Connected, Crashed, Event, Progress, Ready, Settings, Ticket
 from mprelay.journal import Journal, shown
 from mprelay.ledger import Entry as Session
+from mprelay.ledger import NoRoom
 from mprelay.pool import Member, Pool
 from mprelay.pump import errno_name
 from mprelay.worker import describe, place_of
@@ -114,7 +116,7 @@ def _refuse(argv: Sequence[str], problems: list[Problem]) -> int:
     """Write a record for each wrong value."""
     as_text = os.isatty(_STDOUT)
     for form in ("json", "text"):
-        if f"--log-format={form}" in argv or ("--log-format", form) in zip(argv, argv[1:], strict=False):
+        if f"--log-format={form}" in argv or ("--log-format", form) in pairwise(argv):
             as_text = form == "text"
     writer = Writer(_STDOUT, wake=lambda: None)
     journal = Journal(writer, as_text=as_text)
@@ -123,7 +125,7 @@ def _refuse(argv: Sequence[str], problems: list[Problem]) -> int:
         journal.write(entry, **fields, problem=shown(problem))
     journal.flush()
     writer.close()
-    writer.join(None)
+    writer.join()
     return USAGE
 
 
@@ -202,6 +204,7 @@ class Supervisor:
             self._alarms["expiry"] = (self._deadline, self._expire)
         try:
             self._listener = sockets.listen(self._config.bind, self._config.fwd_port)
+            self._listen_address = self._listener.getsockname()
         except sockets.ListenerError as failure:
             raise Failure(
                 _LISTENER_STEPS[failure.step], UNAVAILABLE, error=errno_name(failure.errno)
@@ -237,16 +240,14 @@ class Supervisor:
 
     def _activate(self) -> None:
         """Every worker is ready: open the door."""
-        assert self._listener is not None
         self._phase = Phase.ACTIVE
         del self._alarms["start"]
         if self._config.stats_interval:
             self._alarms["stats"] = (self._now + self._config.stats_interval, self._write_stats)
-        address = self._listener.getsockname()
         self._journal.write(
             catalogue.RELAY_ACTIVE,
-            listen_ip=address[0],
-            listen_port=address[1],
+            listen_ip=self._listen_address[0],
+            listen_port=self._listen_address[1],
             target_ip=self._config.trg_host,
             target_port=self._config.trg_port,
             acl=str(self._config.acl),
@@ -275,8 +276,8 @@ class Supervisor:
                     happened()
                 elif self._listener is not None and descriptor == self._listener.fileno():
                     connections_wait = True
-            if connections_wait and self._accepting and self._may_accept():
-                self._accept()
+            if connections_wait and self._listener is not None and self._may_accept():
+                self._accept(self._listener)
         except Failure as failure:
             self._fail(failure)
         if self._phase is Phase.DRAINING and not self._ledger.active:
@@ -353,14 +354,13 @@ class Supervisor:
             else:
                 self._poller.remove(self._listener.fileno())
 
-    def _accept(self) -> None:
+    def _accept(self, listener: socket.socket) -> None:
         """Take a batch of connections: filter, admit, and hand over together what goes to one worker."""
-        assert self._listener is not None
         journal, at = self._journal, self._wall
         batches: dict[int, list[tuple[Session, socket.socket]]] = {}
         for _ in range(handoff.BATCH):
             try:
-                client, address = self._listener.accept()
+                client, address = listener.accept()
             except BlockingIOError:
                 break
             except OSError as failure:
@@ -376,10 +376,7 @@ class Supervisor:
             if session is None:
                 client.close()
                 continue
-            worker = self._ledger.pick()
-            assert worker is not None
-            self._ledger.assign(session, worker)
-            batches.setdefault(worker, []).append((session, client))
+            batches.setdefault(self._ledger.place(session), []).append((session, client))
             if not self._may_accept():
                 break
         for worker, batch in batches.items():
@@ -392,14 +389,14 @@ class Supervisor:
             self._pool.members[worker].send(tickets, [client for _, client in batch])
         except OSError as failure:
             for session, client in batch:
-                other = self._ledger.pick(but=tried)
-                self._ledger.assign(session, other)
-                if other is not None:
-                    self._hand_over(other, [(session, client)], tried | {other})
-                else:
+                try:
+                    other = self._ledger.place(session, but=tried)
+                except NoRoom:
                     client.close()
                     error = errno_name(failure.errno)
                     self._journal.lost(session, self._wall, self._now, CloseReason.HANDOFF_FAILED, error)
+                else:
+                    self._hand_over(other, [(session, client)], tried | {other})
             return
         for session, client in batch:
             client.close()  # the message owns it now
@@ -576,7 +573,7 @@ class Supervisor:
         self._journal.flush()
         self._writer.close()
         self._signals.take()
-        while not self._writer.join(0):
+        while not self._writer.finished:
             self._poller.wait(None)
             self._waker.clear()
             if self._signals.take():

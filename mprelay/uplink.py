@@ -17,6 +17,7 @@ Rules:
 """
 
 import os
+import sys
 from contextlib import nullcontext
 from multiprocessing import queues
 from types import SimpleNamespace
@@ -51,7 +52,8 @@ class Uplink:
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
         queue.reader.close()  # else our own copy would keep the pipe alive when the supervisor is gone
-        os.set_blocking(queue.writer.fileno(), False)
+        if sys.platform != "win32":
+            os.set_blocking(queue.writer.fileno(), False)
         self._waiting: list[Event] = []
         self.report = self._waiting.append
         """report(event): note it; :meth:`flush` sends it."""

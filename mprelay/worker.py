@@ -11,7 +11,7 @@ from typing import Final
 
 from mprelay import signals
 from mprelay.events import Crashed, Ready, Settings
-from mprelay.handoff import Receiver
+from mprelay.handoff import receiver
 from mprelay.relay import Relay
 from mprelay.uplink import Queue, Uplink
 
@@ -27,7 +27,7 @@ def main(settings: Settings, inbox: socket.socket, queue: Queue) -> None:
     try:
         uplink.report(Ready(time.time()))
         uplink.flush()
-        Relay(settings, Receiver(inbox), uplink).run()
+        Relay(settings, receiver(inbox), uplink).run()
     except BrokenPipeError:
         # The supervisor is gone, and with it whoever could be told. The kernel resets what is open.
         os._exit(0)

@@ -47,6 +47,7 @@ class Writer:
         self._done = 0  # bytes; only the writer's thread writes it
         self._paused = False
         self.failed: OSError | None = None
+        self.finished = False
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
 
@@ -72,13 +73,12 @@ class Writer:
         self._queue.put(records)
 
     def close(self) -> None:
-        """Say that nothing more comes; :meth:`join` waits until all is written."""
+        """Say that nothing more comes. When all is written, or failed, the writer is `finished` and wakes."""
         self._queue.put(None)
 
-    def join(self, timeout: float | None) -> bool:
-        """Wait until all is written, or failed; False when `timeout` seconds were not enough."""
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
+    def join(self) -> None:
+        """Wait until the writer is finished."""
+        self._thread.join()
 
     def _run(self) -> None:
         last = False
@@ -94,6 +94,7 @@ class Writer:
                 if self._paused and self.backlog <= LOW:
                     self._paused = False
                     self._wake()
+        self.finished = True  # before the wake-up: who looks after it must see it
         self._wake()
 
     def _write(self, chunk: bytes) -> None:
