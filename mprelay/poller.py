@@ -68,29 +68,32 @@ else:
 
 
 class Waker:
-    """Lets another thread end a :meth:`Poller.wait` that watches :meth:`fileno` for READ."""
+    """Lets another thread, or a signal, end a :meth:`Poller.wait` that watches :meth:`fileno` for READ."""
 
     def __init__(self) -> None:
-        self._reader, self._writer = os.pipe()
+        self._reader, self.writer = os.pipe()
+        """`writer` is a descriptor: any byte written to it wakes."""
         if sys.platform != "win32":
             os.set_blocking(self._reader, False)
-            os.set_blocking(self._writer, False)
+            os.set_blocking(self.writer, False)
 
     def fileno(self) -> int:
-        """Return the descriptor that is readable after :meth:`wake`."""
+        """Return the descriptor that is readable after a wake-up."""
         return self._reader
 
     def wake(self) -> None:
         """Wake. May be called from any thread."""
         with suppress(BlockingIOError):  # full: it is awake already
-            os.write(self._writer, b"\0")
+            os.write(self.writer, b"\0")
 
-    def clear(self) -> None:
-        """Sleep again."""
-        with suppress(BlockingIOError):
-            os.read(self._reader, 4096)
+    def clear(self) -> bytes:
+        """Sleep again; return what was written."""
+        try:
+            return os.read(self._reader, 4096)
+        except BlockingIOError:
+            return b""
 
     def close(self) -> None:
         """Give the descriptors back."""
         os.close(self._reader)
-        os.close(self._writer)
+        os.close(self.writer)

@@ -4,11 +4,12 @@ The only file that knows of signals. :meth:`Signals.take` tells which came, in t
 """
 
 import signal
-import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from mprelay.poller import Waker
 
 
 def name(number: int) -> str:
@@ -26,10 +27,8 @@ class Signals:
     """
 
     def __init__(self) -> None:
-        self._receiver, self._sender = socket.socketpair()
-        self._receiver.setblocking(False)  # noqa: FBT003 - socket's signature
-        self._sender.setblocking(False)  # noqa: FBT003 - socket's signature
-        self._fd_before = signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
+        self._waker = Waker()
+        self._fd_before = signal.set_wakeup_fd(self._waker.writer, warn_on_full_buffer=False)
         numbers = [signal.SIGTERM, signal.SIGINT]
         if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             numbers.append(signal.SIGHUP)
@@ -37,22 +36,18 @@ class Signals:
 
     def fileno(self) -> int:
         """Return the descriptor that is readable when a signal came."""
-        return self._receiver.fileno()
+        return self._waker.fileno()
 
     def take(self) -> list[int]:
         """Return the numbers of the signals that came since the last call."""
-        try:
-            return list(self._receiver.recv(4096))
-        except BlockingIOError:
-            return []
+        return list(self._waker.clear())
 
     def close(self) -> None:
         """Put back what was there before."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._fd_before)
-        self._receiver.close()
-        self._sender.close()
+        self._waker.close()
 
 
 def _only_wake(_number: int, _frame: FrameType | None) -> None:

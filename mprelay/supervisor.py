@@ -143,8 +143,7 @@ class Supervisor:
         self._session_end = CloseReason.WORKER_LOST  # why the sessions end that a worker is told to end
         self._deadline = started + config.absolute_timeout if config.absolute_timeout else None
         self._expires_at = self._wall + config.absolute_timeout if config.absolute_timeout else None
-        self._waker = poller.Waker()
-        self._writer = Writer(_STDOUT, self._waker.wake)
+        self._writer = Writer(_STDOUT, self._wake)
         self._journal = Journal(
             self._writer,
             limit=config.max_sessions,
@@ -154,8 +153,10 @@ class Supervisor:
             labels=config.labels,
         )
         self._ledger = self._journal.ledger
-        self._signals = signals.Signals()
-        self._poller: poller.Poller
+        self._poller: poller.Poller  # this and the next two: see _make_loop
+        self._waker: poller.Waker
+        self._signals: signals.Signals
+        self._can_wait = False
         self._watched: dict[int, Callable[[], None]] = {}
         self._alarms: dict[str, tuple[float, Callable[[], None]]] = {}
         self._listener: socket.socket | None = None
@@ -196,10 +197,7 @@ class Supervisor:
         """Make everything, in the order in which a failure costs least. Raises Failure."""
         _check_clock()
         _check_platform()
-        self._poller = poller.Poller()
-        self._watch(self._signals.fileno(), self._on_signal)
-        self._watch(self._waker.fileno(), self._on_wake)
-        self._watch_stdout()
+        self._make_loop()
         if self._deadline is not None:
             self._alarms["expiry"] = (self._deadline, self._expire)
         try:
@@ -216,6 +214,19 @@ class Supervisor:
         self._alarms["start"] = (self._now + _START_LIMIT, self._start_took_too_long)
         for number in range(1, self._config.workers + 1):
             self._start_worker(number)
+
+    def _make_loop(self) -> None:
+        """Make what the loop waits with and for."""
+        try:
+            self._poller = poller.Poller()
+            self._waker = poller.Waker()
+            self._signals = signals.Signals()
+            self._watch(self._signals.fileno(), self._on_signal)
+            self._watch(self._waker.fileno(), self._on_wake)
+            self._watch_stdout()
+        except OSError as failure:
+            raise Failure(catalogue.PLATFORM_INIT_FAILED, OSERR, error=errno_name(failure.errno)) from failure
+        self._can_wait = True
 
     def _start_worker(self, number: int) -> None:
         try:
@@ -300,6 +311,11 @@ class Supervisor:
         except PermissionError:
             return  # a file cannot be watched, and nobody can close its other end
         self._watched[_STDOUT] = self._on_stdout_gone
+
+    def _wake(self) -> None:
+        """Wake the loop (in the writer's thread)."""
+        if self._can_wait:
+            self._waker.wake()
 
     def _on_wake(self) -> None:
         """The writer's thread: its backlog is low again, or it failed."""
@@ -572,6 +588,10 @@ class Supervisor:
         """
         self._journal.flush()
         self._writer.close()
+        if not self._can_wait:
+            self._writer.join()
+            return
+        self._unwatch(_STDOUT)
         self._signals.take()
         while not self._writer.finished:
             self._poller.wait(None)
