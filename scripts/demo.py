@@ -1,0 +1,49 @@
+"""What `scripts/run` shows without arguments: a web server, a relay to it, and what to try. Ctrl-C ends both."""
+
+import contextlib
+import http.server
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+PORT = 8080
+PAGE = b"Hello from behind the relay.\n"
+
+
+class Page(http.server.BaseHTTPRequestHandler):
+    """Answers everything with one page."""
+
+    def do_GET(self) -> None:
+        """Answer."""
+        self.send_response(200)
+        self.send_header("Content-Type", "text/plain")
+        self.send_header("Content-Length", str(len(PAGE)))
+        self.end_headers()
+        self.wfile.write(PAGE)
+
+    def log_message(self, *_args: object) -> None:
+        """Say nothing: the records are what there is to see."""
+
+
+def main() -> int:
+    """Run both until the relay ends; return its exit code."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        target = str(server.server_address[1])
+        command = [str(Path(sys.executable).with_name("mprelay")), str(PORT), "127.0.0.1", target, "127.0.0.0/8"]
+        # SIGTERM is passed on; the Ctrl-C of a terminal reaches the relay, in the same process group, by itself.
+        relay = subprocess.Popen([*command, "--bind", "127.0.0.1", "--workers", "2", "--drain-timeout", "2"])
+        signal.signal(signal.SIGTERM, lambda *_: relay.terminate())
+        signal.signal(signal.SIGINT, lambda *_: None)
+        print(f"mprelay: relays 127.0.0.1:{PORT} to a small web server; try: curl http://127.0.0.1:{PORT}/", file=sys.stderr)
+        print("mprelay: each connection leaves its records here, as JSON with `| cat`; Ctrl-C ends all", file=sys.stderr)
+        with contextlib.suppress(KeyboardInterrupt):
+            relay.wait()
+        server.shutdown()
+        return relay.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
