@@ -1,6 +1,5 @@
 """What `scripts/run` shows without arguments: a web server, a relay to it, and what to try. Ctrl-C ends both."""
 
-import contextlib
 import http.server
 import signal
 import subprocess
@@ -33,16 +32,24 @@ def main() -> int:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         target = str(server.server_address[1])
         command = [str(Path(sys.executable).with_name("mprelay")), str(PORT), "127.0.0.1", target, "127.0.0.0/8"]
-        # SIGTERM is passed on; the Ctrl-C of a terminal reaches the relay, in the same process group, by itself.
-        relay = subprocess.Popen([*command, "--bind", "127.0.0.1", "--workers", "2", "--drain-timeout", "2"])
-        signal.signal(signal.SIGTERM, lambda *_: relay.terminate())
-        signal.signal(signal.SIGINT, lambda *_: None)
-        print(f"mprelay: relays 127.0.0.1:{PORT} to a small web server; try: curl http://127.0.0.1:{PORT}/", file=sys.stderr)
-        print("mprelay: each connection leaves its records here, as JSON with `| cat`; Ctrl-C ends all", file=sys.stderr)
-        with contextlib.suppress(KeyboardInterrupt):
-            relay.wait()
+        # In a process group of its own: the Ctrl-C of a terminal comes to this process alone, which passes it on,
+        # once. Else the relay would get two signals for one, and cut its drain short.
+        relay = subprocess.Popen(
+            [*command, "--bind", "127.0.0.1", "--workers", "2", "--drain-timeout", "2"], process_group=0
+        )
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda *_: relay.terminate())
+        print(
+            f"mprelay: relays 127.0.0.1:{PORT} to a small web server; try: curl http://127.0.0.1:{PORT}/",
+            file=sys.stderr,
+        )
+        print(
+            "mprelay: each connection leaves its records here, as JSON with `| cat`; Ctrl-C ends all",
+            file=sys.stderr,
+        )
+        code = relay.wait()
         server.shutdown()
-        return relay.wait()
+        return code
 
 
 if __name__ == "__main__":
