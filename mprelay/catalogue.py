@@ -41,7 +41,7 @@ TIMER_UNAVAILABLE: Final = Entry(
 
 
 def _config(msg_id: int | None, sentence: str) -> Entry:
-    return Entry("config.invalid", "error", msg_id, sentence, ("parameter", "value"))
+    return Entry("config.invalid", "error", msg_id, sentence, ("parameter", "value", "problem"))
 
 
 FWD_PORT_INVALID: Final = _config(2, "Error: <fwd port> must be between 1 and 65535 inclusive.")

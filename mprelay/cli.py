@@ -31,19 +31,24 @@ class Text(NamedTuple):
     code: int
 
 
-def parse(argv: Sequence[str]) -> Config | Text | list[Problem]:
+class Refusal(NamedTuple):
+    """All that is wrong, and how the records about it shall look, as far as that is known."""
+
+    problems: list[Problem]
+    log_format: str
+    labels: dict[str, str]
+
+
+def parse(argv: Sequence[str]) -> Config | Text | Refusal:
     """Understand the arguments (without the program's name)."""
     if not argv:
         return Text(make_parser(for_help=True).format_help(), 2)
-    try:
-        asked, others = make_parser().parse_known_args(argv)
-    except argparse.ArgumentError as wrong:  # such as --version=1: what else is wrong cannot be told
-        return [_usage(str(wrong), None)]
-    if asked.help:
-        return Text(make_parser(for_help=True).format_help(), 0)
-    if asked.version:
-        return Text(f"mprelay {__version__}\n", 0)
+    asked, others = make_parser().parse_known_args(argv)
     positions, unknown = _split(others)
+    if not {"--help", "-h"}.isdisjoint(unknown):
+        return Text(make_parser(for_help=True).format_help(), 0)
+    if "--version" in unknown:
+        return Text(f"mprelay {__version__}\n", 0)
     problems = [_usage("unknown option", text) for text in unknown]
     problems += [_usage("one parameter too many", text) for text in positions[len(_BY_POSITION) :]]
     given: dict[str, list[str]] = {}
@@ -55,14 +60,16 @@ def parse(argv: Sequence[str]) -> Config | Text | list[Problem]:
                 given.setdefault(parameter.name, []).append(text)
     for parameter, text in zip(_BY_POSITION, positions, strict=False):
         if parameter.name in given:
-            twice = f"is given by position ({text[:60]}) and by option: give it once"
+            twice = f"is given by position ({text[:60]!r}) and by option: give it once"
             both = problem(parameter, given[parameter.name][-1], twice)
             problems.append(both._replace(entry=catalogue.CONFIG_INVALID))
         else:
             given[parameter.name] = [text]
-    config, wrong_values = validate(given)
+    values, wrong_values = validate(given)
     problems += wrong_values
-    return problems if config is None or problems else config
+    if problems:
+        return Refusal(problems, values["log_format"] or "auto", values["labels"])
+    return Config(**values)
 
 
 def _split(others: list[str]) -> tuple[list[str], list[str]]:
@@ -105,8 +112,9 @@ def make_parser(*, for_help: bool = False) -> argparse.ArgumentParser:
                 nargs=None if for_help else "?",
                 help=_help(parameter),
             )
-    options.add_argument("--version", action="store_true", help="show the version")
-    options.add_argument("--help", "-h", action="store_true", help="show this help")
+    if for_help:  # flags are looked for among what argparse does not know: it would stop at --version=1
+        options.add_argument("--version", action="store_true", help="show the version")
+        options.add_argument("--help", "-h", action="store_true", help="show this help")
     return parser
 
 

@@ -5,7 +5,7 @@ Rules:
 1. Each :class:`Parameter` states its name in records, how it is given, its bounds and their reason, its
    default and its message when wrong. Nothing about a parameter stands anywhere else.
 2. Values arrive as text, as the user typed them. :func:`validate` reports every wrong one, not only the
-   first, and makes a :class:`Config` only where there is none.
+   first; a :class:`Config` is made only where there is none.
 3. A number is ASCII digits. ``+1``, ``1_000``, ``1.0`` and digits of other scripts are errors.
 """
 
@@ -25,6 +25,7 @@ LABELS_LIMIT: Final = 1024
 """Bytes of all labels as JSON. Every record carries them and must stay below 4096 bytes (PIPE_BUF)."""
 
 _CENTURY: Final = 100 * 366 * 86400
+_SHORTEST: Final = 0.1  # seconds between statistics: below, measuring would be most of what is measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,13 @@ def seconds(text: str) -> float:
     return value
 
 
+def _interval(text: str) -> float:
+    value = seconds(text)
+    if 0 < value < _SHORTEST:
+        raise ValueError(f"must be 0, or at least {_SHORTEST} seconds")
+    return value
+
+
 def _buffer(text: str) -> int | None:
     return None if text == "auto" else whole(100, 4000)(text)
 
@@ -104,9 +112,10 @@ def _ip(text: str) -> str:
     if "%" in text:
         raise ValueError("must be an IPv4 or IPv6 address without a zone")
     try:
-        return str(ip_address(text))
+        ip = ip_address(text)
     except ValueError:
         raise ValueError("must be an IPv4 or IPv6 address") from None
+    return str(getattr(ip, "ipv4_mapped", None) or ip)  # IPv4 is shown as IPv4, however it was written
 
 
 def _choice(*choices: str) -> Callable[[str], str]:
@@ -285,7 +294,7 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         metavar="S",
         option="--stats-interval",
         values="seconds, 0 = none",
-        parse=seconds,
+        parse=_interval,
         help="time between relay.stats records",
         default="60",
     ),
@@ -293,10 +302,10 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
 """The parameters, in the order of the command line and of the help."""
 
 
-def validate(given: Mapping[str, Sequence[str]]) -> tuple[Config | None, list[Problem]]:
+def validate(given: Mapping[str, Sequence[str]]) -> tuple[dict[str, Any], list[Problem]]:
     """Check what was typed: each parameter's name mapped to its texts (a missing name: not given).
 
-    Returns the configuration and no problem, or None and every problem.
+    Returns the fields of a :class:`Config`, None where there is no good value, and every problem.
     """
     values: dict[str, Any] = {}
     problems: list[Problem] = []
@@ -315,7 +324,7 @@ def validate(given: Mapping[str, Sequence[str]]) -> tuple[Config | None, list[Pr
             problems.extend(wrong_labels)
         else:
             values[parameter.name] = parsed[-1] if parsed else None
-    return (None, problems) if problems else (Config(**values), [])
+    return values, problems
 
 
 def problem(parameter: Parameter, value: str | None, wrong: str) -> Problem:
@@ -327,16 +336,18 @@ def problem(parameter: Parameter, value: str | None, wrong: str) -> Problem:
 
 def _collect(parameter: Parameter, pairs: list[tuple[str, str]]) -> tuple[dict[str, str], list[Problem]]:
     labels: dict[str, str] = {}
+    problems = []
     for key, value in pairs:
         if key in labels:  # an audit label that silently replaces another would make the log lie
-            return labels, [problem(parameter, f"{key}={value}", "must not give a key twice")]
-        labels[key] = value
+            problems.append(problem(parameter, f"{key}={value}", "must not give a key twice"))
+        else:
+            labels[key] = value
     size = len(dumps(labels, ensure_ascii=False).encode())
     if size > LABELS_LIMIT:
         what = f"must not take more than {LABELS_LIMIT} bytes all together (these take {size})"
         longest = max(pairs, key=lambda pair: len(pair[1]))
-        return {}, [problem(parameter, "=".join(longest), what)]
-    return labels, []
+        return {}, [*problems, problem(parameter, "=".join(longest), what)]
+    return labels, problems
 
 
 def _shown(value: str) -> str:

@@ -35,10 +35,14 @@ VALUE_LIMIT: Final = 200
 """Characters of what a user typed that a record repeats."""
 
 
-def shown(value: str) -> str:
-    """Make any argument fit for a record: valid Unicode, and not longer than VALUE_LIMIT."""
-    valid = value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return valid if len(valid) <= VALUE_LIMIT else valid[: VALUE_LIMIT - 1] + "…"
+PROBLEM_LIMIT: Final = 150
+"""Characters of what is said of it."""
+
+
+def shown(value: str, most: int = VALUE_LIMIT) -> str:
+    """Make any argument fit for a record: valid Unicode, and at most `most` characters."""
+    valid = value.encode("utf-8", "backslashreplace").decode()
+    return valid if len(valid) <= most else valid[: most - 1] + "…"
 
 
 class Clock:

@@ -7,6 +7,12 @@ OWN = 16
 
 PER_SESSION = 2
 
+BATCH = 64
+"""Accepted sockets that the supervisor holds at most, besides its own descriptors."""
+
+PER_WORKER = 4
+"""Descriptors of the supervisor for each worker: channel, queue, sentinel, lifeline."""
+
 
 class LimitTooLow(Exception):  # noqa: N818 - it says what is the matter
     """The hard limit does not allow what was asked for; the text has the numbers."""
@@ -26,12 +32,16 @@ def reserve(sessions: int, workers: int) -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = sessions * PER_SESSION + OWN
     least = -(-sessions // workers) * PER_SESSION + OWN
-    allowed = most if hard == resource.RLIM_INFINITY else min(most, hard)
-    if allowed < least:
+    own = workers * PER_WORKER + OWN + min(sessions, BATCH)
+    allowed = max(most, own) if hard == resource.RLIM_INFINITY else min(max(most, own), hard)
+    if allowed < max(least, own):
         raise LimitTooLow(
-            f"{sessions} sessions over {workers} workers need {least} open files in each worker, "
-            f"but the hard limit is {hard} (ulimit -Hn)"
+            f"{sessions} sessions over {workers} workers need {least} open files in each worker and {own} in the "
+            f"supervisor, but the hard limit is {hard} (ulimit -Hn)"
         )
     if soft != resource.RLIM_INFINITY and soft < allowed:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        except (OSError, ValueError) as failure:  # above fs.nr_open
+            raise LimitTooLow(f"{allowed} open files in one process are needed: {failure}") from failure
     return min(sessions, (allowed - OWN) // PER_SESSION)

@@ -36,10 +36,12 @@ class Meter:
         self._process: psutil.Process | None = None
 
     def read(self) -> dict[str, Any]:
-        """Return pid, cpu_percent since the last call, rss in bytes, fds; null where it is just going."""
-        import psutil  # noqa: PLC0415 - thirty milliseconds that no start has to wait for
-
+        """Return pid, cpu_percent since the last call, rss in bytes, fds; null what cannot be had now."""
         figures: dict[str, Any] = {"pid": self._pid, "cpu_percent": None, "rss": None, "fds": None}
+        try:
+            import psutil  # noqa: PLC0415 - thirty milliseconds that no start has to wait for
+        except (ImportError, OSError):  # no descriptor left to read it with
+            return figures
         try:
             self._process = process = self._process or psutil.Process(self._pid)
             with process.oneshot():
@@ -47,7 +49,7 @@ class Meter:
                 figures["rss"] = process.memory_info().rss
                 if sys.platform != "win32":
                     figures["fds"] = process.num_fds()
-        except psutil.Error:
+        except (psutil.Error, OSError):
             pass
         return figures
 
@@ -55,8 +57,9 @@ class Meter:
 class Member:
     """One worker process, from its start to its burial."""
 
-    def __init__(self, number: int, settings: Settings, context: Any) -> None:  # noqa: ANN401 - SpawnContext
+    def __init__(self, number: int, now: float, settings: Settings, context: Any) -> None:  # noqa: ANN401 - SpawnContext
         self.number = number
+        self.started_at = now
         self.ready = False
         ours, theirs = handoff.channel()
         queue = Queue()
@@ -82,8 +85,10 @@ class Member:
         self._sender.send(tickets, sockets)
 
     def stop(self) -> None:
-        """Tell the worker to reset its sessions, report that, and exit."""
+        """Tell the worker to reset its sessions, report that, and exit. One that is still starting has none."""
         self._sender.close()
+        if not self.ready:
+            self.process.kill()
 
     def bury(self) -> tuple[list[Event], int]:
         """Take what a dead worker still had to say, and its exit code (negative: the signal).
@@ -91,9 +96,9 @@ class Member:
         Only when :attr:`sentinel` is readable: then nothing here waits.
         """
         last: list[Event] = []
+        self.process.join()  # the sentinel may end a moment before the queue: the kernel closes one by one
         while (events := self.reader.take()) is not None:
             last += events
-        self.process.join()
         code = self.process.exitcode
         self._sender.close()
         self.reader.close()
@@ -115,11 +120,11 @@ class Pool:
         self.members: dict[int, Member] = {}
         self._own_meter = Meter(os.getpid())
 
-    def start(self, number: int) -> Member:
+    def start(self, number: int, now: float) -> Member:
         """Start worker `number`. OSError: no process, or no descriptors, to be had."""
         # Started with the first process anyway, but then in the midst of `signals.held`, whose mask it undoes.
         resource_tracker.ensure_running()
-        member = self.members[number] = Member(number, self._settings, self._context)
+        member = self.members[number] = Member(number, now, self._settings, self._context)
         return member
 
     def forget(self, member: Member) -> None:

@@ -70,6 +70,7 @@ class CopyPump:
         "_rest",
         "_sink",
         "_source",
+        "doom",
         "ended",
         "error",
         "insistent",
@@ -97,6 +98,8 @@ class CopyPump:
         self.writable = True
         self.insistent = False
         self.ended = False
+        self.doom: str | None = None
+        """The source's error, where it was taken already: what then reads as an end is none."""
         self.error: str | None = None
 
     @property
@@ -119,6 +122,9 @@ class CopyPump:
                 return Outcome.STARVED
             except OSError as failure:
                 self.error = stream_error(failure.errno)
+                return Outcome.READ_FAILED
+            if not got and self.doom:
+                self.error = self.doom
                 return Outcome.READ_FAILED
             if not got:
                 self.ended = True

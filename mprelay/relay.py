@@ -50,6 +50,9 @@ _DOWN_INPUTS: Final = {
     Outcome.NO_MEMORY: Input.TARGET_BUFFER_FAILED,
 }
 
+_AFTER_CONNECT: Final = {errno.ECONNRESET, errno.EPIPE}
+"""Errors of a connection that was made: a reset in answer to a SYN is ECONNREFUSED (tcp_reset: SYN_SENT)."""
+
 _PROGRESS_AFTER: Final = 1.0  # seconds: how old the last known byte counts of a lost worker's session may be
 
 
@@ -120,7 +123,7 @@ class Relay:
         for link in again:
             if link.state is not State.CLOSED and link not in self._unfinished:
                 self._drive(link)
-        self._on_time()
+        self._on_time(all_seen=len(ready) < poller.MOST)
         if tickets_wait and not self._take_tickets():
             return False
         self._send_reports()
@@ -144,11 +147,14 @@ class Relay:
                 nearest = at
         return None if nearest is None else nearest - self._now
 
-    def _on_time(self) -> None:
+    def _on_time(self, *, all_seen: bool) -> None:
+        """Do what is due. A session is not idle, nor late, whose event may still be waiting to be seen."""
         now = self._now
         if self._deadline is not None and now >= self._deadline:
             self._deadline = None
             self._end_all(Input.EXPIRED)
+        if not all_seen:
+            return
         while self._connecting:
             link = next(iter(self._connecting))
             if link.admitted_at + self._settings.connect_timeout > now:
@@ -241,7 +247,16 @@ class Relay:
                 self._happened(link, reset, stream_error(number))
 
     def _on_connecting(self, link: Link, mask: int) -> None:
-        if mask & _TROUBLE and (number := sockets.pending_error(link.target)):
+        number = sockets.pending_error(link.target) if mask & _TROUBLE else 0
+        if number in _AFTER_CONNECT:
+            # The target took the connection, and reset it before we came to look. What it sent is still there.
+            self._happened(link, Input.CONNECTED)
+            link.up.writable = False
+            link.down.doom = stream_error(number)
+            self._drive(link)
+            if link.state is not State.CLOSED:
+                self._happened(link, Input.TARGET_RESET, link.down.doom)
+        elif number:
             self._not_connected(link, number)
         elif mask & (poller.WRITE | _TROUBLE):
             self._happened(link, Input.CONNECTED)

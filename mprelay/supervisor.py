@@ -34,25 +34,23 @@ but in ``poller.wait``.
 
 import os
 import socket
-import sys
 import time
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from functools import partial
-from itertools import pairwise
 from typing import Any, Final
 
 from mprelay import catalogue, cli, handoff, limits, poller, signals, sockets
 from mprelay.catalogue import Entry
-from mprelay.config import Config, Problem
+from mprelay.config import Config
 from mprelay.events import Closed, CloseReason, Connected, Crashed, Event, Progress, Ready, Settings, Ticket
-from mprelay.journal import Journal, shown
+from mprelay.journal import PROBLEM_LIMIT, Journal, shown
 from mprelay.ledger import Entry as Session
 from mprelay.ledger import NoRoom
 from mprelay.pool import Member, Pool
 from mprelay.pump import errno_name
 from mprelay.worker import describe, place_of
-from mprelay.writer import Writer
+from mprelay.writer import Writer, complain
 
 # Exit codes, as sysexits.h names them.
 OK: Final = 0
@@ -67,11 +65,13 @@ _COARSEST: Final = 0.001  # seconds: what a monotonic clock must tell apart for 
 _ACCEPT_PAUSE: Final = (
     0.1  # seconds without accepting after accept(2) failed: neither a busy loop nor a dead listener
 )
+_FRAMES: Final = 64  # of one worker's events in one turn: a full pipe holds about as many
 _STATS_WORKERS: Final = 16  # in one relay.stats record, which must stay below 4096 bytes
 _START_LIMIT: Final = 10.0  # seconds until every worker must be ready
 _GRACE: Final = 0.4  # seconds in which workers end by themselves; the whole expiry takes less than one
 _TRIES: Final = 6  # starts of one worker in a row that may fail
-_BACK_OFF: Final = 0.05  # seconds before the second try, doubled for each further one
+_RESTART_INTERVAL: Final = 1.0  # seconds between two starts of one worker that dies after it was ready
+_BACK_OFF: Final = 0.1  # seconds before the second try, doubled for each further one
 
 
 class Phase(Enum):
@@ -98,31 +98,42 @@ def main(argv: Sequence[str]) -> int:
     """Do what the command line says; return the exit code."""
     started = time.monotonic()
     asked = cli.parse(argv)
-    if isinstance(asked, cli.Text):
-        sys.stdout.write(asked.text)
-        return asked.code
     try:
-        os.fstat(_STDOUT)
+        _need_standard_streams()
+        if isinstance(asked, cli.Text):
+            os.write(_STDOUT, asked.text.encode())
     except OSError as failure:
-        # Now, before anything else gets the number of stdout and is written to.
-        sys.stderr.write(f"mprelay: no stdout to write records to: {failure.strerror}\n")
+        complain(f"nothing can be written to stdout: {failure.strerror}")
         return IOERR
-    if isinstance(asked, Config):
-        return Supervisor(asked, started).run()
-    return _refuse(argv, asked)
+    if isinstance(asked, cli.Text):
+        return asked.code
+    if isinstance(asked, cli.Refusal):
+        return _refuse(asked)
+    return Supervisor(asked, started).run()
 
 
-def _refuse(argv: Sequence[str], problems: list[Problem]) -> int:
+def _need_standard_streams() -> None:
+    """See that descriptors 0 to 2 are open, before a socket gets the number of one. OSError: no stdout."""
+    for descriptor in (0, _STDOUT, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            if descriptor == _STDOUT:
+                raise
+            os.open(os.devnull, os.O_RDWR)  # the kernel gives the lowest number that is free: this one
+
+
+def _as_text(log_format: str) -> bool:
+    return log_format == "text" or (log_format == "auto" and os.isatty(_STDOUT))
+
+
+def _refuse(refusal: cli.Refusal) -> int:
     """Write a record for each wrong value."""
-    as_text = os.isatty(_STDOUT)
-    for form in ("json", "text"):
-        if f"--log-format={form}" in argv or ("--log-format", form) in pairwise(argv):
-            as_text = form == "text"
     writer = Writer(_STDOUT, wake=lambda: None)
-    journal = Journal(writer, as_text=as_text)
-    for parameter, value, entry, problem in problems:
+    journal = Journal(writer, as_text=_as_text(refusal.log_format), labels=refusal.labels)
+    for parameter, value, entry, problem in refusal.problems:
         fields: dict[str, Any] = {"parameter": parameter, "value": None if value is None else shown(value)}
-        journal.write(entry, **fields, problem=shown(problem))
+        journal.write(entry, **fields, problem=shown(problem, PROBLEM_LIMIT))
     journal.flush()
     writer.close()
     writer.join()
@@ -148,7 +159,7 @@ class Supervisor:
             self._writer,
             limit=config.max_sessions,
             target=(config.trg_host, config.trg_port),
-            as_text=config.log_format == "text" or (config.log_format == "auto" and os.isatty(_STDOUT)),
+            as_text=_as_text(config.log_format),
             every_session=config.log_detail == "full",
             labels=config.labels,
         )
@@ -164,6 +175,7 @@ class Supervisor:
         self._accept_paused = False
         self._capacity = 0
         self._failed_starts: dict[int, int] = {}
+        self._dead: list[Member] = []
         self._pool = Pool(
             Settings(
                 target_ip=config.trg_host,
@@ -195,9 +207,16 @@ class Supervisor:
 
     def _start(self) -> None:
         """Make everything, in the order in which a failure costs least. Raises Failure."""
+        os.chdir("/")  # spawn hands the working directory on, and this one may be removed while the relay runs
         _check_clock()
         _check_platform()
         self._make_loop()
+        try:
+            self._writer.start()
+        except RuntimeError as failure:  # threading's word for EAGAIN
+            raise Failure(
+                catalogue.POOL_START_FAILED, SOFTWARE, error="EAGAIN", detail=f"the writer's thread: {failure}"
+            ) from failure
         if self._deadline is not None:
             self._alarms["expiry"] = (self._deadline, self._expire)
         try:
@@ -212,8 +231,21 @@ class Supervisor:
         except limits.LimitTooLow as low:
             raise Failure(catalogue.POOL_START_FAILED, SOFTWARE, error="EMFILE", detail=str(low)) from low
         self._alarms["start"] = (self._now + _START_LIMIT, self._start_took_too_long)
-        for number in range(1, self._config.workers + 1):
+        self._start_next(1)
+
+    def _start_next(self, number: int) -> None:
+        """Start the first workers, one a turn: signals and the expiry are heard in between."""
+        try:
             self._start_worker(number)
+        except OSError as failure:
+            raise Failure(
+                catalogue.POOL_START_FAILED,
+                SOFTWARE,
+                error=errno_name(failure.errno),
+                detail=f"worker {number} could not be started: {failure.strerror}",
+            ) from failure
+        if number < self._config.workers:
+            self._alarms["start next"] = (self._now, partial(self._start_next, number + 1))
 
     def _make_loop(self) -> None:
         """Make what the loop waits with and for."""
@@ -229,15 +261,8 @@ class Supervisor:
         self._can_wait = True
 
     def _start_worker(self, number: int) -> None:
-        try:
-            member = self._pool.start(number)
-        except OSError as failure:
-            raise Failure(
-                catalogue.POOL_START_FAILED,
-                SOFTWARE,
-                error=errno_name(failure.errno),
-                detail=f"worker {number} could not be started: {failure.strerror}",
-            ) from failure
+        """Start worker `number`. Raises OSError."""
+        member = self._pool.start(number, self._now)
         self._watch(member.reader.fileno(), partial(self._on_events, member))
         self._watch(member.sentinel, partial(self._on_death, member))
 
@@ -287,6 +312,8 @@ class Supervisor:
                     happened()
                 elif self._listener is not None and descriptor == self._listener.fileno():
                     connections_wait = True
+            while self._dead:
+                self._bury(self._dead.pop(0))
             if connections_wait and self._listener is not None and self._may_accept():
                 self._accept(self._listener)
         except Failure as failure:
@@ -372,6 +399,9 @@ class Supervisor:
 
     def _accept(self, listener: socket.socket) -> None:
         """Take a batch of connections: filter, admit, and hand over together what goes to one worker."""
+        if self._ledger.active >= self._ledger.limit:
+            for member in self._pool.members.values():
+                self._on_events(member)  # what was reported since this turn's wait began may have made room
         journal, at = self._journal, self._wall
         batches: dict[int, list[tuple[Session, socket.socket]]] = {}
         for _ in range(handoff.BATCH):
@@ -430,10 +460,14 @@ class Supervisor:
     # -- workers ---------------------------------------------------------------------------------------------
 
     def _on_events(self, member: Member) -> None:
-        events = member.reader.take()
-        if events is None:
-            self._unwatch(member.reader.fileno())  # the process is about to be gone
-        else:
+        """Hear all that a worker has reported, so that no slot is thought taken that was given back."""
+        for _ in range(_FRAMES):
+            events = member.reader.take()
+            if events is None:
+                self._unwatch(member.reader.fileno())  # the process is about to be gone
+                return
+            if not events:
+                return
             self._apply(member, events)
 
     def _apply(self, member: Member, events: list[Event]) -> None:
@@ -462,21 +496,30 @@ class Supervisor:
         self._failed_starts[member.number] = 0
         self._ledger.open_worker(member.number, self._capacity)
         self._journal.write(catalogue.WORKER_STARTED, event.at, worker=member.number, pid=member.pid)
-        members = self._pool.members
-        if self._phase is Phase.STARTING and all(m.ready for m in members.values()):
+        ready = sum(other.ready for other in self._pool.members.values())
+        if self._phase is Phase.STARTING and ready == self._config.workers:
             self._activate()
 
     def _on_death(self, member: Member) -> None:
-        """A worker's process is gone: hear its last events, end its sessions for it, and replace it."""
+        """Note that a worker's process is gone.
+
+        Its burial waits for the end of this turn's events: it sets descriptors free, and what follows it gets
+        the same numbers, for which events of this turn may still be listed.
+        """
         self._unwatch(member.sentinel)
+        self._dead.append(member)
+
+    def _bury(self, member: Member) -> None:
+        """Hear a dead worker's last events, end its sessions for it, and replace it."""
         self._unwatch(member.reader.fileno())
         events, code = member.bury()
         self._apply(member, events)
         self._pool.forget(member)
         self._ledger.close_worker(member.number)
         asked_for = self._phase is Phase.ENDING
+        followed = asked_for and (code == 0 or not member.ready)
         self._journal.write(
-            catalogue.WORKER_EXITED if asked_for and code == 0 else catalogue.WORKER_DIED,
+            catalogue.WORKER_EXITED if followed else catalogue.WORKER_DIED,
             worker=member.number,
             pid=member.pid,
             exitcode=code if code >= 0 else None,
@@ -491,21 +534,29 @@ class Supervisor:
             self._phase = Phase.OVER
 
     def _replace(self, member: Member) -> None:
-        """Start another worker in the place of a dead one; the later, the more often that did not help."""
-        number = member.number
+        """Start another worker in the place of a dead one, at most one a second."""
         if member.ready:
+            at = max(self._now, member.started_at + _RESTART_INTERVAL)
+            self._alarms[f"worker {member.number}"] = (at, partial(self._start_again, member.number))
+        else:
+            self._start_failed(member.number, None, "ended before it was ready")
+
+    def _start_again(self, number: int) -> None:
+        """Start a replacement; what goes wrong may pass, and the other workers go on meanwhile."""
+        try:
             self._start_worker(number)
-            return
+        except OSError as failure:
+            error = errno_name(failure.errno)
+            self._start_failed(number, error, f"could not be started: {failure.strerror}")
+
+    def _start_failed(self, number: int, error: str | None, how: str) -> None:
+        """Try again, the later, the more often it did not help; after too many tries give up."""
         failed = self._failed_starts[number] = self._failed_starts.get(number, 0) + 1
         if failed >= _TRIES:
-            raise Failure(
-                catalogue.POOL_START_FAILED,
-                SOFTWARE,
-                error=None,
-                detail=f"worker {number} ended {failed} times in a row before it was ready",
-            )
+            detail = f"worker {number} {how}, {failed} times in a row"
+            raise Failure(catalogue.POOL_START_FAILED, SOFTWARE, error=error, detail=detail)
         again = self._now + _BACK_OFF * 2 ** (failed - 1)
-        self._alarms[f"worker {number}"] = (again, partial(self._start_worker, number))
+        self._alarms[f"worker {number}"] = (again, partial(self._start_again, number))
 
     # -- the end ---------------------------------------------------------------------------------------------
 
@@ -522,6 +573,9 @@ class Supervisor:
             return
         self._phase = Phase.DRAINING
         self._shut()
+        for name in list(self._alarms):
+            if name.startswith(("start", "worker")):
+                del self._alarms[name]  # what is left to do can be done without another worker
         self._journal.write(
             catalogue.RELAY_DRAINING,
             signal=signal,
@@ -574,10 +628,12 @@ class Supervisor:
         )
         self._shut()
         self._pool.kill()
-        now, wall = time.monotonic(), time.time()
         for member in list(self._pool.members.values()):
+            self._unwatch(member.sentinel)
+            self._unwatch(member.reader.fileno())
             member.process.join()
             self._pool.forget(member)
+        now, wall = time.monotonic(), time.time()
         for session in self._ledger.all_active():
             self._journal.lost(session, wall, now, CloseReason.WORKER_LOST)
 
@@ -588,7 +644,7 @@ class Supervisor:
         """
         self._journal.flush()
         self._writer.close()
-        if not self._can_wait:
+        if not self._writer.started:
             self._writer.join()
             return
         self._unwatch(_STDOUT)
@@ -597,11 +653,11 @@ class Supervisor:
             self._poller.wait(None)
             self._waker.clear()
             if self._signals.take():
-                sys.stderr.write(f"mprelay: {self._writer.backlog} bytes of records were not taken\n")
+                complain(f"{self._writer.backlog} bytes of records were not taken")
                 self._code = IOERR
                 return
         if self._writer.failed is not None:
-            sys.stderr.write(f"mprelay: stdout is gone: {self._writer.failed.strerror}\n")
+            complain(f"stdout is gone: {self._writer.failed.strerror}")
             self._code = IOERR
 
 

@@ -10,8 +10,8 @@ Rules:
    its semaphores nothing is left behind by a killed process.
 2. What is put fits into PIPE_BUF (4096 bytes) with its length before it, so it is one write(2) that is atomic
    (pipe(7)): a killed worker cannot leave half a frame.
-3. The worker never waits for the supervisor: its end does not block (the end is its own, the flag is shared
-   with nobody), and a frame that does not fit whole is refused whole. It is kept until there is room.
+3. Neither waits for the other: both ends are non-blocking (each is an open file description of its own, so the
+   flag is shared with nobody). The kernel refuses a frame that does not fit whole; the worker keeps it.
 4. The end of the queue comes only after its last event: the writer's end is closed by the kernel when the
    worker is gone, and the supervisor keeps no copy of it.
 """
@@ -46,14 +46,18 @@ class Queue(queues.SimpleQueue[list[Event]]):
         return self._writer  # type: ignore[attr-defined]
 
 
+def _never_wait(descriptor: int) -> None:
+    if sys.platform != "win32":
+        os.set_blocking(descriptor, False)
+
+
 class Uplink:
     """The worker's end: events wait here until the pipe takes them."""
 
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
         queue.reader.close()  # else our own copy would keep the pipe alive when the supervisor is gone
-        if sys.platform != "win32":
-            os.set_blocking(queue.writer.fileno(), False)
+        _never_wait(queue.writer.fileno())
         self._waiting: list[Event] = []
         self.report = self._waiting.append
         """report(event): note it; :meth:`flush` sends it."""
@@ -85,15 +89,18 @@ class EventReader:
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
         queue.writer.close()
+        _never_wait(queue.reader.fileno())
 
     def fileno(self) -> int:
         """Return the descriptor that is readable when a frame waits, or the end."""
         return int(self._queue.reader.fileno())
 
     def take(self) -> list[Event] | None:
-        """Take one frame; None at the end. Only when the descriptor is readable, else it blocks."""
+        """Take one frame; [] where none waits, None at the end. Never blocks: a frame is there whole or not."""
         try:
             return self._queue.get()
+        except BlockingIOError:
+            return []
         except EOFError:
             return None
 

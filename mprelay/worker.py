@@ -32,9 +32,11 @@ def main(settings: Settings, inbox: socket.socket, queue: Queue) -> None:
         # The supervisor is gone, and with it whoever could be told. The kernel resets what is open.
         os._exit(0)
     except Exception as unexpected:  # noqa: BLE001 - the barrier: it is reported, and the process ends
-        uplink.report(Crashed(time.time(), place_of(unexpected), describe(unexpected)))
-        uplink.flush()
-        os._exit(CRASHED)  # no interpreter shutdown with a loop in an unknown state
+        try:
+            uplink.report(Crashed(time.time(), place_of(unexpected), describe(unexpected)))
+            uplink.flush()
+        finally:
+            os._exit(CRASHED)  # no interpreter shutdown with a loop in an unknown state
 
 
 def _leave_standard_streams() -> None:

@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Final
 
 HIGH: Final = 1024 * 1024
@@ -49,7 +50,15 @@ class Writer:
         self.failed: OSError | None = None
         self.finished = False
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+
+    def start(self) -> None:
+        """Begin to write, in a thread. RuntimeError: none can be started."""
         self._thread.start()
+
+    @property
+    def started(self) -> bool:
+        """Whether there is a thread."""
+        return self._thread.ident is not None
 
     @property
     def backlog(self) -> int:
@@ -77,10 +86,22 @@ class Writer:
         self._queue.put(None)
 
     def join(self) -> None:
-        """Wait until the writer is finished."""
-        self._thread.join()
+        """Wait until the writer is finished; without a thread, write all here and now."""
+        if self.started:
+            self._thread.join()
+        else:
+            self._run()
 
     def _run(self) -> None:
+        try:
+            self._write_all()
+        finally:
+            if not self.finished:  # an exception that nobody expected: nothing more will come out
+                self.failed = self.failed or OSError(errno.EIO, os.strerror(errno.EIO))
+                self.finished = True
+            self._wake()
+
+    def _write_all(self) -> None:
         last = False
         while not last:
             batches = [self._queue.get()]
@@ -95,7 +116,6 @@ class Writer:
                     self._paused = False
                     self._wake()
         self.finished = True  # before the wake-up: who looks after it must see it
-        self._wake()
 
     def _write(self, chunk: bytes) -> None:
         """Write the whole chunk, however long that takes."""
@@ -113,8 +133,15 @@ class Writer:
                     return
                 if not said:
                     said = True
-                    print(f"mprelay: records wait: {failure.strerror}", file=sys.stderr, flush=True)  # noqa: T201
+                    complain(f"records wait: {failure.strerror}")
                 time.sleep(1.0)
+
+
+def complain(text: str) -> None:
+    """Say something on stderr, if there is one. Nothing of importance is said only there."""
+    with suppress(OSError, ValueError, AttributeError):
+        sys.stderr.write(f"mprelay: {text}\n")
+        sys.stderr.flush()
 
 
 def _chunks(records: Iterable[bytes], most: int) -> Iterable[bytes]:

@@ -1,8 +1,11 @@
 """What holds for every test: it leaves no process and no descriptor behind; in CI no tool may be missing."""
 
+import contextlib
 import gc
 import os
 import shutil
+from multiprocessing import resource_tracker
+from pathlib import Path
 
 import psutil
 import pytest
@@ -10,11 +13,9 @@ import pytest
 
 def _descriptors() -> dict[str, str]:
     found = {}
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            found[name] = os.readlink(f"/proc/self/fd/{name}")
-        except FileNotFoundError:
-            continue
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # the one that was listing
+            found[descriptor.name] = str(descriptor.readlink())
     return found
 
 
@@ -23,10 +24,9 @@ def _nothing_left():
     """After each test: no child process and no descriptor that was not there before."""
     before = _descriptors()
     yield
+    resource_tracker._resource_tracker._stop()  # the one process that multiprocessing would keep
     gc.collect()
-    children = psutil.Process().children(recursive=True)
-    ours = [child for child in children if "resource_tracker" not in " ".join(child.cmdline())]
-    assert ours == [], "processes left behind"
+    assert psutil.Process().children(recursive=True) == [], "processes left behind"
     left = {name: what for name, what in _descriptors().items() if name not in before}
     assert left == {}, "descriptors left behind"
 

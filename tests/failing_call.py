@@ -2,9 +2,11 @@
 
 A rule is ``CALL[,ARGUMENT=VALUE...]:ERRNO``, such as ``listen:EADDRINUSE``, or ``epoll_ctl,1=1,2=9:ENOMEM`` for
 the call whose second argument (they count from 0) is 1 and whose third is 9. Only the lower 32 bits of an
-argument are compared. The kernel itself answers (seccomp(2), a BPF filter) in place of the call, in the
-program and in all that it starts. A call that this machine's architecture does not have (``fork`` on aarch64)
-cannot be made, so its rule is left out.
+argument are compared. With ``0`` in the place of an errno the call succeeds and does nothing.
+
+The kernel itself answers (seccomp(2), a BPF filter) in place of the call, in the program and in all that it
+starts. A call that this machine's architecture does not have (``fork`` on aarch64) cannot be made, so its rule
+is left out.
 """
 
 import ctypes
@@ -61,7 +63,7 @@ def conditions(rule: str, column: int) -> tuple[list[tuple[int, int]], int] | No
     for argument in arguments:
         index, _, value = argument.partition("=")
         checks.append((ARGUMENTS_AT + 8 * int(index), int(value, 0) & 0xFFFFFFFF))
-    return checks, getattr(errno, name)
+    return checks, 0 if name == "0" else getattr(errno, name)
 
 
 def compiled(rules: list[str], machine: str) -> bytes:

@@ -20,7 +20,9 @@ PROGRAM = str(Path(sys.executable).with_name("mprelay"))
 PATIENCE = 20.0  # seconds until something that must happen is said not to happen; no test measures with it
 ABORT = struct.pack("ii", 1, 0)
 
-_ports = random.Random().sample(range(20000, 32000), 2000)  # below the kernel's range for outgoing connections
+_ports = random.SystemRandom().sample(
+    range(20000, 32000), 2000
+)  # below the kernel's range for outgoing connections
 
 
 def free_port() -> int:
@@ -251,7 +253,7 @@ def reset_arrives(sock: socket.socket) -> bool:
 
 
 def eventually(condition, what: str) -> None:
-    """Wait until `condition()` holds; for what has no descriptor, record or sentinel to wait on (such as /proc)."""
+    """Wait until `condition()` holds; for what has no descriptor, record or sentinel to wait on (/proc)."""
     deadline = time.monotonic() + PATIENCE
     pause = threading.Event()
     while not condition():
@@ -261,9 +263,9 @@ def eventually(condition, what: str) -> None:
 
 def pattern(size: int, seed: int = 1) -> bytes:
     """Bytes that no other offset repeats soon."""
-    return random.Random(seed).randbytes(size)
+    return random.Random(seed).randbytes(size)  # noqa: S311 - no secret
 
 
 def open_files(pid: int) -> int:
     """How many descriptors a process has."""
-    return len(os.listdir(f"/proc/{pid}/fd"))
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))

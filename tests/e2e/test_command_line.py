@@ -1,0 +1,538 @@
+"""The command line: what is taken, what is refused, and how each refusal is reported."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from importlib.metadata import version
+
+import pytest
+from checker import check_run, parse
+from harness import PATIENCE, PROGRAM, Relay, accept, ends_with_reset, listening, receive
+
+MANUAL = {
+    2: "Error: <fwd port> must be between 1 and 65535 inclusive.",
+    3: "Error: Invalid IP address specified for <trg host>.",
+    4: "Error: <trg port> must be between 1 and 65535 inclusive.",
+    5: "Error: <ACL> needs to be keyword ANY, or dotted decimal IP/mask notation.",
+    6: "Error: <c t/o> must be between 1 and 3 inclusive.",
+    7: "Error: <i t/o> must be between 1 and 1800 inclusive.",
+    8: "Error: <buf> must be between 100 and 4000 inclusive.",
+}
+GOOD = ["8080", "127.0.0.1", "80", "ANY"]
+POSITIONS = [
+    ("fwd_port", 2),
+    ("trg_host", 3),
+    ("trg_port", 4),
+    ("acl", 5),
+    ("connect_timeout", 6),
+    ("idle_timeout", 7),
+    ("absolute_timeout", None),
+    ("buffer", 8),
+]
+MSG_ID = dict(POSITIONS)
+REQUIRED = [name for name, _ in POSITIONS[:4]]
+OPTIONAL = [name for name, _ in POSITIONS[4:]]
+FILLERS = ["3", "300", "0", "auto"]  # good values of the last four positions
+
+NO_NUMBERS = ["", "x", "-1", "+1", " 1", "1 ", "1.0", "1e1", "0x1", "1_0", "٣", "²", "9" * 5000]
+PORTS = ["0", "65536", "80,81", *NO_NUMBERS]
+WRONG = {
+    "fwd_port": PORTS,
+    "trg_host": [
+        "",
+        "localhost",
+        "example.com",
+        "127.1",
+        "2130706433",
+        "256.0.0.1",
+        "127.0.0.1/32",
+        "127.0.0.1:80",
+        "[::1]",
+        ":::1",
+        "12345::",
+        " 127.0.0.1",
+        "ANY",
+    ],
+    "trg_port": PORTS,
+    "acl": [
+        "",
+        "ANYONE",
+        "NONE",
+        "10.1.2.3",
+        "2001:db8::1",
+        "10.0.0.0/33",
+        "2001:db8::/129",
+        "10.0.0.0/0.0.0.255",
+        "10.0.0.0/255.0.255.0",
+        "10.0.0.0/255.255.255.1",
+        "10.0.0.0/256.0.0.0",
+        "10.0.0.0/",
+        "/24",
+        "10.0.0.0/-1",
+        "10.0.0.0/+8",
+        "10.0.0.0/8/8",
+        "10.0.0.0/8,ANY",
+        "10.0.0.0/8 ",
+        "10.0.0/8",
+        "10.0.0.0/٨",
+        "2001:db8::/ffff::",
+        "2001:db8::/255.255.0.0",
+        "example.com/24",
+        "10.0.0.0/" + "9" * 5000,
+    ],
+    "connect_timeout": ["0", "4", "1.5", *NO_NUMBERS],
+    "idle_timeout": ["0", "1801", "1.5", *NO_NUMBERS],
+    "absolute_timeout": ["-0", "1.5", *NO_NUMBERS, "never"],
+    "buffer": ["0", "99", "4001", "100.0", "4k", *NO_NUMBERS],
+    "workers": ["0", "65", "auto", *NO_NUMBERS],
+    "max_sessions": ["0", *NO_NUMBERS],
+    "bind": ["", "localhost", "*", "0", "127.0.0.1:80", "[::]"],
+    "log_format": ["", "xml", "json,text"],
+    "log_detail": ["", "none", "full,session"],
+    "label": ["", "ticket", "=value", "="],
+    "drain_timeout": ["", "x", "-1", "nan", "inf", "٣", "1 s"],
+    "stats_interval": ["", "x", "-1", "nan", "inf", "٣", "1 s"],
+}
+RIGHT = {
+    "fwd_port": ["1", "80", "65535"],
+    "trg_host": ["127.0.0.1", "192.0.2.255", "::1", "2001:DB8::5", "::"],
+    "trg_port": ["1", "80", "65535"],
+    "acl": [
+        "ANY",
+        "any",
+        "Any",
+        "192.168.100.30/255.255.255.255",
+        "192.168.100.0/24",
+        "192.168.100.30/24",
+        "192.168.100.30/255.255.255.0",
+        "10.0.0.0/0",
+        "10.0.0.0/0.0.0.0",
+        "10.0.0.0/128.0.0.0",
+        "2001:db8::5/64",
+        "::1/128",
+        "::/0",
+    ],
+    "connect_timeout": ["1", "2", "3"],
+    "idle_timeout": ["1", "1800"],
+    "absolute_timeout": ["0", "1", "86400", "31536000"],
+    "buffer": ["100", "4000", "auto"],
+    "workers": ["1", "64"],
+    "max_sessions": ["1", "500", "20000"],
+    "bind": ["0.0.0.0", "127.0.0.1", "::", "::1"],  # noqa: S104 - never bound here
+    "log_format": ["auto", "json"],
+    "log_detail": ["full", "session"],
+    "label": ["ticket=1", "ticket=", "ticket=a=b", "ticket= ", "ticket=--help"],
+    "drain_timeout": ["0", "10", "3600"],
+    "stats_interval": ["0", "1", "60", "86400"],
+}
+
+
+def run(*args: str | bytes, **options) -> subprocess.CompletedProcess:
+    """Run the program to its end."""
+    return subprocess.run(
+        [PROGRAM, *args], stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE, check=False, **options
+    )
+
+
+def refused(*args: str | bytes) -> list[dict]:
+    """Run it with wrong parameters; return the records, which is all that it may do with them."""
+    done = run(*args)
+    assert done.stderr == b""
+    assert done.returncode == 2
+    records = parse(done.stdout)
+    check_run(records)
+    assert [record["event"] for record in records] == ["config.invalid"] * len(records)
+    return records
+
+
+def option_of(name: str) -> str:
+    """Return the option of a parameter."""
+    return "--" + name.replace("_", "-")
+
+
+def by_position(name: str, value: str | bytes) -> list[str | bytes]:
+    """Return a command line whose only oddity is this parameter, given by position."""
+    line = [*GOOD, *FILLERS]
+    line[[position for position, _ in POSITIONS].index(name)] = value
+    return line
+
+
+def by_option(*pairs: tuple[str, str | bytes]) -> list[str | bytes]:
+    """Return a command line with these parameters given by option."""
+    return [*GOOD, *(part for name, value in pairs for part in (option_of(name), value))]
+
+
+def judge(record: dict, name: str, value: str | None) -> None:
+    """Hold one config.invalid record against the contract's row of its parameter."""
+    assert record["parameter"] == name
+    assert record["msg_id"] == MSG_ID.get(name)
+    if record["msg_id"] is not None:
+        assert record["message"] == MANUAL[record["msg_id"]]
+    if value is None:
+        assert record["value"] is None
+    elif len(value) <= 100:
+        assert record["value"] == value
+    else:
+        assert record["value"].startswith(value[:100])
+
+
+# -- wrong values --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in WRONG if name not in REQUIRED])
+def test_each_wrong_value_of_an_option_is_refused_with_its_message(name):
+    """All of them in one command line: each one has its own record, in the order given."""
+    records = refused(*by_option(*((name, value) for value in WRONG[name])))
+    assert len(records) == len(WRONG[name])
+    for record, value in zip(records, WRONG[name], strict=True):
+        judge(record, name, value)
+
+
+def rows(table: dict[str, list[str]], names: list[str]) -> list[dict[str, str]]:
+    """Deal the values of `names` out over as many command lines as the longest list needs."""
+    most = max(len(table[name]) for name in names)
+    return [{name: table[name][row % len(table[name])] for name in names} for row in range(most)]
+
+
+@pytest.mark.parametrize("row", rows(WRONG, list(MSG_ID)))
+def test_each_wrong_value_of_a_position_is_refused_with_its_message(row):
+    """Eight wrong values, eight records."""
+    records = refused(*row.values())
+    assert len(records) == len(row)
+    for record in records:
+        judge(record, record["parameter"], row.pop(record["parameter"]))
+
+
+@pytest.mark.parametrize(("name", "value"), [("fwd_port", "0"), ("buffer", "99")])
+def test_one_wrong_value_is_one_record(name, value):
+    """Nothing is said of the others."""
+    (record,) = refused(*by_position(name, value))
+    judge(record, name, value)
+
+
+def test_every_wrong_value_is_reported_not_only_the_first():
+    """Eight positions and eight options, all wrong."""
+    options = [(name, values[1]) for name, values in WRONG.items() if name not in MSG_ID]
+    positions = ["0", "host", "65536", "10.0.0.1", "4", "1801", "x", "99"]
+    records = refused(*positions, *(part for name, value in options for part in (option_of(name), value)))
+    expected = [(name, value) for (name, _), value in zip(POSITIONS, positions, strict=True)] + options
+    assert sorted((record["parameter"], record["value"]) for record in records) == sorted(expected)
+    for record in records:
+        judge(record, *next(pair for pair in expected if pair[0] == record["parameter"]))
+
+
+def test_refused_parameters_bind_nothing_and_start_nothing(tool):
+    """The kernel is the witness: no socket is bound, and nothing but threads is cloned."""
+    command = [tool("strace"), "-f", "-qq", "-e", "trace=bind,listen,clone,clone3,fork,vfork,execve", PROGRAM]
+    done = subprocess.run(
+        [*command, *GOOD, "--workers", "65"], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert done.returncode == 2
+    calls = [call for call in done.stderr.splitlines() if "CLONE_THREAD" not in call]
+    assert len([call for call in calls if "execve(" in call]) == 1, calls
+    assert [call for call in calls if re.search(r"(bind|listen|clone3?|v?fork)\(", call)] == []
+
+
+def test_refused_parameters_do_not_disturb_who_has_the_port():
+    """A wrong value is found before the port is looked at."""
+    with listening() as server:
+        port = str(server.getsockname()[1])
+        (record,) = refused(port, "127.0.0.1", "80", "nobody")
+        judge(record, "acl", "nobody")
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_missing_positions_are_reported_each(count):
+    """What is missing is wrong, with no value to show."""
+    records = refused(*GOOD[:count])
+    missing = POSITIONS[count:4]
+    assert [(r["parameter"], r["msg_id"], r["value"]) for r in records] == [(*pair, None) for pair in missing]
+
+
+def test_options_alone_leave_every_position_missing():
+    """No position at all, but some parameter: not the help."""
+    records = refused("--workers", "2")
+    assert [r["parameter"] for r in records] == ["fwd_port", "trg_host", "trg_port", "acl"]
+
+
+@pytest.mark.parametrize("values", [["1", "30", "0", "100"], ["2", "60", "600", "auto"]])
+def test_by_position_and_by_option_is_an_error_that_says_so(values):
+    """Even where both are good, and even where both are the same."""
+    options = [part for name, value in zip(OPTIONAL, values, strict=True) for part in (option_of(name), value)]
+    records = refused(*GOOD, "1", "30", "0", "100", *options)
+    assert [record["parameter"] for record in records] == OPTIONAL
+    for record in records:
+        assert "by position" in record["message"]
+        assert "by option" in record["message"]
+        assert record["msg_id"] is None
+
+
+def test_unknown_options_are_errors_that_name_them():
+    """A typing error never becomes something else: options are not abbreviated."""
+    unknown = ["--no-such-option", "--no-such=1", "-x", "--work", "-workers"]
+    for line in ([*GOOD, *unknown], [*unknown, *GOOD]):
+        records = refused(*line)
+        assert [record["value"] for record in records] == unknown
+        for record in records:
+            assert record["msg_id"] is None
+            assert record["value"] in record["message"]
+
+
+def test_a_ninth_position_is_an_error():
+    """Nothing that was typed is ignored."""
+    (record,) = refused(*GOOD, *FILLERS, "surplus")
+    assert (record["msg_id"], record["value"]) == (None, "surplus")
+
+
+def test_options_without_their_values_are_errors():
+    """What follows is the next option, or nothing."""
+    names = [name for name in WRONG if name not in REQUIRED]
+    records = refused(*GOOD, *map(option_of, names))
+    assert sorted((record["parameter"], record["value"]) for record in records) == sorted(
+        (name, None) for name in names
+    )
+
+
+def test_refusals_carry_the_labels_too():
+    """Labels are on every record where they are given, so that a failed start is found by its ticket."""
+    records = refused(*GOOD, "--workers", "0", "--idle-timeout", "0", "--label", "ticket=CHG-7")
+    assert [record.get("labels") for record in records] == [{"ticket": "CHG-7"}] * 2
+
+
+@pytest.mark.parametrize("option", [["--log-format", "text"], ["--log-format=text"]])
+def test_refusals_are_text_where_text_is_asked_for(option):
+    """A newline in what was typed does not make a second line of it."""
+    done = run("0", *GOOD[1:], "3", "1\n2\r\x1b[2J", "--idle-timeout", "60", "--workers", "1\n2", *option)
+    assert done.returncode == 2
+    *lines, rest = done.stdout.decode().split("\n")
+    assert rest == ""
+    words = [re.fullmatch(r"\S+Z ERROR (.*)", line)[1] for line in lines]
+    assert len(words) == 3
+    assert MANUAL[2] in words
+    for name in ("--idle-timeout", "--workers"):
+        assert any(name in text for text in words)
+    assert all(text.isprintable() for text in words)
+
+
+# -- right values --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row", rows(RIGHT, list(RIGHT)))
+def test_right_values_are_not_refused(row, request):
+    """An unknown option keeps the relay from starting, and is all that is complained of."""
+    required = [row.pop(name) for name in REQUIRED]
+    if int(request.node.callspec.id.removeprefix("row")) % 2:
+        line = [*(f"{option_of(name)}={value}" for name, value in row.items()), *required]
+    else:
+        optional = [row.pop(name) for name in OPTIONAL]
+        apart = [part for name, value in row.items() for part in (option_of(name), value)]
+        line = [*required, *optional, *apart]
+    (record,) = refused(*line, "--no-such-option")
+    assert record["value"] == "--no-such-option"
+
+
+def start(*args: str, target=("127.0.0.1", 9), **options) -> Relay:
+    """Make a relay whose command line after TRG_PORT is this, in these words."""
+    relay = Relay(target, **options)
+    relay.args = [*relay.args[:3], *args]
+    return relay
+
+
+def test_defaults():
+    """Nothing but the four required positions."""
+    with listening() as server, start("ANY", target=server.getsockname()) as relay:
+        active = relay.wait("relay.active")
+        assert active["workers"] == min(8, len(os.sched_getaffinity(0)))
+        assert active["max_sessions"] == 500
+        assert active["expires_at"] is None
+        assert active["acl"] == "ANY"
+        assert active["listen_port"] == relay.port
+        assert "labels" not in active
+        assert set(relay.workers()) == set(range(1, active["workers"] + 1))
+        relay.connect("127.0.0.1").close()
+        assert relay.wait("connection.attempt")["client_ip"] == "127.0.0.1"
+        relay.connect("::1").close()
+        assert relay.wait("connection.attempt", 2)["client_ip"] == "::1"
+
+
+def test_default_workers_are_the_usable_cpus(tool):
+    """Usable by this process, not present in the machine."""
+    cpu = str(min(os.sched_getaffinity(0)))
+    with start("ANY", command=(tool("taskset"), "-c", cpu, PROGRAM)) as relay:
+        assert relay.wait("relay.active")["workers"] == 1
+
+
+def test_last_four_by_position_take_effect():
+    """Idle timeout 1, absolute timeout 100, buffer 100."""
+    with listening() as server, start("ANY", "1", "1", "100", "100", target=server.getsockname()) as relay:
+        assert relay.wait("relay.active")["expires_at"] is not None
+        with relay.connect() as client, accept(server) as target:
+            client.sendall(b"x" * 1000)
+            assert receive(target, 1000) == b"x" * 1000
+            assert relay.wait("session.closed")["reason"] == "idle_timeout"
+            assert ends_with_reset(client)
+
+
+def test_last_four_by_option_take_effect():
+    """The same, options before and between the positions."""
+    with listening() as server:
+        relay = Relay(server.getsockname())
+        port, host, target_port = relay.args[:3]
+        relay.args = ["--idle-timeout=1", port, "--workers", "1", host, target_port, "--buffer", "100", "any"]
+        relay.args += ["--absolute-timeout", "100", "--connect-timeout", "1"]
+        with relay:
+            active = relay.wait("relay.active")
+            assert active["expires_at"] is not None
+            assert active["workers"] == 1
+            with relay.connect() as client, accept(server):
+                assert relay.wait("session.closed")["reason"] == "idle_timeout"
+                assert ends_with_reset(client)
+
+
+def test_max_sessions_is_over_all_workers():
+    """Two workers, one session."""
+    with listening() as server, Relay(server.getsockname(), "--max-sessions", "1") as relay:
+        assert relay.wait("relay.active")["max_sessions"] == 1
+        with relay.connect(), accept(server), socket.socket() as surplus:
+            surplus.settimeout(0)
+            surplus.connect_ex(("127.0.0.1", relay.port))
+            assert relay.wait("connection.pool_exhausted")["active"] == 1
+
+
+@pytest.mark.parametrize(("bind", "other"), [("127.0.0.1", "::1"), ("::1", "127.0.0.1")])
+def test_bind_listens_on_that_address_only(bind, other):
+    """The other family's loopback address is somebody else's."""
+    with listening() as server, Relay(server.getsockname(), "--bind", bind, acl="ANY", host=bind) as relay:
+        assert relay.wait("relay.active")["listen_ip"] == bind
+        with pytest.raises(ConnectionRefusedError):
+            relay.connect(other)
+        relay.connect().close()
+        assert relay.wait("connection.attempt")["client_ip"] == bind
+
+
+@pytest.mark.parametrize("acl", ["127.0.0.30/8", "127.0.0.30/255.0.0.0"])
+def test_acl_forms_let_the_same_client_in(acl):
+    """Host bits may be set; the mask says what counts."""
+    with listening() as server, Relay(server.getsockname(), acl=acl) as relay:
+        with relay.connect(), accept(server):
+            assert relay.wait("connection.accepted")["client_ip"] == "127.0.0.1"
+        assert relay.all("connection.rejected") == []
+
+
+def test_ipv6_target_and_client():
+    """Both literals may be of either family."""
+    with (
+        listening(socket.AF_INET6, "::1") as server,
+        Relay(server.getsockname()[:2], acl="::1/128", host="::1") as relay,
+    ):
+        assert relay.wait("relay.active")["target_ip"] == "::1"
+        with relay.connect() as client, accept(server) as target:
+            client.sendall(b"six")
+            assert receive(target, 3) == b"six"
+        assert relay.wait("session.closed")["client_ip"] == "::1"
+
+
+# -- hostile values ------------------------------------------------------------------------------------------
+
+HOSTILE = {
+    "newline": "a\nb\r\n{}\n",
+    "quotes": '"\'\\\\"}{',
+    "controls": "".join(map(chr, range(1, 32))) + "\x7f\x85",
+    "separators": "\u2028\u2029",
+    "braces": "{message}{0}{{%s%d",
+    "unicode": "žluťoučký 😀 ﷽ \u202e",
+}
+
+
+def test_hostile_labels_arrive_unchanged_on_every_record():
+    """Whatever a label holds, a record stays one line of valid JSON."""
+    labels = {**HOSTILE, **{f"key {text}": "x" for text in HOSTILE.values()}}
+    options = [part for key, value in labels.items() for part in ("--label", f"{key}={value}")]
+    with listening() as server, Relay(server.getsockname(), *options) as relay:
+        with relay.connect(), accept(server):
+            pass
+        relay.wait("session.closed")
+        relay.stop()
+        assert [record["labels"] for record in relay.records] == [labels] * len(relay.records)
+
+
+@pytest.mark.parametrize(
+    "label", [b"k=\xff\xfe", b"\xc3=v", b"k=\xed\xa0\x80", b"k=" + b"x" * 100_000, b"x" * 100_000 + b"=v"]
+)
+def test_labels_that_fit_into_no_record_are_refused(label):
+    """Neither invalid UTF-8 nor a label longer than a record gets into one."""
+    (record,) = refused(*GOOD, "--label", label)
+    assert (record["parameter"], record["msg_id"]) == ("label", None)
+
+
+def test_many_labels_that_fit_into_no_record_are_refused_together():
+    """Each is short."""
+    labels = [part for number in range(400) for part in ("--label", f"key{number}=value {number}")]
+    records = refused(*GOOD, *labels)
+    assert {record["parameter"] for record in records} == {"label"}
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [b"\x01" * 9000, b'"' * 9000, b"\\" * 9000, b"\n" * 9000, b"\xff" * 9000, "😀".encode() * 9000],
+    ids=["control", "quote", "backslash", "newline", "invalid", "emoji"],
+)
+def test_hostile_values_everywhere_break_no_record(bad):
+    """By position and by option, as a surplus one and as an option: still records below 4096 bytes."""
+    options = [part for name in WRONG if name not in REQUIRED for part in (option_of(name), bad)]
+    positions = [bad] * 9
+    records = refused(*positions, *options, b"--" + bad, b"--no=" + bad)
+    wrong = {record["parameter"] for record in records}
+    assert wrong >= set(WRONG)
+
+
+def test_braces_in_a_value_are_no_template():
+    """What was typed is repeated, never interpreted."""
+    done = run(*GOOD, "--workers", "{value}{0}%s", "--{message}")
+    assert done.returncode == 2
+    unknown, workers = parse(done.stdout)
+    assert (unknown["value"], workers["value"]) == ("--{message}", "{value}{0}%s")
+    assert "{value}{0}%s" in workers["message"]
+
+
+# -- help and version ----------------------------------------------------------------------------------------
+
+
+def test_help_names_everything_and_goes_to_stdout():
+    """Each positional and each option of the contract, and exit 0."""
+    done = run("--help")
+    assert (done.returncode, done.stderr) == (0, b"")
+    text = done.stdout.decode()
+    for name in ("FWD_PORT", "TRG_HOST", "TRG_PORT", "ACL", "C_TO", "I_TO", "A_TO", "BUF"):
+        assert re.search(rf"\b{name}\b", text), name
+    for option in [*map(option_of, [name for name in WRONG if name not in REQUIRED]), "--version", "--help"]:
+        assert re.search(rf"(?<!\S){option}\b", text), option
+
+
+def test_version_goes_to_stdout():
+    """And exit 0."""
+    done = run("--version")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode().split()[-1] == version("mprelay")
+
+
+def test_without_parameters_the_help_and_exit_2():
+    """The manual: execute the program without parameters."""
+    done = run()
+    assert (done.returncode, done.stderr) == (2, b"")
+    assert done.stdout == run("--help").stdout
+
+
+def test_as_a_module_it_is_the_same_program():
+    """`python -m mprelay` and `mprelay` start one and the same relay."""
+    command = (sys.executable, "-m", "mprelay")
+    with (
+        listening() as server,
+        Relay(server.getsockname(), command=command) as relay,
+        relay.connect() as client,
+        accept(server) as target,
+    ):
+        client.sendall(b"module")
+        assert receive(target, 6) == b"module"

@@ -1,0 +1,495 @@
+"""The form of the records: json and text, detail, labels, times, order, and the manual's sentences."""
+
+import json
+import os
+import pty
+import re
+import resource
+import select
+import signal
+import socket
+import subprocess
+import time
+import tty
+from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from checker import check_run, parse
+from harness import PATIENCE, Relay, accept, free_port, listening, receive, reset
+
+OPENING = (
+    "The relayer is now active.  Data received on TCP port {port} will be forwarded to {target} port {to}..."
+)
+LIFE = [
+    "Connection attempt made from 127.0.0.1.",
+    "Connection from 127.0.0.1 was accepted.  Allocating a session handler.",
+    "Session handler serial number 1 was allocated for request from 127.0.0.1.  Connecting to target 127.0.0.1.",
+    "Session handler serial number 1 made a successful connection to the target.  Starting the relay threads.",
+    "Session handler serial number 1 successfully started both relay threads.",
+    "Session handler serial number 1 requester-to-target channel is now active.",
+    "Session handler serial number 1 target-to-requester channel is now active.",
+    "Session handler serial number 1 terminated due to requester read closure.",
+]
+
+
+def moment(text: str) -> float:
+    """Read a record's timestamp as Unix time."""
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC).timestamp()
+
+
+def read_until(descriptor: int, word: bytes | None) -> bytes:
+    """Read until `word` has come, or (None) to the end."""
+    data = b""
+    deadline = time.monotonic() + PATIENCE
+    while word is None or word not in data:
+        ready, _, _ = select.select([descriptor], [], [], max(0, deadline - time.monotonic()))
+        assert ready, f"no {word!r} in {data!r}"
+        try:
+            part = os.read(descriptor, 65536)
+        except OSError:  # a terminal's way to say the end: EIO
+            part = b""
+        if not part:
+            assert word is None, f"ended without {word!r}: {data!r}"
+            break
+        data += part
+    return data
+
+
+@contextmanager
+def terminal():
+    """Make a pseudo-terminal that changes nothing of what is written to it: (our end, the program's end)."""
+    ours, theirs = pty.openpty()
+    tty.setraw(theirs)
+    try:
+        yield ours, theirs
+    finally:
+        os.close(ours)
+
+
+def short_session(relay: Relay, server: socket.socket, count: int = 1) -> None:
+    """Have one session that the client ends, and wait for its last record."""
+    with relay.connect() as client, accept(server) as target:
+        client.sendall(b"question")
+        assert receive(target, 8) == b"question"
+        client.shutdown(socket.SHUT_WR)
+        assert receive(target) == b""
+        target.sendall(b"answer")
+        target.close()
+        assert receive(client) == b"answer"
+    relay.wait("session.closed", count)
+
+
+def knock(relay: Relay, source: str = "127.0.0.1") -> socket.socket:
+    """Connect as a client that may be reset at once: connect(2) itself would tell of it, were it waited for."""
+    sock = socket.socket()
+    sock.bind((source, 0))
+    sock.settimeout(0)
+    sock.connect_ex(("127.0.0.1", relay.port))
+    sock.settimeout(PATIENCE)
+    return sock
+
+
+def refused_client(relay: Relay) -> socket.socket:
+    """Connect as a client from 127.0.0.2."""
+    return knock(relay, "127.0.0.2")
+
+
+# -- json and text -------------------------------------------------------------------------------------------
+
+
+def test_auto_is_text_on_a_terminal():
+    """The manual's own words, one line a record: TIMESTAMP LEVEL message."""
+    with listening() as server, terminal() as (ours, theirs):
+        with Relay(server.getsockname(), stdout=theirs, workers=1) as relay:
+            os.close(theirs)
+            output = read_until(ours, b"now active")
+            with socket.create_connection(("127.0.0.1", relay.port), PATIENCE) as client, accept(server):
+                client.shutdown(socket.SHUT_WR)
+            output += read_until(ours, b"closure.")
+            relay.stop()
+            output += read_until(ours, None)
+        lines = output.decode().split("\n")
+        assert lines.pop() == ""
+        parts = [
+            re.fullmatch(r"(\S+) (DEBUG|INFO|WARNING|ERROR|CRITICAL) (\S.*)", line).groups() for line in lines
+        ]
+        times = [moment(at) for at, _, _ in parts]
+        assert all(time.time() - 60 < at <= time.time() for at in times)
+        host, port = server.getsockname()
+        words = [text for _, _, text in parts]
+        first = words.index(OPENING.format(port=relay.port, target=host, to=port))
+        assert words[first + 1 : first + 9] == LIFE
+        assert {level for _, level, _ in parts} == {"INFO"}
+
+
+def test_json_on_a_terminal_where_json_is_asked_for():
+    """Auto is only the default."""
+    with listening() as server, terminal() as (ours, theirs):
+        with Relay(server.getsockname(), "--log-format", "json", stdout=theirs) as relay:
+            os.close(theirs)
+            output = read_until(ours, b"now active")
+            relay.stop()
+            output += read_until(ours, None)
+        records = parse(output)
+        check_run(records)
+        assert records[-1]["reason"] == "drained"
+
+
+def test_text_through_a_pipe_where_text_is_asked_for():
+    """And a warning says WARNING."""
+    reader, writer = os.pipe()
+    options = ["--log-format", "text"]
+    with (
+        os.fdopen(reader, "rb") as ours,
+        Relay(("127.0.0.1", 9), *options, acl="192.0.2.0/24", stdout=writer, workers=1) as relay,
+    ):
+        os.close(writer)
+        output = read_until(ours.fileno(), b"now active")
+        with knock(relay):
+            output += read_until(ours.fileno(), b"mismatch.")
+        relay.stop()
+        output += read_until(ours.fileno(), None)
+    line = next(line for line in output.decode().splitlines() if "mismatch" in line)
+    assert line.split(" ", 1)[1] == "WARNING Connection from 127.0.0.1 rejected due to ACL mismatch."
+
+
+def test_auto_is_json_through_a_pipe_and_jq_reads_the_whole_run(tool):
+    """A collector that we did not write understands each record."""
+    command = [tool("jq"), "--unbuffered", "-c", "[.seq, .event, .msg_id, .level, .session]"]
+    with (
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as jq,
+        listening() as server,
+        Relay(server.getsockname(), "--label", 'quote="\n😀', stdout=jq.stdin) as relay,
+    ):
+        jq.stdin.close()
+        output = read_until(jq.stdout.fileno(), b"relay.active")
+        with socket.create_connection(("127.0.0.1", relay.port), PATIENCE), accept(server):
+            pass
+        output += read_until(jq.stdout.fileno(), b"session.closed")
+        relay.stop()
+        output += read_until(jq.stdout.fileno(), None)
+        assert jq.wait(PATIENCE) == 0
+    rows = [json.loads(line) for line in output.splitlines()]
+    assert [row[0] for row in rows] == list(range(1, len(rows) + 1))
+    assert [row[2] for row in rows if row[2] is not None][:8] == [15, 16, 18, 26, 28, 31, 33, 37]
+    assert rows[-1][1:] == ["relay.stopped", None, "info", None]
+
+
+# -- what a record holds -------------------------------------------------------------------------------------
+
+
+def test_relay_active_says_what_the_relay_is():
+    """Each field of the contract, with its value."""
+    before = time.time()
+    with Relay(("127.0.0.1", 9), "--max-sessions", "7", "--absolute-timeout", "1000", acl="127.0.0.9/8") as relay:
+        active = dict(relay.wait("relay.active"))
+        after = time.time()
+        expires = moment(active.pop("expires_at"))
+        assert before <= expires - 1000 <= after
+        assert before <= moment(active["timestamp"]) <= after
+        own = {name: active[name] for name in active if name not in {"timestamp", "seq", "relay_id", "listen_ip"}}
+        assert own == {
+            "level": "info",
+            "event": "relay.active",
+            "message": OPENING.format(port=relay.port, target="127.0.0.1", to=9),
+            "msg_id": 15,
+            "listen_port": relay.port,
+            "target_ip": "127.0.0.1",
+            "target_port": 9,
+            "acl": "127.0.0.0/8",
+            "workers": 2,
+            "max_sessions": 7,
+            "pid": relay.process.pid,
+        }
+        assert active["listen_ip"] in {"::", "0.0.0.0"}  # noqa: S104 - all interfaces
+
+
+def test_relay_active_comes_when_every_worker_is_ready():
+    """No worker is started afterwards."""
+    with Relay(("127.0.0.1", 9), workers=4) as relay:
+        relay.wait("relay.active")
+        relay.stop()
+        events = [record["event"] for record in relay.records]
+        assert events[:5] == ["worker.started"] * 4 + ["relay.active"]
+        assert set(relay.workers()) == {1, 2, 3, 4}
+
+
+def test_each_run_has_its_own_relay_id():
+    """Two relays beside each other."""
+    with Relay(("127.0.0.1", 9), workers=1) as one, Relay(("127.0.0.1", 9), workers=1) as other:
+        assert one.records[0]["relay_id"] != other.records[0]["relay_id"]
+
+
+def test_labels_are_on_every_record_of_every_kind():
+    """Refusals, sessions, workers and the relay; and nowhere where none is given."""
+    labels = {"ticket": "CHG-7", "owner": "net ops"}
+    options = [part for key, value in labels.items() for part in ("--label", f"{key}={value}")]
+    with listening() as server, Relay(server.getsockname(), *options, acl="127.0.0.1/32") as relay:
+        short_session(relay, server)
+        refused_client(relay).close()
+        relay.wait("connection.rejected")
+        relay.stop()
+        assert [record["labels"] for record in relay.records] == [labels] * len(relay.records)
+    with Relay(("127.0.0.1", 9)) as relay:
+        relay.stop()
+        assert [record for record in relay.records if "labels" in record] == []
+
+
+@pytest.mark.parametrize("detail", ["full", "session"])
+def test_client_refused_by_the_acl(detail):
+    """16 and 17 and nothing more: no serial number is spent, the target hears nothing."""
+    options = ["--log-detail", detail]
+    with listening() as server, Relay(server.getsockname(), *options, acl="127.0.0.1/32") as relay:
+        with refused_client(relay) as client:
+            port = client.getsockname()[1]
+            rejected = relay.wait("connection.rejected", client_port=port)
+            with suppress(ConnectionResetError):  # may see either
+                assert client.recv(1) == b""
+        assert (rejected["msg_id"], rejected["level"]) == (17, "warning")
+        assert (rejected["client_ip"], rejected["acl"]) == ("127.0.0.2", "127.0.0.1/32")
+        assert rejected["message"] == "Connection from 127.0.0.2 rejected due to ACL mismatch."
+        short_session(relay, server)
+        relay.stop()
+        ids = [record["msg_id"] for record in relay.records if record.get("client_port") == port]
+        assert ids == ([16, 17] if detail == "full" else [17])
+        assert relay.wait("session.closed")["session"] == 1
+        last = relay.records[-1]
+        assert (last["attempts"], last["rejected"], last["admitted"]) == (2, 1, 1)
+
+
+def test_full_detail_writes_each_message_of_a_session_in_order():
+    """One session: 16, 18, 26, 28, 31, 33, 37, then its end, and nothing else."""
+    with listening() as server, Relay(server.getsockname()) as relay:
+        short_session(relay, server)
+        relay.stop()
+        life = [record for record in relay.records if "client_port" in record]
+        assert [record["msg_id"] for record in life] == [16, 18, 26, 28, 31, 33, 37, 34]
+        assert [record["message"] for record in life] == LIFE
+        assert [record.get("session") for record in life] == [None, *[1] * 7]
+        assert {record["worker"] for record in life[2:]} in ({1}, {2})
+        assert life[3]["connect_ms"] == life[7]["connect_ms"]
+        times = [moment(record["timestamp"]) for record in life]
+        assert times == sorted(times)
+        closed = life[-1]
+        assert (closed["bytes_from_client"], closed["bytes_from_target"], closed["error"]) == (8, 6, None)
+
+
+def test_session_detail_writes_only_how_each_session_ended():
+    """16 and 18 are left out too; refusals and the relay's and the workers' own records stay."""
+    options = ["--log-detail", "session", "--max-sessions", "1"]
+    with listening() as server, Relay(server.getsockname(), *options, acl="127.0.0.1/32") as relay:
+        with relay.connect(), accept(server), knock(relay):
+            relay.wait("connection.pool_exhausted")
+            refused_client(relay).close()
+            relay.wait("connection.rejected")
+        relay.wait("session.closed")
+        relay.stop()
+        events = [record["event"] for record in relay.records]
+        assert events[3:6] == ["connection.pool_exhausted", "connection.rejected", "session.closed"]
+        assert set(events[:3]) == {"worker.started", "relay.active"}
+        assert set(events[6:]) == {"relay.draining", "worker.exited", "relay.stopped"}
+        assert relay.records[-1]["attempts"] == 3
+
+
+# -- times ---------------------------------------------------------------------------------------------------
+
+
+def test_timestamps_are_the_truth_in_utc():
+    """Whatever the time zone: each moment lies between what this test did before and after it."""
+    with listening() as server:
+        environment = {**os.environ, "TZ": "Asia/Kathmandu"}
+        with Relay(server.getsockname(), env=environment) as relay:
+            marks = [time.time()]
+            with relay.connect() as client, accept(server) as target:
+                connected = relay.wait("session.target_channel_active")
+                marks.append(time.time())
+                client.sendall(b"x")
+                receive(target, 1)
+                marks.append(time.time())
+            closed = relay.wait("session.closed")
+            marks.append(time.time())
+            slack = 0.001  # of a record's moment, which was rounded down
+            assert marks[0] - slack <= moment(relay.wait("connection.attempt")["timestamp"]) <= marks[1]
+            assert marks[0] - slack <= moment(connected["timestamp"]) <= marks[1]
+            assert marks[2] - slack <= moment(closed["timestamp"]) <= marks[3]
+            assert (marks[2] - marks[1]) * 1000 <= closed["duration_ms"] <= (marks[3] - marks[0]) * 1000 + 1
+
+
+def test_a_timestamp_is_when_it_happened_not_when_it_was_written():
+    """A supervisor that stands still writes late, and yet says when the session ended."""
+    with listening() as server, Relay(server.getsockname()) as relay:
+        with relay.connect() as client, accept(server) as target:
+            relay.wait("session.target_channel_active")
+            os.kill(relay.process.pid, signal.SIGSTOP)
+            client.shutdown(socket.SHUT_WR)
+            assert receive(target) == b""
+            target.close()
+            assert receive(client) == b""
+            over = time.time()
+        assert relay.all("session.closed") == []
+        os.kill(relay.process.pid, signal.SIGCONT)
+        assert moment(relay.wait("session.closed")["timestamp"]) <= over
+
+
+# -- size ----------------------------------------------------------------------------------------------------
+
+
+def test_stats_of_64_workers_fit_with_long_labels():
+    """Every worker is in them, and each record stays below 4096 bytes (the harness judges that)."""
+    options = ["--workers", "64", "--stats-interval", "0.5", "--label", "ticket=" + "x" * 1000]
+    with Relay(("127.0.0.1", 9), *options, wait_active=False) as relay:
+        for worker in range(1, 65):
+            relay.wait("worker.started", worker=worker)
+        relay.wait("relay.active")
+        relay.wait("relay.stats", 8)
+        stats = relay.all("relay.stats")
+        seen = {figures["worker"]: figures for record in stats for figures in record["workers"]}
+        assert set(seen) == set(range(1, 65))
+        assert {number: figures["pid"] for number, figures in seen.items()} == relay.workers()
+        assert all(figures["sessions"] == 0 and figures["rss"] > 0 for figures in seen.values())
+        assert {record["message"] for record in stats} == {"0 of 500 sessions are in use."}
+
+
+def test_no_stats_where_none_are_asked_for():
+    """0 is none, and a small interval is many."""
+    with Relay(("127.0.0.1", 9), "--stats-interval", "0", workers=1) as without:
+        with Relay(("127.0.0.1", 9), "--stats-interval", "0.05", workers=1) as with_many:
+            with_many.wait("relay.stats", 5)
+        assert without.all("relay.stats") == []
+
+
+# -- the manual's sentences that are not above ---------------------------------------------------------------
+
+
+def message_of(relay: Relay, msg_id: int) -> str:
+    """Return the one sentence that this run has under that number."""
+    (record,) = [record for record in relay.records if record["msg_id"] == msg_id]
+    return record["message"]
+
+
+def test_manual_21_and_38():
+    """The pool is exhausted; the target ends."""
+    with listening() as server, Relay(server.getsockname(), "--max-sessions", "1") as relay:
+        with relay.connect() as client, accept(server) as target, knock(relay):
+            relay.wait("connection.pool_exhausted")
+            target.close()
+            assert receive(client) == b""
+        relay.wait("session.closed")
+        assert message_of(relay, 21) == "Session pool exhausted.  Connection from 127.0.0.1 was dropped."
+        assert message_of(relay, 38) == "Session handler serial number 1 terminated due to target read closure."
+
+
+def test_manual_22():
+    """The supervisor may open no more files; when it may again, who waited is served."""
+    with listening() as server, Relay(server.getsockname()) as relay:
+        limits = resource.prlimit(relay.process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(relay.process.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+        with relay.connect():
+            failed = relay.wait("connection.accept_failed")
+            assert failed["message"] == "Error number 24 was returned during requester connection attempt."
+            assert failed["error"] == "EMFILE"
+            resource.prlimit(relay.process.pid, resource.RLIMIT_NOFILE, limits)
+            accept(server).close()
+            relay.wait("session.target_channel_active")
+
+
+def test_manual_24():
+    """Nothing moves for the idle timeout."""
+    with listening() as server, Relay(server.getsockname(), "--idle-timeout", "1") as relay:
+        with relay.connect(), accept(server):
+            assert relay.wait("session.closed")["message"] == (
+                "Session handler serial number 1 connecting 127.0.0.1 to 127.0.0.1 exceeded the idle timeout "
+                "and has been terminated."
+            )
+        assert message_of(relay, 24)
+
+
+def test_manual_25():
+    """A target whose queue is full answers nobody."""
+    options = ["--connect-timeout", "1"]
+    with (
+        listening(backlog=0) as server,
+        socket.create_connection(server.getsockname(), PATIENCE),
+        Relay(server.getsockname(), *options) as relay,
+        relay.connect(),
+    ):
+        closed = relay.wait("session.closed")
+        sentence = (
+            "Session handler serial number 1 connecting 127.0.0.1 to 127.0.0.1 has been terminated due to "
+            "an expired target connection attempt."
+        )
+        assert (closed["msg_id"], closed["message"]) == (25, sentence)
+        assert closed["connect_ms"] is None
+
+
+def test_manual_27():
+    """Nobody listens at the target."""
+    with Relay(("127.0.0.1", free_port())) as relay, knock(relay):
+        closed = relay.wait("session.closed")
+        assert (closed["msg_id"], closed["reason"], closed["error"]) == (27, "connect_refused", "ECONNREFUSED")
+        sentence = "The target refused the connection attempt for session handler serial number 1."
+        assert closed["message"] == sentence
+
+
+@pytest.mark.parametrize(
+    ("room", "msg_id", "reason", "sentence"),
+    [
+        (
+            1,
+            19,
+            "target_socket_failed",
+            "Could not allocate a socket to target 127.0.0.1.  Request from 127.0.0.1 aborted.",
+        ),
+        (
+            0,
+            20,
+            "handoff_failed",
+            "Connection from 127.0.0.1 was dropped because the session handler thread failed to start.",
+        ),
+    ],
+)
+def test_manual_19_and_20(room, msg_id, reason, sentence):
+    """A worker that may open one more file, or none; afterwards it serves as before."""
+    with listening() as server, Relay(server.getsockname(), workers=1) as relay:
+        pid = relay.workers()[1]
+        limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        used = {int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+        free = [number for number in range(limits[0]) if number not in used]
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (free[room], limits[1]))
+        with knock(relay):
+            closed = relay.wait("session.closed")
+        assert (closed["msg_id"], closed["reason"], closed["message"]) == (msg_id, reason, sentence)
+        assert closed["level"] == "error"
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+        short_session(relay, server, 2)
+        assert relay.workers() == {1: pid}
+
+
+def test_manual_23():
+    """The absolute timeout."""
+    with Relay(("127.0.0.1", 9), "--absolute-timeout", "2") as relay:
+        relay.finish()
+        assert message_of(relay, 23) == "Absolute timeout expired.  This process will now terminate."
+
+
+def test_own_sentences_are_filled_in_and_one_line():
+    """A reset, a lost worker and a stop: no sentence is a template, none is empty."""
+    with listening() as server, Relay(server.getsockname()) as relay:
+        client = relay.connect()
+        with accept(server):
+            relay.wait("session.target_channel_active")
+            reset(client)
+            assert relay.wait("session.closed")["error"] == "ECONNRESET"
+        with closing(relay.connect()), accept(server):
+            relay.wait("session.target_channel_active", 2)
+            worker = relay.all("session.target_channel_active")[1]["worker"]
+            os.kill(relay.workers()[worker], signal.SIGKILL)
+            assert relay.wait("session.closed", 2)["reason"] == "worker_lost"
+            assert relay.wait("worker.exited")["signal"] == "SIGKILL"
+        relay.wait("worker.started", 3)
+        relay.stop()
+        for record in relay.records:
+            assert record["message"].isprintable()
+            assert not re.search(r"[{}<>]", record["message"])

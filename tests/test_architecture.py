@@ -1,0 +1,141 @@
+"""The picture in the supervisor's docstring, as an import graph: the arrows point down."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mprelay
+
+PACKAGE = Path(mprelay.__file__).parent
+ALLOWED = {
+    "__init__": set(),
+    "__main__": {"supervisor"},
+    "acl": set(),
+    "events": set(),
+    "limits": set(),
+    "poller": set(),
+    "pump": set(),
+    "sockets": set(),
+    "writer": set(),
+    "catalogue": {"events"},
+    "config": {"acl", "catalogue"},
+    "handoff": {"events"},
+    "ledger": {"events"},
+    "session": {"events"},
+    "signals": {"poller"},
+    "uplink": {"events"},
+    "cli": {"config", "catalogue"},
+    "journal": {"catalogue", "events", "ledger", "writer"},
+    "relay": {"events", "handoff", "poller", "pump", "session", "sockets", "uplink"},
+    "worker": {"events", "handoff", "relay", "signals", "uplink"},
+    "pool": {"events", "handoff", "signals", "uplink", "worker"},
+}
+PURE = {"acl", "catalogue", "cli", "config", "events", "ledger", "session"}
+IMPURE_LIBRARIES = {"socket", "select", "time", "multiprocessing", "threading", "subprocess", "signal"}
+
+# What a platform may lack, and the one module that may speak of it.
+PLACES = {
+    "epoll": "poller",
+    "SCM_RIGHTS": "handoff",
+    "SEQPACKET": "handoff",
+    "RLIMIT": "limits",
+    "pthread_sigmask": "signals",
+    "SimpleQueue(": "uplink",
+    "SO_LINGER": "sockets",
+}
+
+
+def imports(module):
+    """What a module imports: ours by short name, others by their first name."""
+    ours, others = set(), set()
+    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            first, *rest = name.split(".")
+            if first != "mprelay":
+                others.add(first)
+            elif rest and (PACKAGE / f"{rest[0]}.py").exists():
+                ours.add(rest[0])
+    return ours, others
+
+
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name != "supervisor"])
+def test_arrows_point_down(module):
+    """Each module imports at most what its level allows."""
+    assert imports(module)[0] <= ALLOWED[module]
+
+
+def test_supervisor_knows_nothing_of_relaying():
+    """The process boundary shows in the import graph."""
+    assert imports("supervisor")[0].isdisjoint({"relay", "session"})
+
+
+@pytest.mark.parametrize("module", sorted(PURE))
+def test_pure_parts_have_no_socket_clock_or_process(module):
+    """They are tested completely, without any of these."""
+    assert imports(module)[1].isdisjoint(IMPURE_LIBRARIES)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_each_thing_of_the_platform_has_one_place(module):
+    """Code, not comments: an interface says nothing of what is behind it."""
+    tree = ast.parse((PACKAGE / f"{module}.py").read_text())
+    for node in ast.walk(tree):  # docstrings and comments may say what they like
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
+            node.body = node.body[1:] or [ast.Pass()]
+    code = ast.unparse(tree)
+    code = re.sub(r"'[^'\n]*'|\"[^\"\n]*\"", "''", code)
+    for word, place in PLACES.items():
+        if module != place and not (
+            module == "writer" and word == "SimpleQueue("
+        ):  # queue's, not multiprocessing's
+            assert word not in code, f"{word} belongs to {place}"
+
+
+def run(code, *args):
+    """Run Python code in a fresh interpreter; return what it prints."""
+    return subprocess.run(
+        [sys.executable, *args, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+
+
+def test_a_worker_starts_small():
+    """Neither structlog nor psutil nor what else only the supervisor needs."""
+    code = "import sys, mprelay.__main__, mprelay.worker; print(*sys.modules)"
+    loaded = set(run(code).split())
+    unwanted = {"structlog", "orjson", "psutil", "argparse", "asyncio", "ipaddress", "dataclasses"}
+    assert loaded.isdisjoint(unwanted | {"mprelay.journal", "mprelay.ledger", "mprelay.config"})
+
+
+def test_the_main_module_imports_nothing_until_it_is_called():
+    """Spawn imports it again in every worker."""
+    code = "import sys; before = set(sys.modules); import mprelay.__main__; print(*sorted(set(sys.modules) - before))"
+    assert run(code).split() == ["mprelay", "mprelay.__main__"]
+
+
+def test_importing_works_where_the_platform_has_nothing():
+    """No ImportError without epoll, SCM_RIGHTS, or the resource module."""
+    code = f"""
+import sys, select, socket
+del select.epoll, socket.SCM_RIGHTS, socket.SOCK_SEQPACKET, socket.MSG_CMSG_CLOEXEC
+sys.modules["resource"] = None
+import importlib
+for module in {MODULES}:
+    if module != "__main__":
+        importlib.import_module("mprelay." + module)
+from mprelay import handoff, poller
+print(poller.missing(), handoff.missing())
+"""
+    assert run(code).split() == ["epoll", "SOCK_SEQPACKET"]

@@ -1,0 +1,38 @@
+"""The catalogue against the manual and the contract's table."""
+
+import checker
+import pytest
+from manual import BLANKS, MESSAGES
+
+from mprelay.catalogue import ENTRIES, SESSION_CLOSED
+from mprelay.events import CloseReason
+
+
+@pytest.mark.parametrize("number", MESSAGES)
+def test_each_message_of_the_manual_word_for_word(number):
+    """With its blanks filled in, but for the parameters' own names in 2 to 8."""
+    expected = MESSAGES[number]
+    if number not in range(2, 9):
+        for blank, field in BLANKS.items():
+            expected = expected.replace(blank, f"{{{field}}}")
+    assert {entry.sentence for entry in ENTRIES if entry.msg_id == number} == {expected}
+
+
+def test_every_entry_is_in_the_contracts_table():
+    """Name, number and level; and nothing of the table is missing."""
+    events = {}
+    for entry in ENTRIES:
+        if entry.event != "session.closed":
+            events.setdefault(entry.event, set()).add((entry.msg_id, entry.level))
+    assert events == checker.EVENTS
+
+
+def test_every_close_reason_has_its_entry():
+    """Each once, as the contract has it."""
+    assert {reason.value: (e.msg_id, e.level) for reason, e in SESSION_CLOSED.items()} == checker.REASONS
+    assert set(SESSION_CLOSED) == set(CloseReason)
+
+
+def test_what_session_detail_leaves_out():
+    """Refusals, failures and the relay's own records always stay."""
+    assert {entry.event for entry in ENTRIES if entry.every_session} == set(checker.LIFE) - {"session.closed"}

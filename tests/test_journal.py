@@ -1,0 +1,192 @@
+"""The journal: whatever is written is one line of valid JSON below 4096 bytes, in sequence."""
+
+import json
+import os
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mprelay import catalogue
+from mprelay.catalogue import ENTRIES
+from mprelay.config import LABELS_LIMIT, PARAMETERS
+from mprelay.events import Closed, CloseReason, Connected, Progress
+from mprelay.journal import PROBLEM_LIMIT, VALUE_LIMIT, Clock, Journal, shown
+from mprelay.ledger import UnknownSession
+from mprelay.writer import Writer
+
+NASTY = st.one_of(
+    st.text(),
+    st.text(st.characters(categories=["Cc", "Zl", "Zp", "Cs"])),
+    st.binary().map(lambda raw: raw.decode("utf-8", "surrogateescape")),
+    st.text("\U0001f4a5\x01\u2028", min_size=300),
+)
+
+
+class Written(Writer):
+    """A writer that keeps what it gets."""
+
+    def __init__(self):
+        super().__init__(1, wake=lambda: None)
+        self.lines = []
+
+    def put(self, records):
+        """Keep it."""
+        self.lines += records
+
+
+@pytest.fixture
+def written():
+    """Where the lines end up."""
+    return Written()
+
+
+def journal(written, **options):
+    """A journal of a relay to 192.0.2.1:80."""
+    return Journal(written, limit=2, target=("192.0.2.1", 80), **options)
+
+
+def records(written):
+    """What was written so far."""
+    return [json.loads(line) for line in written.lines]
+
+
+def test_a_session_from_attempt_to_end(written):
+    """All eight messages, in order, with the same facts."""
+    book = journal(written)
+    book.attempt("192.0.2.7", 4711, 1.0)
+    session = book.admit("192.0.2.7", 4711, 1.0, 50.0)
+    book.ledger.open_worker(3, 10)
+    book.ledger.place(session)
+    book.allocated(session, 1.0)
+    book.connected(Connected(1, 1.5, 12.3456))
+    book.progress(Progress(1, 5, 6))
+    book.closed(
+        Closed(1, 2.0, 1000.0, CloseReason.TARGET_READ_CLOSED, None, 7, 8), CloseReason.TARGET_READ_CLOSED
+    )
+    book.stopped("drained", 3.0)
+    book.flush()
+    got = records(written)
+    assert [r["msg_id"] for r in got] == [16, 18, 26, 28, 31, 33, 37, 38, None]
+    assert [r["seq"] for r in got] == list(range(1, 10))
+    assert got[3]["connect_ms"] == 12.346
+    assert got[3]["timestamp"] == "1970-01-01T00:00:01.500000Z"
+    assert [r.get("worker") for r in got] == [None, None, 3, 3, 3, 3, 3, 3, None]
+    assert (got[7]["bytes_from_client"], got[7]["bytes_from_target"]) == (7, 8)
+    assert (got[8]["closed"], got[8]["admitted"]) == ({"target_read_closed": 1}, 1)
+    with pytest.raises(UnknownSession):
+        book.progress(Progress(1, 5, 6))
+
+
+def test_a_lost_session_keeps_the_last_known_figures(written):
+    """What a dead worker had reported."""
+    book = journal(written)
+    session = book.admit("192.0.2.7", 4711, 1.0, 50.0)
+    book.progress(Progress(1, 5, 6))
+    book.lost(session, 9.0, 58.0, CloseReason.WORKER_LOST)
+    book.flush()
+    last = records(written)[-1]
+    assert (last["bytes_from_client"], last["bytes_from_target"], last["duration_ms"]) == (5, 6, 8000.0)
+    assert book.ledger.active == 0
+
+
+def test_session_detail_writes_how_sessions_end_and_refusals(written):
+    """16 and 18 are left out too; `seq` has no gap for what is left out."""
+    book = journal(written, every_session=False)
+    for _ in range(3):
+        book.attempt("192.0.2.7", 1, 1.0)
+        book.admit("192.0.2.7", 1, 1.0, 1.0)
+    book.attempt("192.0.2.8", 1, 1.0)
+    book.reject("192.0.2.8", 1, 1.0, "10.0.0.0/8")
+    book.closed(Closed(2, 2.0, 1.0, None, None, 0, 0), CloseReason.DRAINED)
+    book.flush()
+    assert [(r["seq"], r["event"]) for r in records(written)] == [
+        (1, "connection.pool_exhausted"),
+        (2, "connection.rejected"),
+        (3, "session.closed"),
+    ]
+
+
+@given(NASTY, NASTY, st.dictionaries(NASTY.map(shown), NASTY.map(shown), max_size=3))
+def test_no_text_breaks_a_record(value, problem, labels):
+    """Newlines, quotes, NUL, half characters, any length: one line, valid, below 4096 bytes."""
+    while len(json.dumps(labels, ensure_ascii=False).encode()) > LABELS_LIMIT:
+        labels.popitem()
+    for as_text in (False, True):
+        written = Written()
+        book = journal(written, labels=labels, as_text=as_text)
+        fields = {"parameter": "label", "value": shown(value), "problem": shown(repr(problem), PROBLEM_LIMIT)}
+        book.write(catalogue.CONFIG_INVALID, **fields)
+        book.flush()
+        (line,) = written.lines
+        assert len(line) < 4096
+        assert line.endswith(b"\n")
+        text = line.decode()
+        assert len(text.splitlines() if as_text else text.split("\n")) == (1 if as_text else 2)
+        if not as_text:
+            record = json.loads(line)
+            assert record.get("labels", {}) == labels
+            assert record["value"] == shown(value)
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.event)
+def test_every_entry_at_its_largest_stays_below_the_limit(entry, written):
+    """All fields as long as they can be, with the largest labels."""
+    long = "\x01" * VALUE_LIMIT
+    ip = "fdff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
+    figures = {"pid": 2**31, "cpu_percent": 12345.6, "rss": 2**60, "fds": 10**6}
+    large = {
+        "parameter": max((p.name for p in PARAMETERS), key=len),
+        "value": long,
+        "problem": "\U0001f4a5" * PROBLEM_LIMIT,  # repr has escaped what is not printable
+        "place": "x" * 100,
+        "detail": "x" * 200,
+        "acl": ip + "/128",
+        "error": "x" * 200,
+        "supervisor": figures,
+        "workers": [{"worker": 64, **figures, "sessions": 10**6}] * 16,
+        "closed": {reason.value: 2**40 for reason in CloseReason},
+        "reason": max(CloseReason, key=len).value,
+    }
+    fields = {name: large.get(name, 2**62) for name in entry.fields}
+    connection = {"client_ip": ip, "client_port": 65535, "session": 2**62, "target_ip": ip, "target_port": 65535}
+    fields = connection | {"worker": 64, "errno": 105, "listen_port": 65535} | large | fields
+    wanted = {"client_ip", "client_port", "session", "target_ip", "target_port", "worker", *entry.fields}
+    wanted |= set(re.findall(r"{(\w+)}", entry.sentence))
+    book = journal(written, labels={"k": "x" * (LABELS_LIMIT - 9)})
+    book.write(entry, 4e9, **{name: fields[name] for name in wanted})
+    book.flush()
+    assert len(written.lines[0]) < 4096
+
+
+def test_text_is_the_manuals_sentence(written):
+    """TIMESTAMP LEVEL message."""
+    book = journal(written, as_text=True)
+    book.reject("192.0.2.8", 1, 1.25, "10.0.0.0/8")
+    book.flush()
+    expected = b"1970-01-01T00:00:01.250000Z WARNING Connection from 192.0.2.8 rejected due to ACL mismatch.\n"
+    assert written.lines == [expected]
+
+
+@given(st.floats(0, 4e9))
+def test_clock_shows_what_the_calendar_says(at):
+    """RFC 3339, UTC, microseconds, also when the time goes back."""
+    from datetime import UTC, datetime  # noqa: PLC0415
+
+    clock = Clock()
+    clock.show(at + 1)
+    seen = datetime.strptime(clock.show(at), "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+    assert abs(seen.timestamp() - at) < 2e-6
+
+
+def test_relay_ids_differ(written):
+    """Unique per run."""
+    assert journal(written).relay_id != journal(written).relay_id
+
+
+def test_shown_is_always_printable_unicode():
+    """Half characters as escapes, long ones cut."""
+    assert shown(os.fsdecode(b"a\xff")) == "a\\udcff"
+    assert len(shown("x" * 1000)) == VALUE_LIMIT
+    assert shown("é") == "é"

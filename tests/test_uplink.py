@@ -1,0 +1,114 @@
+"""The way up: frames are whole, small enough to be atomic, and never block the worker."""
+
+import multiprocessing
+import os
+import select
+import signal
+
+import pytest
+
+from mprelay.events import Closed, CloseReason, Connected, Crashed, Progress, Ready
+from mprelay.uplink import FRAME, EventReader, Queue, Uplink
+
+LARGE = 2**63 - 1
+LARGEST = Closed(
+    LARGE, 1.7976931348623157e308, 1.1e300, max(CloseReason, key=len), "EPROTONOSUPPORT", LARGE, LARGE
+)
+
+
+def readable(reader):
+    """Whether a frame waits."""
+    return bool(select.select([reader], [], [], 0)[0])
+
+
+def writer_process(queue, count):
+    """Report `count` events, then wait to be killed."""
+    uplink = Uplink(queue)
+    for serial in range(count):
+        uplink.report(Progress(serial, serial, serial))
+    while not uplink.flush():
+        select.select([], [uplink], [])
+    uplink.report(Ready(0.0))
+    uplink.flush()
+    signal.pause()
+
+
+@pytest.fixture
+def queue():
+    """A queue of one worker."""
+    made = Queue()
+    yield made
+    made.close()
+
+
+def both_ends(queue):
+    """An uplink and a reader in one process: neither may close the other's end."""
+    duplicate = Queue.__new__(Queue)
+    duplicate.__dict__.update(queue.__dict__)
+    reader = multiprocessing.connection.Connection(os.dup(queue.reader.fileno()), writable=False)
+    uplink = Uplink(queue)
+    duplicate._reader = reader
+    return uplink, duplicate
+
+
+def test_the_largest_frame_is_atomic(queue):
+    """With its length before it a frame fits into PIPE_BUF."""
+    uplink, other = both_ends(queue)
+    for _ in range(FRAME):
+        uplink.report(LARGEST)
+    assert uplink.flush()
+    size = len(os.read(other.reader.fileno(), 65536))
+    other.reader.close()
+    assert size <= select.PIPE_BUF
+    crashed = Queue()
+    uplink, other = both_ends(crashed)
+    uplink.report(Crashed(1.0, "x" * 200, "\U0001f4a5" * 200))
+    assert uplink.flush()
+    assert len(os.read(other.reader.fileno(), 65536)) <= select.PIPE_BUF
+    other.reader.close()
+    crashed.close()
+
+
+def test_a_full_pipe_keeps_the_events_and_their_order(queue):
+    """The worker never waits; what does not fit stays whole."""
+    uplink, other = both_ends(queue)
+    count = 0
+    while uplink.flush():
+        for _ in range(FRAME):
+            uplink.report(Connected(count, 1.0, 2.0))
+            count += 1
+    assert uplink.waiting
+    got = []
+    while readable(other.reader):
+        got += other.get()
+        uplink.flush()
+    other.reader.close()
+    assert [event.serial for event in got] == list(range(count))
+    assert all(isinstance(event, Connected) for event in got)
+    assert not uplink.waiting
+
+
+def test_nobody_reads_any_more(queue):
+    """The worker is told at once that its supervisor is gone."""
+    uplink = Uplink(queue)
+    uplink.report(Ready(1.0))
+    with pytest.raises(BrokenPipeError):
+        uplink.flush()
+
+
+def test_a_killed_worker_leaves_whole_frames_and_then_the_end(queue):
+    """kill -9 in the middle of reporting: every frame is whole, the end comes after the last."""
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=writer_process, args=(queue, 5000))
+    process.start()
+    reader = EventReader(queue)
+    got = []
+    while len(got) < 2000:
+        got += reader.take()
+    process.kill()
+    while (events := reader.take()) is not None:
+        got += events
+    process.join()
+    reader.close()
+    assert [event.serial for event in got if isinstance(event, Progress)] == list(range(len(got)))[: len(got)]
+    process.close()
