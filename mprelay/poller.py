@@ -45,7 +45,11 @@ if sys.platform == "linux":
 
             The time is rounded up to milliseconds, so a deadline is over when the call returns for it.
             """
-            return self._epoll.poll(-1 if timeout is None else min(max(timeout, 0.0), _LONGEST), MOST)
+            left = -1 if timeout is None else min(max(timeout, 0.0), _LONGEST)
+            try:
+                return self._epoll.poll(left, MOST)
+            except MemoryError:
+                return self._epoll.poll(left, 1)  # one at a time needs none that is not there
 
         def close(self) -> None:
             """Give the descriptor back."""

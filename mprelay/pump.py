@@ -27,6 +27,10 @@ if sys.platform == "win32":
     _DONTWAIT: Final = 0
 else:
     _DONTWAIT: Final = socket.MSG_DONTWAIT
+_HEADROOM: Final = 16 * 1024
+"""Bytes that must be left to the loop itself (to report, to poll) after a session got its buffers: so it is a
+session that memory is refused to, and not the worker with all the others."""
+
 _ROUNDS: Final = 8  # buffers moved before a pump yields
 
 
@@ -179,7 +183,9 @@ class CopyPumps:
         """Make a pump from `source` to `sink`. MemoryError: there is no memory for its buffer."""
         if self._size is None:
             return CopyPump(source, sink, self._scratch, bytes)
-        return CopyPump(source, sink, memoryview(bytearray(self._size)), _in_place)
+        buffer = bytearray(self._size + _HEADROOM)
+        del buffer[self._size :]
+        return CopyPump(source, sink, memoryview(buffer), _in_place)
 
 
 def _in_place(rest: memoryview) -> memoryview:

@@ -180,8 +180,8 @@ class Relay:
                 # The kernel had no descriptor left for it in this process, and has closed the connection.
                 self._refuse(ticket, CloseReason.HANDOFF_FAILED, errno_name(errno.EMFILE))
             else:
-                # All given: the constructor asks the kernel nothing. The family does not matter, for nobody
-                # asks this socket for an address.
+                # All three given: that saves the constructor three system calls. The family does not matter,
+                # for nobody asks this socket for an address.
                 self._open(ticket, socket.socket(socket.AF_INET6, socket.SOCK_STREAM, 0, descriptor))
         return True
 

@@ -18,12 +18,16 @@ from mprelay.uplink import Queue, Uplink
 CRASHED: Final = 70
 """Exit code after an unexpected exception (EX_SOFTWARE, sysexits.h)."""
 
+_RESERVE: Final = 64 * 1024
+"""Bytes kept for the last report of a worker that has run out of memory."""
+
 
 def main(settings: Settings, inbox: socket.socket, queue: Queue) -> None:
     """Be a worker until the inbox ends. Both channels are this process's own."""
     signals.ignore()
     _leave_standard_streams()
     uplink = Uplink(queue)
+    reserve = [bytes(_RESERVE)]
     try:
         uplink.report(Ready(time.time()))
         uplink.flush()
@@ -32,6 +36,7 @@ def main(settings: Settings, inbox: socket.socket, queue: Queue) -> None:
         # The supervisor is gone, and with it whoever could be told. The kernel resets what is open.
         os._exit(0)
     except Exception as unexpected:  # noqa: BLE001 - the barrier: it is reported, and the process ends
+        reserve.clear()
         try:
             uplink.report(Crashed(time.time(), place_of(unexpected), describe(unexpected)))
             uplink.flush()

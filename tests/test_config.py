@@ -59,7 +59,7 @@ def test_defaults_are_the_contracts():
         ("log_detail", None, ["full", "session"], ["none", ""]),
         ("label", None, ["a=b", "a=", "a=b=c", "ü=ö"], ["a", "=b", "", "a\udcff=b", "a=\udcff"]),
         ("drain_timeout", None, ["0", "10", "0.5"], ["-1", "x", "", "inf", "nan", "1e3", "1.2.3", "99999999999"]),
-        ("stats_interval", None, ["0", "60", "0.1"], ["-0.1", "never", "0.01"]),
+        ("stats_interval", None, ["0", "60", "0.01"], ["-0.1", "never", "0.001"]),
     ],
 )
 def test_bounds(name, msg_id, good, bad):

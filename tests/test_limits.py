@@ -1,0 +1,88 @@
+"""The need for descriptors, computed before anything starts."""
+
+import resource
+
+import pytest
+
+from mprelay import limits
+from mprelay.limits import LimitTooLow
+
+
+@pytest.fixture(autouse=True)
+def _limits_as_before():
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.fixture
+def hard(monkeypatch):
+    """Pretend a hard limit: a real one could not be raised again by an ordinary user."""
+    calls = []
+
+    def pretend(soft, hard):
+        monkeypatch.setattr(resource, "getrlimit", lambda _what: (soft, hard))
+        monkeypatch.setattr(resource, "setrlimit", lambda _what, pair: calls.append(pair))
+        return calls
+
+    return pretend
+
+
+def test_the_soft_limit_is_raised_for_real():
+    """To what all sessions need in one worker, should the others die."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    assert limits.reserve(500, 4) == 500
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (1016, hard)
+
+
+def test_a_sufficient_limit_is_left_alone(hard):
+    """No system call without need."""
+    calls = hard(4096, 4096)
+    assert limits.reserve(500, 2) == 500
+    assert calls == []
+
+
+def test_the_usual_1024_is_enough_for_500_sessions_in_one_worker(hard):
+    """The default of most systems."""
+    hard(1024, 1024)
+    assert limits.reserve(500, 1) == 500
+
+
+def test_each_worker_gets_at_least_its_share(hard):
+    """Where not all fit into one worker, they are spread."""
+    calls = hard(1024, 4096)
+    assert limits.reserve(5000, 4) == (4096 - 16) // 2
+    assert calls == [(4096, 4096)]
+
+
+def test_too_low_is_refused_with_numbers(hard):
+    """Refuse to start rather than fail at session 25."""
+    hard(64, 64)
+    with pytest.raises(LimitTooLow, match=r"500 sessions over 2 workers need 516 .* 64"):
+        limits.reserve(500, 2)
+
+
+def test_the_supervisor_needs_its_own(hard):
+    """Many workers with few sessions each."""
+    calls = hard(40, 1000)
+    limits.reserve(20, 16)
+    assert calls == [(16 * 4 + 16 + 20, 1000)]
+    hard(40, 50)
+    with pytest.raises(LimitTooLow, match="100 in the supervisor"):
+        limits.reserve(20, 16)
+
+
+def test_no_limit_is_no_limit(hard):
+    """RLIM_INFINITY."""
+    calls = hard(resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    assert limits.reserve(100_000, 1) == 100_000
+    assert calls == []
+
+
+def test_above_what_the_kernel_allows_is_refused_too():
+    """`fs.nr_open` stands above any hard limit."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with pytest.raises(LimitTooLow):
+        limits.reserve(2_000_000_000, 1)
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[1] == hard

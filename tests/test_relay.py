@@ -1,0 +1,154 @@
+"""The worker's loop in one process, with real sockets: what an end-to-end test cannot reach."""
+
+import socket
+import threading
+
+import pytest
+from harness import accept, free_port, listening, receive
+
+from mprelay import handoff, poller, sockets
+from mprelay.events import Closed, CloseReason, Connected, Progress, Settings, Ticket
+from mprelay.relay import Relay
+
+
+class Kept:
+    """An uplink that keeps what is reported; it always has room."""
+
+    def __init__(self):
+        self.events = []
+        self.report = self.events.append
+        self.news = threading.Semaphore(0)
+        self.waiting = False
+        self._told = 0
+
+    def flush(self):
+        """Tell the test."""
+        for _ in range(len(self.events) - self._told):
+            self.news.release()
+        self._told = len(self.events)
+        return True
+
+    def wait(self, kind):
+        """Wait for an event of this kind."""
+        while not (found := [event for event in self.events[: self._told] if isinstance(event, kind)]):
+            assert self.news.acquire(timeout=20)
+        return found[-1]
+
+
+class Running:
+    """A relay in a thread, between a sender and an uplink."""
+
+    def __init__(self, target, **settings):
+        chosen = {"connect_timeout": 3.0, "idle_timeout": 300.0, "buffer": None, "deadline": None} | settings
+        down, up = handoff.channel()
+        self.sender = handoff.sender(down)
+        self.uplink = Kept()
+        self._inbox = handoff.receiver(up)
+        self.relay = Relay(Settings(*target[:2], **chosen), self._inbox, self.uplink)
+        self._thread = threading.Thread(target=self.relay.run)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.sender.close()
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+        self.relay._poller.close()
+        self._inbox.close()
+
+    def admit(self, sock, serial=1):
+        """Hand a client's socket over."""
+        self.sender.send([Ticket(serial, 0.0)], [sock])
+        sock.close()
+
+
+@pytest.fixture
+def client():
+    """A client's end, and the relay's."""
+    with sockets.listen("127.0.0.1", free_port()) as server:
+        far = socket.create_connection(server.getsockname(), timeout=20)
+        near, _ = server.accept()
+    yield far, near
+    far.close()
+    near.close()
+
+
+def test_told_to_stop_every_session_is_reset_and_reported(client):
+    """The end of the inbox; the supervisor knows the reason."""
+    far, near = client
+    with listening() as server:
+        with Running(server.getsockname()) as running:
+            running.admit(near)
+            target = accept(server)
+            running.uplink.wait(Connected)
+            far.sendall(b"hello")
+            assert receive(target, 5) == b"hello"
+        with target, pytest.raises(ConnectionResetError):
+            target.recv(1)
+        closed = running.uplink.wait(Closed)
+        assert (closed.reason, closed.bytes_from_client) == (None, 5)
+        with pytest.raises(ConnectionResetError):
+            far.recv(1)
+
+
+def test_the_deadline_is_enforced_without_a_supervisor(client):
+    """A ticket that comes after it is refused; nobody had to say so."""
+    far, near = client
+    with listening() as server, Running(server.getsockname(), deadline=0.0) as running:
+        running.admit(near)
+        closed = running.uplink.wait(Closed)
+        assert closed.reason is CloseReason.RELAY_EXPIRED
+        with pytest.raises(ConnectionResetError):
+            far.recv(1)
+
+
+def test_progress_is_reported_while_bytes_move_and_not_when_idle(client):
+    """The last known figures of a session whose worker may be lost."""
+    far, near = client
+    with listening() as server, Running(server.getsockname()) as running:
+        running.admit(near)
+        with accept(server) as target:
+            far.sendall(b"hello")
+            assert receive(target, 5) == b"hello"
+            assert running.uplink.wait(Progress) == Progress(1, 5, 0)
+            assert running.relay._progress_at is None
+            assert running.relay._dirty == {}
+
+
+def test_nothing_is_kept_of_a_session_that_ended(client):
+    """No entry in any table of the loop."""
+    far, near = client
+    with listening() as server, Running(server.getsockname()) as running:
+        running.admit(near)
+        with accept(server) as target:
+            far.sendall(b"x")
+            assert receive(target, 1) == b"x"
+            far.close()
+            assert receive(target) == b""
+        running.uplink.wait(Closed)
+        relay = running.relay
+        assert not (relay._ends or relay._connecting or relay._idle or relay._unfinished or relay._dirty)
+
+
+def test_more_events_than_one_wait_returns(client):
+    """What was not yet seen is seen in the next turn; no session is idle meanwhile."""
+    with listening(backlog=512) as server, Running(server.getsockname(), idle_timeout=1800.0) as running:
+        count = poller.MOST // 2 + 20
+        clients = []
+        with socket.create_server(("127.0.0.1", 0), backlog=512) as door:
+            for serial in range(1, count + 1):
+                far = socket.create_connection(door.getsockname(), timeout=20)
+                near, _ = door.accept()
+                running.admit(near, serial)
+                clients.append(far)
+        targets = [accept(server) for _ in range(count)]
+        for far in clients:
+            far.sendall(b"x")
+        for target in targets:
+            assert receive(target, 1) == b"x"
+        for sock in (*clients, *targets):
+            sock.close()
+        while len([event for event in running.uplink.events if isinstance(event, Closed)]) < count:
+            assert running.uplink.news.acquire(timeout=20)
