@@ -1,0 +1,62 @@
+"""Writes the tables of README from the catalogue and the table of parameters, between their marks.
+
+    .venv/bin/python scripts/readme_tables.py
+
+A test holds README against :func:`render`.
+"""
+
+import re
+from pathlib import Path
+
+from mprelay.catalogue import ENTRIES, SESSION_CLOSED, Entry
+from mprelay.config import PARAMETERS
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+
+
+def options() -> str:
+    """The parameters, in the order of the help."""
+    rows = ["| parameter | option | values | default | |", "|---|---|---|---|---|"]
+    for parameter in PARAMETERS:
+        default = {None: "required" if parameter.position else "", parameter.default: parameter.default}.get(
+            parameter.default
+        )
+        if parameter.name == "workers":
+            default = "usable CPUs, at most 8"
+        position = f"`{parameter.metavar}`" if parameter.position else ""
+        option = (
+            f"`{parameter.option}{'' if parameter.position else ' ' + parameter.metavar}`"
+            if parameter.option
+            else ""
+        )
+        rows.append(f"| {position} | {option} | {parameter.values} | {default} | {parameter.help} |")
+    return "\n".join(rows)
+
+
+def records() -> str:
+    """The records, by number, ours last."""
+    rows = ["| no. | event | level | carries besides the common fields | message |", "|---|---|---|---|---|"]
+    reasons: dict[Entry, list[str]] = {}
+    for reason, entry in SESSION_CLOSED.items():
+        reasons.setdefault(entry, []).append(f"`{reason.value}`")
+    for entry in sorted(dict.fromkeys(ENTRIES), key=lambda entry: entry.msg_id or 99):
+        carries = " ".join(f"`{field}`" for field in entry.fields)
+        if entry in reasons:
+            carries = f"`reason` {' or '.join(reasons[entry])}; see below"
+        message = entry.sentence.replace("{", "‹").replace("}", "›").replace("<", "&lt;").replace("  ", " ")
+        rows.append(f"| {entry.msg_id or ''} | `{entry.event}` | {entry.level} | {carries} | {message} |")
+    return "\n".join(rows)
+
+
+def render(text: str) -> str:
+    """Put the current tables into README's `text`."""
+    for name, table in (("options", options()), ("records", records())):
+        between = re.compile(f"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
+        text, count = between.subn(lambda mark, table=table: mark[1] + table + mark[2], text)
+        if count != 1:
+            raise SystemExit(f"README has no place for the table of {name}")
+    return text
+
+
+if __name__ == "__main__":
+    README.write_text(render(README.read_text()))

@@ -1,0 +1,48 @@
+"""README says what is."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+from mprelay import __version__, supervisor
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.fixture
+def tables():
+    """The script that writes the tables."""
+    spec = importlib.util.spec_from_file_location("readme_tables", ROOT / "scripts" / "readme_tables.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_tables_are_current(tables):
+    """Else run scripts/readme_tables.py."""
+    assert tables.render(README) == README
+
+
+def test_every_exit_code_is_told():
+    """As the supervisor has them."""
+    codes = {getattr(supervisor, name) for name in ("OK", "USAGE", "UNAVAILABLE", "SOFTWARE", "OSERR", "IOERR")}
+    told = set(
+        re.findall(r"^\| (\d+) \|", README.partition("## Exit codes")[2].partition("\n## ")[0], re.MULTILINE)
+    )
+    assert {str(code) for code in codes} == told
+
+
+def test_the_commands_exist():
+    """The two commands of README are files that can be run."""
+    for name in ("run", "test"):
+        script = ROOT / "scripts" / name
+        assert f"scripts/{name}" in README
+        assert script.stat().st_mode & 0o111
+
+
+def test_the_changelog_knows_this_version():
+    """Written for users, newest first."""
+    assert re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1] == __version__
