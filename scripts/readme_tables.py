@@ -18,9 +18,7 @@ def options() -> str:
     """The parameters, in the order of the help."""
     rows = ["| parameter | option | values | default | |", "|---|---|---|---|---|"]
     for parameter in PARAMETERS:
-        default = {None: "required" if parameter.position else "", parameter.default: parameter.default}.get(
-            parameter.default
-        )
+        default = parameter.default or ("required" if parameter.position else "")
         if parameter.name == "workers":
             default = "usable CPUs, at most 8"
         position = f"`{parameter.metavar}`" if parameter.position else ""
@@ -43,7 +41,7 @@ def records() -> str:
         carries = " ".join(f"`{field}`" for field in entry.fields)
         if entry in reasons:
             carries = f"`reason` {' or '.join(reasons[entry])}; see below"
-        message = entry.sentence.replace("{", "‹").replace("}", "›").replace("<", "&lt;").replace("  ", " ")
+        message = entry.sentence.replace("<", "&lt;").replace("{", "*").replace("}", "*").replace("  ", " ")
         rows.append(f"| {entry.msg_id or ''} | `{entry.event}` | {entry.level} | {carries} | {message} |")
     return "\n".join(rows)
 

@@ -1,7 +1,6 @@
 """Runs the installed program as a process, as a user would, and reads its records as a collector would."""
 
 import contextlib
-import os
 import random
 import select
 import signal

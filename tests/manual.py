@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """The 39 messages of TCPRELAY.EXE 1.0.0, word for word from its manual, by number."""
 
 MESSAGES = {

@@ -1,9 +1,11 @@
 """The hand-off channel: sockets arrive with their tickets, or are told missing."""
 
+import contextlib
 import fcntl
 import os
 import resource
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -75,7 +77,7 @@ def test_at_the_descriptor_limit_the_last_tickets_come_without_sockets(ends):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     free = [os.dup(0) for _ in range(2)]  # the numbers of the only two that will fit: all below are taken
     top = max(free) + 1
-    taken = set(map(int, os.listdir("/proc/self/fd")))
+    taken = {int(entry.name) for entry in Path("/proc/self/fd").iterdir()}
     fill = [os.dup(0) for number in range(top) if number not in taken]
     for descriptor in free:
         os.close(descriptor)
@@ -99,8 +101,8 @@ def test_a_full_channel_refuses_and_the_sender_keeps_its_socket(ends):
     near, far = socket.socketpair()
     with near, far:
         fitted = 0
-        with pytest.raises(BlockingIOError):
-            for _ in range(100_000):
+        with contextlib.suppress(BlockingIOError):
+            while True:
                 sender.send([Ticket(fitted, 0.0)], [near])
                 fitted += 1
         assert fitted >= 500

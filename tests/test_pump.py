@@ -1,5 +1,6 @@
 """The pump: whole, byte by byte, in random chunks: the same comes out. Real sockets."""
 
+import contextlib
 import errno
 import resource
 import socket
@@ -96,10 +97,8 @@ def test_nothing_is_read_while_the_sink_is_full(ends):
     pump = CopyPumps(4000).make(near, far)
     outcome = None
     while outcome is not Outcome.BLOCKED:
-        try:
+        with contextlib.suppress(BlockingIOError):
             client.send(b"x" * 65536)
-        except BlockingIOError:
-            pass
         edge(pump)
         outcome = pump.move()
     before = pump.received
@@ -194,10 +193,8 @@ def test_no_memory_for_the_rest_is_told(ends):
     pump._keep = keep
     outcome = None
     while outcome not in (Outcome.NO_MEMORY, Outcome.BLOCKED):
-        try:
+        with contextlib.suppress(BlockingIOError):
             client.send(b"x" * 65536)
-        except BlockingIOError:
-            pass
         edge(pump)
         outcome = pump.move()
     assert refused

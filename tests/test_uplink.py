@@ -97,7 +97,7 @@ def test_nobody_reads_any_more(queue):
 
 
 def test_a_killed_worker_leaves_whole_frames_and_then_the_end(queue):
-    """kill -9 in the middle of reporting: every frame is whole, the end comes after the last."""
+    """A kill -9 in the middle of reporting: every frame is whole, the end comes after the last."""
     context = multiprocessing.get_context("spawn")
     process = context.Process(target=writer_process, args=(queue, 5000))
     process.start()

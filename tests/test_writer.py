@@ -17,9 +17,11 @@ class Woken:
         self._semaphore = threading.Semaphore(0)
 
     def __call__(self):
+        """Wake."""
         self._semaphore.release()
 
     def wait(self):
+        """Wait for one."""
         assert self._semaphore.acquire(timeout=20)
 
 
