@@ -44,7 +44,7 @@ PLACES = {
     "SEQPACKET": "handoff",
     "RLIMIT": "limits",
     "pthread_sigmask": "signals",
-    "SimpleQueue(": "uplink",
+    "queues": "uplink",
     "SO_LINGER": "sockets",
 }
 
@@ -98,9 +98,7 @@ def test_each_thing_of_the_platform_has_one_place(module):
     code = ast.unparse(tree)
     code = re.sub(r"'[^'\n]*'|\"[^\"\n]*\"", "''", code)
     for word, place in PLACES.items():
-        if module != place and not (
-            module == "writer" and word == "SimpleQueue("
-        ):  # queue's, not multiprocessing's
+        if module != place:
             assert word not in code, f"{word} belongs to {place}"
 
 
