@@ -119,7 +119,7 @@ def test_a_worker_starts_small():
 
 def test_the_main_module_imports_nothing_until_it_is_called():
     """Spawn imports it again in every worker."""
-    code = "import sys; before = set(sys.modules); import mprelay.__main__; print(*sorted(set(sys.modules) - before))"
+    code = "import sys; had = set(sys.modules); import mprelay.__main__; print(*sorted(set(sys.modules) - had))"
     assert run(code).split() == ["mprelay", "mprelay.__main__"]
 
 
