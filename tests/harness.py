@@ -1,6 +1,7 @@
 """Runs the installed program as a process, as a user would, and reads its records as a collector would."""
 
 import contextlib
+import os
 import random
 import select
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
@@ -268,3 +270,26 @@ def pattern(size: int, seed: int = 1) -> bytes:
 def open_files(pid: int) -> int:
     """How many descriptors a process has."""
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def moment(text: str) -> float:
+    """Read a record's timestamp as Unix time."""
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC).timestamp()
+
+
+def read_until(descriptor: int, word: bytes | None) -> bytes:
+    """Read until `word` has come, or (None) to the end."""
+    data = b""
+    deadline = time.monotonic() + PATIENCE
+    while word is None or word not in data:
+        ready, _, _ = select.select([descriptor], [], [], max(0, deadline - time.monotonic()))
+        assert ready, f"no {word!r} in {data!r}"
+        try:
+            part = os.read(descriptor, 65536)
+        except OSError:  # a terminal's way to say the end: EIO
+            part = b""
+        if not part:
+            assert word is None, f"ended without {word!r}: {data!r}"
+            break
+        data += part
+    return data

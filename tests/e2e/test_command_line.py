@@ -10,16 +10,8 @@ from importlib.metadata import version
 import pytest
 from checker import check_run, parse
 from harness import PATIENCE, PROGRAM, Relay, accept, ends_with_reset, listening, receive
+from manual import MESSAGES
 
-MANUAL = {
-    2: "Error: <fwd port> must be between 1 and 65535 inclusive.",
-    3: "Error: Invalid IP address specified for <trg host>.",
-    4: "Error: <trg port> must be between 1 and 65535 inclusive.",
-    5: "Error: <ACL> needs to be keyword ANY, or dotted decimal IP/mask notation.",
-    6: "Error: <c t/o> must be between 1 and 3 inclusive.",
-    7: "Error: <i t/o> must be between 1 and 1800 inclusive.",
-    8: "Error: <buf> must be between 100 and 4000 inclusive.",
-}
 GOOD = ["8080", "127.0.0.1", "80", "ANY"]
 POSITIONS = [
     ("fwd_port", 2),
@@ -169,7 +161,7 @@ def judge(record: dict, name: str, value: str | None) -> None:
     assert record["parameter"] == name
     assert record["msg_id"] == MSG_ID.get(name)
     if record["msg_id"] is not None:
-        assert record["message"] == MANUAL[record["msg_id"]]
+        assert record["message"] == MESSAGES[record["msg_id"]]
     if value is None:
         assert record["value"] is None
     elif len(value) <= 100:
@@ -310,7 +302,7 @@ def test_refusals_are_text_where_text_is_asked_for(option):
     assert rest == ""
     words = [re.fullmatch(r"\S+Z ERROR (.*)", line)[1] for line in lines]
     assert len(words) == 3
-    assert MANUAL[2] in words
+    assert MESSAGES[2] in words
     for name in ("--idle-timeout", "--workers"):
         assert any(name in text for text in words)
     assert all(text.isprintable() for text in words)

@@ -4,19 +4,29 @@ import contextlib
 import errno
 import fcntl
 import os
-import select
 import signal
 import socket
 import subprocess
 import time
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
 import pytest
 from checker import check_run, parse
-from harness import PATIENCE, PROGRAM, Relay, accept, ends_with_reset, eventually, free_port, listening, receive
+from harness import (
+    PATIENCE,
+    PROGRAM,
+    Relay,
+    accept,
+    ends_with_reset,
+    eventually,
+    free_port,
+    listening,
+    moment,
+    read_until,
+    receive,
+)
 
 TARGET = "127.0.0.1", 9
 
@@ -26,26 +36,6 @@ def run(*command: str, **options) -> subprocess.CompletedProcess:
     return subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE, check=False, **options
     )
-
-
-def moment(text: str) -> float:
-    """Read a record's timestamp as Unix time."""
-    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC).timestamp()
-
-
-def read_until(descriptor: int, word: bytes | None) -> bytes:
-    """Read until `word` has come, or (None) to the end."""
-    data = b""
-    deadline = time.monotonic() + PATIENCE
-    while word is None or word not in data:
-        ready, _, _ = select.select([descriptor], [], [], max(0, deadline - time.monotonic()))
-        assert ready, f"no {word!r} in {data!r}"
-        part = os.read(descriptor, 65536)
-        if not part:
-            assert word is None, f"ended without {word!r}: {data!r}"
-            break
-        data += part
-    return data
 
 
 def connect(relay: Relay) -> socket.socket:

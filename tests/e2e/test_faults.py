@@ -48,16 +48,20 @@ def test_a_replacement_that_hangs_at_its_start_holds_nobody_up():
 def test_the_working_directory_may_go_away():
     """A worker is replaced all the same, and the others notice nothing."""
     place = tempfile.mkdtemp()
-    with listening() as server, Relay(server.getsockname(), cwd=place, workers=2) as relay:
-        with relay.connect() as client, accept(server) as target:
-            client.sendall(b"x")
-            receive(target, 1)
-            shutil.rmtree(place)
-            busy = relay.wait("session.allocated")["worker"]
-            os.kill(relay.workers()[3 - busy], signal.SIGKILL)
-            relay.wait("worker.started", 3)
-            client.sendall(b"y")
-            assert receive(target, 1) == b"y"
+    with (
+        listening() as server,
+        Relay(server.getsockname(), cwd=place, workers=2) as relay,
+        relay.connect() as client,
+        accept(server) as target,
+    ):
+        client.sendall(b"x")
+        receive(target, 1)
+        shutil.rmtree(place)
+        busy = relay.wait("session.allocated")["worker"]
+        os.kill(relay.workers()[3 - busy], signal.SIGKILL)
+        relay.wait("worker.started", 3)
+        client.sendall(b"y")
+        assert receive(target, 1) == b"y"
 
 
 @pytest.mark.parametrize(

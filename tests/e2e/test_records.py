@@ -5,19 +5,17 @@ import os
 import pty
 import re
 import resource
-import select
 import signal
 import socket
 import subprocess
 import time
 import tty
 from contextlib import closing, contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from checker import check_run, parse
-from harness import PATIENCE, Relay, accept, free_port, listening, receive, reset
+from harness import PATIENCE, Relay, accept, free_port, listening, moment, read_until, receive, reset
 
 OPENING = (
     "The relayer is now active.  Data received on TCP port {port} will be forwarded to {target} port {to}..."
@@ -32,29 +30,6 @@ LIFE = [
     "Session handler serial number 1 target-to-requester channel is now active.",
     "Session handler serial number 1 terminated due to requester read closure.",
 ]
-
-
-def moment(text: str) -> float:
-    """Read a record's timestamp as Unix time."""
-    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC).timestamp()
-
-
-def read_until(descriptor: int, word: bytes | None) -> bytes:
-    """Read until `word` has come, or (None) to the end."""
-    data = b""
-    deadline = time.monotonic() + PATIENCE
-    while word is None or word not in data:
-        ready, _, _ = select.select([descriptor], [], [], max(0, deadline - time.monotonic()))
-        assert ready, f"no {word!r} in {data!r}"
-        try:
-            part = os.read(descriptor, 65536)
-        except OSError:  # a terminal's way to say the end: EIO
-            part = b""
-        if not part:
-            assert word is None, f"ended without {word!r}: {data!r}"
-            break
-        data += part
-    return data
 
 
 @contextmanager
