@@ -29,9 +29,10 @@ def main(settings: Settings, inbox: socket.socket, queue: Queue) -> None:
     uplink = Uplink(queue)
     reserve = [bytes(_RESERVE)]
     try:
+        relay = Relay(settings, receiver(inbox), uplink)
         uplink.report(Ready(time.time()))
         uplink.flush()
-        Relay(settings, receiver(inbox), uplink).run()
+        relay.run()
     except BrokenPipeError:
         # The supervisor is gone, and with it whoever could be told. The kernel resets what is open.
         os._exit(0)
