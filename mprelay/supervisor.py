@@ -114,13 +114,16 @@ def main(argv: Sequence[str]) -> int:
 
 def _need_standard_streams() -> None:
     """See that descriptors 0 to 2 are open, before a socket gets the number of one. OSError: no stdout."""
+    no_stdout = None
     for descriptor in (0, _STDOUT, 2):
         try:
             os.fstat(descriptor)
-        except OSError:
-            if descriptor == _STDOUT:
-                raise
+        except OSError as failure:
             os.open(os.devnull, os.O_RDWR)  # the kernel gives the lowest number that is free: this one
+            if descriptor == _STDOUT:
+                no_stdout = failure
+    if no_stdout is not None:
+        raise no_stdout
 
 
 def _as_text(log_format: str) -> bool:

@@ -17,7 +17,6 @@ import os
 import queue
 import select
 import stat
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -138,10 +137,12 @@ class Writer:
 
 
 def complain(text: str) -> None:
-    """Say something on stderr, if there is one. Nothing of importance is said only there."""
-    with suppress(OSError, ValueError, AttributeError):
-        sys.stderr.write(f"mprelay: {text}\n")
-        sys.stderr.flush()
+    """Say something on stderr, if anybody listens. Nothing of importance is said only there.
+
+    Past ``sys.stderr``: what stays in its buffer would be tried again, and fail, when the interpreter ends.
+    """
+    with suppress(OSError):
+        os.write(2, f"mprelay: {text}\n".encode())
 
 
 def _chunks(records: Iterable[bytes], most: int) -> Iterable[bytes]:

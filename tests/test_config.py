@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mprelay import config
 from mprelay.config import LABELS_LIMIT, PARAMETERS, Config, validate
 
 GOOD = {"fwd_port": ["8080"], "trg_host": ["192.0.2.1"], "trg_port": ["80"], "acl": ["ANY"]}
@@ -19,16 +20,16 @@ def test_defaults_are_the_contracts():
     """What is not given."""
     values, problems = validate(GOOD)
     assert problems == []
-    config = Config(**values)
-    assert (config.fwd_port, config.trg_host, config.trg_port, str(config.acl)) == (8080, "192.0.2.1", 80, "ANY")
-    assert (config.connect_timeout, config.idle_timeout, config.absolute_timeout) == (3, 300, 0)
-    assert config.buffer is None
-    assert 1 <= config.workers <= 8
-    assert config.max_sessions == 500
-    assert config.bind is None
-    assert (config.log_format, config.log_detail) == ("auto", "full")
-    assert config.labels == {}
-    assert (config.drain_timeout, config.stats_interval) == (10, 60)
+    made = Config(**values)
+    assert (made.fwd_port, made.trg_host, made.trg_port, str(made.acl)) == (8080, "192.0.2.1", 80, "ANY")
+    assert (made.connect_timeout, made.idle_timeout, made.absolute_timeout) == (3, 300, 0)
+    assert made.buffer is None
+    assert 1 <= made.workers <= 8
+    assert made.max_sessions == 500
+    assert made.bind is None
+    assert (made.log_format, made.log_detail) == ("auto", "full")
+    assert made.labels == {}
+    assert (made.drain_timeout, made.stats_interval) == (10, 60)
 
 
 @pytest.mark.parametrize(
@@ -125,5 +126,13 @@ def test_any_texts_make_a_config_or_problems(given_texts):
     """Never an exception; without a problem nothing that is required is missing."""
     values, problems = validate(given_texts)
     if not problems:
-        config = Config(**values)
-        assert None not in (config.fwd_port, config.trg_host, config.trg_port, config.acl)
+        made = Config(**values)
+        assert None not in (made.fwd_port, made.trg_host, made.trg_port, made.acl)
+
+
+def test_usable_cpus_are_counted_everywhere(monkeypatch):
+    """Those that this process may use; where the system does not say, those of the machine."""
+    usable = config.usable_cpus()
+    assert usable >= 1
+    monkeypatch.delattr("os.sched_getaffinity", raising=False)
+    assert config.usable_cpus() >= usable
