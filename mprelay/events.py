@@ -45,6 +45,7 @@ class Settings(NamedTuple):
     connect_timeout: float  # seconds, from admission
     idle_timeout: float  # seconds without a byte moved
     buffer: int | None  # bytes for each direction; None: the worker chooses
+    pipes: int  # that it may borrow to flows, at most
     deadline: float | None  # absolute timeout on the monotonic clock, seconds; None: never
 
 

@@ -1,11 +1,16 @@
 """How many descriptors a process may have. The only file that knows RLIMIT_NOFILE (getrlimit(2))."""
 
 import sys
+from typing import NamedTuple
 
 OWN = 16
 """Descriptors that a worker needs besides its sessions': standard streams, epoll, channels and spare."""
 
 PER_SESSION = 2
+
+PIPES = 64
+PER_PIPE = 2
+"""Pipes of a worker at most, for flows that keep filling their buffer; sessions come first."""
 
 BATCH = 64
 """Accepted sockets that the supervisor holds at most, besides its own descriptors."""
@@ -14,23 +19,31 @@ PER_WORKER = 4
 """Descriptors of the supervisor for each worker: channel, queue, sentinel, lifeline."""
 
 
+class Share(NamedTuple):
+    """What one worker can have."""
+
+    sessions: int
+    pipes: int
+
+
 class LimitTooLow(Exception):  # noqa: N818 - it says what is the matter
     """The hard limit does not allow what was asked for; the text has the numbers."""
 
 
-def reserve(sessions: int, workers: int) -> int:
-    """Raise the soft limit to what is needed; return how many sessions each worker can hold.
+def reserve(sessions: int, workers: int) -> Share:
+    """Raise the soft limit to what is needed; return what each worker can have.
 
     Least-loaded assignment spreads sessions evenly, but when workers die the others hold theirs too: so each
     is given room for all `sessions` where the hard limit allows it, and at least for its share.
     Workers inherit the limit. Raises LimitTooLow where not even the shares fit.
     """
     if sys.platform == "win32":
-        return sessions
+        return Share(sessions, 0)
     import resource  # noqa: PLC0415 - only where it exists
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = sessions * PER_SESSION + OWN
+    full = sessions * PER_SESSION + OWN
+    most = full + PIPES * PER_PIPE
     least = -(-sessions // workers) * PER_SESSION + OWN
     own = workers * PER_WORKER + OWN + min(sessions, BATCH)
     allowed = max(most, own) if hard == resource.RLIM_INFINITY else min(max(most, own), hard)
@@ -44,4 +57,5 @@ def reserve(sessions: int, workers: int) -> int:
             resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
         except (OSError, ValueError) as failure:  # above fs.nr_open
             raise LimitTooLow(f"{allowed} open files in one process are needed: {failure}") from failure
-    return min(sessions, (allowed - OWN) // PER_SESSION)
+    held = max(soft, allowed) if soft != resource.RLIM_INFINITY else allowed
+    return Share(min(sessions, (held - OWN) // PER_SESSION), max(0, min(PIPES, (held - full) // PER_PIPE)))

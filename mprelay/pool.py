@@ -114,17 +114,16 @@ class Member:
 class Pool:
     """The workers that live, by number."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self) -> None:
         self._context = multiprocessing.get_context("spawn")
         self.members: dict[int, Member] = {}
         self._own_meter = Meter(os.getpid())
 
-    def start(self, number: int, now: float) -> Member:
+    def start(self, number: int, settings: Settings, now: float) -> Member:
         """Start worker `number`. OSError: no process, or no descriptors, to be had."""
         # Started with the first process anyway, but then in the midst of `signals.held`, whose mask it undoes.
         resource_tracker.ensure_running()
-        member = self.members[number] = Member(number, now, self._settings, self._context)
+        member = self.members[number] = Member(number, now, settings, self._context)
         return member
 
     def forget(self, member: Member) -> None:

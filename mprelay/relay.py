@@ -28,7 +28,7 @@ from typing import Final
 from mprelay import poller, sockets
 from mprelay.events import Closed, CloseReason, Connected, Progress, Settings, Ticket
 from mprelay.handoff import Receiver
-from mprelay.pump import CopyPump, CopyPumps, Outcome, errno_name, stream_error
+from mprelay.pump import CopyPump, Outcome, Pumps, errno_name, stream_error
 from mprelay.session import Action, Input, State, step
 from mprelay.uplink import Uplink
 
@@ -84,7 +84,7 @@ class Relay:
         self._settings = settings
         self._inbox = inbox
         self._uplink = uplink
-        self._pumps = CopyPumps(settings.buffer)
+        self._pumps = Pumps(settings.buffer, settings.pipes)
         self._address = (settings.target_ip, settings.target_port)
         self._family = sockets.family_of(settings.target_ip)
         self._poller = poller.Poller()
@@ -94,6 +94,7 @@ class Relay:
         self._idle: OrderedDict[Link, None] = OrderedDict()
         self._unfinished: dict[Link, None] = {}  # could go on at once
         self._dirty: dict[Link, None] = {}  # moved bytes since their last Progress
+        self._borrowers: dict[Link, None] = {}  # had a pipe when they last moved
         self._progress_at: float | None = None
         self._deadline = settings.deadline
         self._uplink_full = False
@@ -105,6 +106,7 @@ class Relay:
         while self._turn():
             pass
         self._end_all(Input.STOPPED)
+        self._pumps.close()
         self._send_last_reports()
 
     def _turn(self) -> bool:
@@ -233,6 +235,8 @@ class Relay:
             reads.readable = True
             if mask & _READ_ON:
                 reads.insistent = True
+                if mask & poller.URGENT:
+                    reads.urgent = True
         if mask & poller.WRITE:
             writes.writable = True
         if link.state is State.CONNECTING and not is_client:
@@ -272,6 +276,8 @@ class Relay:
             if not pump.can_move:
                 continue
             outcome = pump.move()
+            if pump.borrows:
+                self._borrowers[link] = None
             if pump.moved:
                 link.active_at = self._now
                 self._idle.move_to_end(link)
@@ -321,6 +327,9 @@ class Relay:
         error: str | None,
     ) -> None:
         """End both connections of a link, forget it, and report it."""
+        link.up.close()
+        link.down.close()
+        self._borrowers.pop(link, None)
         for sock in (link.client, link.target):
             self._ends.pop(sock.fileno(), None)
             end(sock)
@@ -339,13 +348,18 @@ class Relay:
     # -- reporting -------------------------------------------------------------------------------------------
 
     def _report_progress(self) -> None:
+        """Report what moved since the last time; take the pipes back from what did not."""
         if self._uplink.waiting:  # the supervisor does not keep up: counts can wait, and must not pile up
             self._progress_at = self._now + _PROGRESS_AFTER
             return
-        self._progress_at = None
         for link in self._dirty:
             self._uplink.report(Progress(link.serial, link.up.received, link.down.received))
+        for link in [link for link in self._borrowers if link not in self._dirty]:
+            link.up.give_back()
+            link.down.give_back()
+            del self._borrowers[link]  # one whose data is stuck keeps its pipe until it moves or ends
         self._dirty = {}
+        self._progress_at = self._now + _PROGRESS_AFTER if self._borrowers else None
 
     def _send_reports(self) -> None:
         """Send what there is to report; wait for room in the uplink exactly while something has to."""

@@ -179,16 +179,7 @@ class Supervisor:
         self._capacity = 0
         self._failed_starts: dict[int, int] = {}
         self._dead: list[Member] = []
-        self._pool = Pool(
-            Settings(
-                target_ip=config.trg_host,
-                target_port=config.trg_port,
-                connect_timeout=config.connect_timeout,
-                idle_timeout=config.idle_timeout,
-                buffer=config.buffer,
-                deadline=self._deadline,
-            )
-        )
+        self._pool = Pool()
 
     def run(self) -> int:
         """Start, serve, end; return the exit code."""
@@ -230,9 +221,19 @@ class Supervisor:
                 _LISTENER_STEPS[failure.step], UNAVAILABLE, error=errno_name(failure.errno)
             ) from failure
         try:
-            self._capacity = limits.reserve(self._config.max_sessions, self._config.workers)
+            share = limits.reserve(self._config.max_sessions, self._config.workers)
         except limits.LimitTooLow as low:
             raise Failure(catalogue.POOL_START_FAILED, SOFTWARE, error="EMFILE", detail=str(low)) from low
+        self._capacity = share.sessions
+        self._settings = Settings(
+            target_ip=self._config.trg_host,
+            target_port=self._config.trg_port,
+            connect_timeout=self._config.connect_timeout,
+            idle_timeout=self._config.idle_timeout,
+            buffer=self._config.buffer,
+            pipes=share.pipes,
+            deadline=self._deadline,
+        )
         self._alarms["start"] = (self._now + _START_LIMIT, self._start_took_too_long)
         self._start_next(1)
 
@@ -265,7 +266,7 @@ class Supervisor:
 
     def _start_worker(self, number: int) -> None:
         """Start worker `number`. Raises OSError."""
-        member = self._pool.start(number, self._now)
+        member = self._pool.start(number, self._settings, self._now)
         self._watch(member.reader.fileno(), partial(self._on_events, member))
         self._watch(member.sentinel, partial(self._on_death, member))
 
@@ -520,7 +521,8 @@ class Supervisor:
         self._pool.forget(member)
         self._ledger.close_worker(member.number)
         asked_for = self._phase is Phase.ENDING
-        followed = asked_for and (code == 0 or not member.ready)
+        lost = self._ledger.of_worker(member.number)
+        followed = asked_for and not lost
         self._journal.write(
             catalogue.WORKER_EXITED if followed else catalogue.WORKER_DIED,
             worker=member.number,
@@ -528,7 +530,7 @@ class Supervisor:
             exitcode=code if code >= 0 else None,
             signal=signals.name(-code) if code < 0 else None,
         )
-        for session in self._ledger.of_worker(member.number):
+        for session in lost:
             reason = self._session_end if asked_for else CloseReason.WORKER_LOST
             self._journal.lost(session, self._wall, self._now, reason)
         if self._phase in (Phase.STARTING, Phase.ACTIVE):

@@ -32,27 +32,27 @@ def test_the_soft_limit_is_raised_for_real():
     """To what all sessions need in one worker, should the others die."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
-    assert limits.reserve(500, 4) == 500
-    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (1016, hard)
+    assert limits.reserve(500, 4) == (500, 64)
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (1016 + 128, hard)
 
 
 def test_a_sufficient_limit_is_left_alone(hard):
     """No system call without need."""
     calls = hard(4096, 4096)
-    assert limits.reserve(500, 2) == 500
+    assert limits.reserve(500, 2) == (500, 64)
     assert calls == []
 
 
 def test_the_usual_1024_is_enough_for_500_sessions_in_one_worker(hard):
     """The default of most systems."""
     hard(1024, 1024)
-    assert limits.reserve(500, 1) == 500
+    assert limits.reserve(500, 1) == (500, 4)
 
 
 def test_each_worker_gets_at_least_its_share(hard):
     """Where not all fit into one worker, they are spread."""
     calls = hard(1024, 4096)
-    assert limits.reserve(5000, 4) == (4096 - 16) // 2
+    assert limits.reserve(5000, 4) == ((4096 - 16) // 2, 0)
     assert calls == [(4096, 4096)]
 
 
@@ -67,7 +67,7 @@ def test_the_supervisor_needs_its_own(hard):
     """Many workers with few sessions each."""
     calls = hard(40, 1000)
     limits.reserve(20, 16)
-    assert calls == [(16 * 4 + 16 + 20, 1000)]
+    assert calls == [(20 * 2 + 16 + 128, 1000)]
     hard(40, 50)
     with pytest.raises(LimitTooLow, match="100 in the supervisor"):
         limits.reserve(20, 16)
@@ -76,7 +76,7 @@ def test_the_supervisor_needs_its_own(hard):
 def test_no_limit_is_no_limit(hard):
     """RLIM_INFINITY."""
     calls = hard(resource.RLIM_INFINITY, resource.RLIM_INFINITY)
-    assert limits.reserve(100_000, 1) == 100_000
+    assert limits.reserve(100_000, 1) == (100_000, 64)
     assert calls == []
 
 

@@ -10,7 +10,7 @@ from harness import pattern, reset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mprelay.pump import CopyPumps, Outcome, errno_name, stream_error
+from mprelay.pump import Outcome, Pumps, errno_name, stream_error
 
 
 def tcp_pair():
@@ -49,7 +49,7 @@ def test_any_chunks_come_out_the_same(size, chunks):
     client, near, far, target = (*tcp_pair(), *reversed(tcp_pair()))
     sent = pattern(sum(chunks))
     with client, near, far, target:
-        pump = CopyPumps(size).make(near, far)
+        pump = Pumps(size, 0).make(near, far)
         at = 0
         for chunk in chunks:
             client.sendall(sent[at : at + chunk])
@@ -80,7 +80,7 @@ def test_an_exact_buffer_takes_no_more_than_its_size(ends):
     """BUF is exact: one read, one buffer."""
     client, near, far, _target = ends
     client.sendall(b"x" * 1000)
-    pump = CopyPumps(100).make(near, far)
+    pump = Pumps(100, 0).make(near, far)
     small(far, socket.SO_SNDBUF)
     while pump.move() in (Outcome.UNFINISHED, Outcome.STARVED):
         client.sendall(b"x" * 1000)
@@ -94,7 +94,7 @@ def test_nothing_is_read_while_the_sink_is_full(ends):
     client, near, far, _target = ends
     small(far, socket.SO_SNDBUF)
     client.setblocking(False)  # noqa: FBT003
-    pump = CopyPumps(4000).make(near, far)
+    pump = Pumps(4000, 0).make(near, far)
     outcome = None
     while outcome is not Outcome.BLOCKED:
         with contextlib.suppress(BlockingIOError):
@@ -112,7 +112,7 @@ def test_nothing_is_read_while_the_sink_is_full(ends):
 def test_a_short_read_shows_an_empty_source(ends):
     """No system call only to hear EAGAIN; but behind a FIN only the end counts."""
     client, near, far, _target = ends
-    pump = CopyPumps(None).make(near, far)
+    pump = Pumps(None, 0).make(near, far)
     client.sendall(b"hello")
     near.recv(5, socket.MSG_PEEK | socket.MSG_WAITALL)
     edge(pump)
@@ -134,7 +134,7 @@ def test_a_reset_is_read_behind_the_data_before_it(ends):
     client.sendall(b"data")
     near.recv(4, socket.MSG_PEEK | socket.MSG_WAITALL)
     reset(client)
-    pump = CopyPumps(None).make(near, far)
+    pump = Pumps(None, 0).make(near, far)
     edge(pump)
     pump.insistent = True
     assert pump.move() is Outcome.READ_FAILED
@@ -145,7 +145,7 @@ def test_a_failing_send_is_told(ends):
     """The sink was reset."""
     client, near, far, target = ends
     reset(target)
-    pump = CopyPumps(None).make(near, far)
+    pump = Pumps(None, 0).make(near, far)
     outcome = Outcome.STARVED
     while outcome is Outcome.STARVED:
         client.sendall(b"data")
@@ -161,7 +161,7 @@ def test_a_flow_yields_after_a_while(ends):
     client, near, far, _target = ends
     client.sendall(b"x" * 10_000)
     near.recv(10_000, socket.MSG_PEEK | socket.MSG_WAITALL)
-    pump = CopyPumps(100).make(near, far)
+    pump = Pumps(100, 0).make(near, far)
     edge(pump)
     assert pump.move() is Outcome.UNFINISHED
     assert 0 < pump.received < 10_000
@@ -175,7 +175,7 @@ def test_no_memory_for_the_rest_is_told(ends):
     client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
     near.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
     client.setblocking(False)  # noqa: FBT003
-    pump = CopyPumps(None).make(near, far)
+    pump = Pumps(None, 0).make(near, far)
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     refused = False
 

@@ -39,7 +39,13 @@ class Running:
     """A relay in a thread, between a sender and an uplink."""
 
     def __init__(self, target, **settings):
-        chosen = {"connect_timeout": 3.0, "idle_timeout": 300.0, "buffer": None, "deadline": None} | settings
+        chosen = {
+            "connect_timeout": 3.0,
+            "idle_timeout": 300.0,
+            "buffer": None,
+            "pipes": 2,
+            "deadline": None,
+        } | settings
         down, up = handoff.channel()
         self.sender = handoff.sender(down)
         self.uplink = Kept()
