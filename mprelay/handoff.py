@@ -64,8 +64,8 @@ class Sender(ABC):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _ROOM)
 
     @abstractmethod
-    def send(self, tickets: Sequence[Ticket], sockets: Sequence[socket.socket]) -> None:
-        """Hand over `sockets`, each with its ticket; at most BATCH. Never blocks.
+    def send(self, tickets: Sequence[Ticket], descriptors: Sequence[int]) -> None:
+        """Hand over sockets by their descriptors, each with its ticket; at most BATCH. Never blocks.
 
         Raises OSError: EAGAIN (the channel is full), EPIPE or ECONNRESET (the worker is gone),
         ETOOMANYREFS (too many descriptors under way). Nothing was handed over then.
@@ -103,12 +103,11 @@ if sys.platform == "linux":
     class _RightsSender(Sender):
         """With SCM_RIGHTS."""
 
-        def send(self, tickets: Sequence[Ticket], sockets: Sequence[socket.socket]) -> None:
+        def send(self, tickets: Sequence[Ticket], descriptors: Sequence[int]) -> None:
             packed = b"".join([_TICKET.pack(*ticket) for ticket in tickets])
-            descriptors = array.array("i", [sock.fileno() for sock in sockets])
             self._sock.sendmsg(
                 [packed],
-                [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)],
+                [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))],
                 socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL,
             )
 
@@ -172,7 +171,7 @@ def probe() -> None:
         raise NoSockets(failure) from failure
     with down, up:
         try:
-            sender(down).send([Ticket(0, 0.0)], [up])
+            sender(down).send([Ticket(0, 0.0)], [up.fileno()])
             got = receiver(up).receive()
         except OSError as failure:
             name = errno.errorcode.get(failure.errno or 0)

@@ -23,8 +23,6 @@ from mprelay.events import Event, Settings, Ticket
 from mprelay.uplink import EventReader, Queue
 
 if TYPE_CHECKING:
-    import socket
-
     import psutil
 
 
@@ -80,9 +78,9 @@ class Member:
         self.pid = self.process.pid or 0
         self.meter = Meter(self.pid)
 
-    def send(self, tickets: Sequence[Ticket], sockets: Sequence["socket.socket"]) -> None:
+    def send(self, tickets: Sequence[Ticket], descriptors: Sequence[int]) -> None:
         """Hand over sockets (see :meth:`mprelay.handoff.Sender.send`)."""
-        self._sender.send(tickets, sockets)
+        self._sender.send(tickets, descriptors)
 
     def stop(self) -> None:
         """Tell the worker to reset its sessions, report that, and exit. One that is still starting has none."""

@@ -25,6 +25,7 @@ import socket
 import sys
 from collections.abc import Callable
 from enum import Enum, auto
+from socket import SocketType
 from typing import Final
 
 if sys.platform == "linux":
@@ -96,8 +97,8 @@ class CopyPump:
 
     def __init__(
         self,
-        source: socket.socket,
-        sink: socket.socket,
+        source: SocketType,
+        sink: SocketType,
         buffer: memoryview,
         keep: Callable[[memoryview], bytes | memoryview],
     ) -> None:
@@ -196,9 +197,7 @@ class AutoPump(CopyPump):
 
     __slots__ = ("_full", "_in_pipe", "_pipe", "_pipes", "_small", "_source_ended", "borrows")
 
-    def __init__(
-        self, source: socket.socket, sink: socket.socket, scratch: memoryview, pipes: "PipePool"
-    ) -> None:
+    def __init__(self, source: SocketType, sink: SocketType, scratch: memoryview, pipes: "PipePool") -> None:
         super().__init__(source, sink, scratch, bytes)
         self._pipes = pipes
         self.borrows = False
@@ -416,7 +415,7 @@ class Pumps:
         self._scratch = memoryview(bytearray(0 if size else self.SCRATCH))
         self._pipes = PipePool(0 if size else pipes)
 
-    def make(self, source: socket.socket, sink: socket.socket) -> CopyPump:
+    def make(self, source: SocketType, sink: SocketType) -> CopyPump:
         """Make a pump from `source` to `sink`. MemoryError: there is no memory for its buffer."""
         if self._size is None:
             return AutoPump(source, sink, self._scratch, self._pipes)

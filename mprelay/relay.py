@@ -23,6 +23,7 @@ import socket
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from socket import SocketType
 from typing import Final
 
 from mprelay import poller, sockets
@@ -65,7 +66,7 @@ class Link:
     __slots__ = ("active_at", "admitted_at", "client", "down", "serial", "state", "target", "up")
 
     def __init__(
-        self, ticket: Ticket, client: socket.socket, target: socket.socket, up: CopyPump, down: CopyPump
+        self, ticket: Ticket, client: SocketType, target: SocketType, up: CopyPump, down: CopyPump
     ) -> None:
         self.serial = ticket.serial
         self.admitted_at = ticket.admitted_at
@@ -182,12 +183,10 @@ class Relay:
                 # The kernel had no descriptor left for it in this process, and has closed the connection.
                 self._refuse(ticket, CloseReason.HANDOFF_FAILED, errno_name(errno.EMFILE))
             else:
-                # All three given: that saves the constructor three system calls. The family does not matter,
-                # for nobody asks this socket for an address.
-                self._open(ticket, socket.socket(socket.AF_INET6, socket.SOCK_STREAM, 0, descriptor))
+                self._open(ticket, sockets.received(descriptor))
         return True
 
-    def _open(self, ticket: Ticket, client: socket.socket) -> None:
+    def _open(self, ticket: Ticket, client: SocketType) -> None:
         """Begin a session: from here `client` is ours."""
         if self._settings.deadline is not None and self._now >= self._settings.deadline:
             self._refuse(ticket, CloseReason.RELAY_EXPIRED, None, client)
@@ -221,7 +220,7 @@ class Relay:
         except OSError as failure:
             self._happened(link, no_channel, errno_name(failure.errno))
 
-    def _refuse(self, ticket: Ticket, reason: CloseReason, error: str | None, *owned: socket.socket) -> None:
+    def _refuse(self, ticket: Ticket, reason: CloseReason, error: str | None, *owned: SocketType) -> None:
         """End a session that could not begin, and reset what it has."""
         for sock in owned:
             sock.close()
@@ -308,9 +307,9 @@ class Relay:
             case Action.FINISH:
                 self._close(link, sockets.end_normally, reason, error)
             case Action.ABORT:
-                self._close(link, socket.socket.close, reason, error)
+                self._close(link, SocketType.close, reason, error)
 
-    def _close_write(self, link: Link, sock: socket.socket, reset: Input) -> None:
+    def _close_write(self, link: Link, sock: SocketType, reset: Input) -> None:
         try:
             sock.shutdown(socket.SHUT_WR)
         except OSError as failure:
@@ -322,7 +321,7 @@ class Relay:
     def _close(
         self,
         link: Link,
-        end: Callable[[socket.socket], None],
+        end: Callable[[SocketType], None],
         reason: CloseReason | None,
         error: str | None,
     ) -> None:

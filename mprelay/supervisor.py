@@ -407,10 +407,10 @@ class Supervisor:
             for member in self._pool.members.values():
                 self._on_events(member)  # what was reported since this turn's wait began may have made room
         journal, at = self._journal, self._wall
-        batches: dict[int, list[tuple[Session, socket.socket]]] = {}
+        batches: dict[int, list[tuple[Session, int]]] = {}
         for _ in range(handoff.BATCH):
             try:
-                client, address = listener.accept()
+                client, address = sockets.accept(listener)
             except BlockingIOError:
                 break
             except OSError as failure:
@@ -420,11 +420,11 @@ class Supervisor:
             journal.attempt(ip, port, at)
             if not self._config.acl.allows(ip):
                 journal.reject(ip, port, at, str(self._config.acl))
-                client.close()
+                os.close(client)
                 continue
             session = journal.admit(ip, port, at, self._now)
             if session is None:
-                client.close()
+                os.close(client)
                 continue
             batches.setdefault(self._ledger.place(session), []).append((session, client))
             if not self._may_accept():
@@ -432,7 +432,7 @@ class Supervisor:
         for worker, batch in batches.items():
             self._hand_over(worker, batch, frozenset((worker,)))
 
-    def _hand_over(self, worker: int, batch: list[tuple[Session, socket.socket]], tried: frozenset[int]) -> None:
+    def _hand_over(self, worker: int, batch: list[tuple[Session, int]], tried: frozenset[int]) -> None:
         """Give `batch` to `worker`; what it cannot take, to the least loaded of those not `tried`."""
         tickets = [Ticket(session.serial, session.admitted_at) for session, _ in batch]
         try:
@@ -442,14 +442,14 @@ class Supervisor:
                 try:
                     other = self._ledger.place(session, but=tried)
                 except NoRoom:
-                    client.close()
+                    os.close(client)
                     error = errno_name(failure.errno)
                     self._journal.lost(session, self._wall, self._now, CloseReason.HANDOFF_FAILED, error)
                 else:
                     self._hand_over(other, [(session, client)], tried | {other})
             return
         for session, client in batch:
-            client.close()  # the message owns it now
+            os.close(client)  # the message owns it now
             self._journal.allocated(session, self._wall)
 
     def _accept_failed(self, failure: OSError) -> None:

@@ -29,7 +29,7 @@ def test_a_full_batch_arrives_in_one_message_in_order(ends):
     sender, receiver = ends
     pairs = [socket.socketpair() for _ in range(BATCH)]
     tickets = [Ticket(serial, serial / 8) for serial in range(BATCH)]
-    sender.send(tickets, [near for near, _ in pairs])
+    sender.send(tickets, [near.fileno() for near, _ in pairs])
     for near, _ in pairs:
         near.close()
     message = receiver.receive()
@@ -48,7 +48,7 @@ def test_the_end_is_the_stop_message(ends):
     sender, receiver = ends
     near, far = socket.socketpair()
     with near, far:
-        sender.send([Ticket(1, 0.0)], [near])
+        sender.send([Ticket(1, 0.0)], [near.fileno()])
         sender.close()
         ((ticket, descriptor),) = receiver.receive()
         os.close(descriptor)
@@ -61,7 +61,7 @@ def test_a_message_that_nobody_receives_ends_its_connections(ends):
     sender, receiver = ends
     near, far = socket.socketpair()
     with far:
-        sender.send([Ticket(1, 0.0)], [near])
+        sender.send([Ticket(1, 0.0)], [near.fileno()])
         near.close()
         receiver.close()
         assert far.recv(1) == b""
@@ -71,7 +71,7 @@ def test_at_the_descriptor_limit_the_last_tickets_come_without_sockets(ends):
     """MSG_CTRUNC: the kernel installs what fits, and closes the rest."""
     sender, receiver = ends
     pairs = [socket.socketpair() for _ in range(4)]
-    sender.send([Ticket(serial, 0.0) for serial in range(4)], [near for near, _ in pairs])
+    sender.send([Ticket(serial, 0.0) for serial in range(4)], [near.fileno() for near, _ in pairs])
     for near, _ in pairs:
         near.close()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -103,7 +103,7 @@ def test_a_full_channel_refuses_and_the_sender_keeps_its_socket(ends):
         fitted = 0
         with contextlib.suppress(BlockingIOError):
             while True:
-                sender.send([Ticket(fitted, 0.0)], [near])
+                sender.send([Ticket(fitted, 0.0)], [near.fileno()])
                 fitted += 1
         assert fitted >= 500
         near.send(b"still ours")
@@ -123,7 +123,7 @@ def test_a_dead_receiver_is_told(ends):
     with near, far:
         receiver.close()
         with pytest.raises(BrokenPipeError):
-            sender.send([Ticket(1, 0.0)], [near])
+            sender.send([Ticket(1, 0.0)], [near.fileno()])
 
 
 def test_a_dead_sender_with_unread_data_is_the_end_too(ends):

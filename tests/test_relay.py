@@ -66,7 +66,7 @@ class Running:
 
     def admit(self, sock, serial=1):
         """Hand a client's socket over."""
-        self.sender.send([Ticket(serial, 0.0)], [sock])
+        self.sender.send([Ticket(serial, 0.0)], [sock.fileno()])
         sock.close()
 
 

@@ -1,0 +1,508 @@
+"""Measures mprelay beside HAProxy, nginx stream, rinetd and socat, and beside no relay at all.
+
+    scripts/bench [--quick] [--rounds N] [--seconds S] [--only NAME ...] [--json FILE] [--svg FILE]
+
+One run, one machine, interleaved: in each round every relay is measured once, one after the other, and the
+median of the rounds is shown. The load comes from wrk and iperf3, the answers from nginx and iperf3, all on
+loopback. Relays that are not installed are left out. A relay whose run had errors is not compared. Needs
+Debian's packages wrk, iperf3 and nginx, and as peers haproxy, libnginx-mod-stream, rinetd and socat.
+
+What each relay does: one line of JSON for each session, to a pipe that is read (rinetd: its own log; socat:
+none). Every relay may use all CPUs, which it shares with load and target.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import re
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+HOST = "127.0.0.1"
+PATH = os.environ["PATH"] + ":/usr/sbin:/sbin"
+CPUS = len(os.sched_getaffinity(0))
+HTTP_PORT, BULK_PORT, RELAY_PORT = 18080, 18081, 18090
+IDLE = 500
+
+# What is measured: name, unit, and whether more is better (None: no ratio).
+COLUMNS: dict[str, tuple[str, str, bool | None]] = {
+    "connections": ("new connections", "/s", True),
+    "connection_cpu": ("CPU per connection", "µs", False),
+    "requests": ("requests, 100 clients", "/s", True),
+    "request_cpu": ("CPU per request", "µs", False),
+    "p50_1": ("p50, 1 client", "ms", False),
+    "p99_1": ("p99, 1 client", "ms", False),
+    "p50_100": ("p50, 100 clients", "ms", False),
+    "p99_100": ("p99, 100 clients", "ms", False),
+    "bulk_1": ("bulk, 1 stream", "Gbit/s", True),
+    "bulk_1_cpu": ("CPU per GiB, 1 stream", "s", False),
+    "bulk_8": ("bulk, 8 streams", "Gbit/s", True),
+    "bulk_8_cpu": ("CPU per GiB, 8 streams", "s", False),
+    "rss": ("RSS at rest", "MiB", False),
+    "rss_session": ("RSS per idle session", "KiB", False),
+    "wakeups": ("wake-ups, 500 idle", "/s", None),
+    "cpu_500_10": ("CPU per request, 500 open : 10", "", None),
+    "start": ("start", "s", False),
+}
+
+
+class Errors(Exception):  # noqa: N818 - what a run had
+    """A run had errors: its figures mean nothing."""
+
+
+def program(name: str) -> str | None:
+    """Find a program, also where ordinary users do not look."""
+    return shutil.which(name, path=PATH)
+
+
+def wait_for_port(port: int) -> None:
+    """Wait until somebody listens."""
+    deadline = time.monotonic() + 10
+    while True:
+        with contextlib.suppress(OSError):
+            socket.create_connection((HOST, port), timeout=1).close()
+            return
+        if time.monotonic() > deadline:
+            raise Errors(f"nobody listens on port {port}")
+        time.sleep(0.01)
+
+
+class Running:
+    """A process tree: its CPU seconds (with those of children that have ended), RSS and wake-ups."""
+
+    def __init__(self, command: list[str], folder: Path) -> None:
+        self._sink = subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        self.errors = (folder / "stderr").open("wb")
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=self._sink.stdin, stderr=self.errors, cwd=folder
+        )
+        if self._sink.stdin is not None:
+            self._sink.stdin.close()
+        self._root = psutil.Process(self.process.pid)
+
+    def tree(self) -> list[psutil.Process]:
+        """All its processes."""
+        return [self._root, *self._root.children(recursive=True)]
+
+    def cpu(self) -> float:
+        """CPU seconds so far, user and system."""
+        total = 0.0
+        for process in self.tree():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                total += times.user + times.system
+                if process.pid == self._root.pid:
+                    total += times.children_user + times.children_system
+        return total
+
+    def rss(self) -> float:
+        """Bytes of all processes."""
+        return sum(process.memory_info().rss for process in self.tree())
+
+    def wakeups(self) -> int:
+        """Voluntary context switches of all threads so far."""
+        total = 0
+        for process in self.tree():
+            for task in Path(f"/proc/{process.pid}/task").iterdir():
+                total += int(
+                    re.search(r"^voluntary_ctxt_switches:\s+(\d+)", (task / "status").read_text(), re.MULTILINE)[
+                        1
+                    ]
+                )  # type: ignore[index]
+        return total
+
+    def stop(self) -> None:
+        """End it."""
+        family = self.tree()
+        self.process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(5)
+        for process in psutil.wait_procs(family, timeout=1)[1]:
+            process.kill()
+        self.process.wait()
+        self._sink.wait()
+        self.errors.close()
+
+
+def haproxy(folder: Path, target: int) -> list[str]:
+    """HAProxy, `mode tcp`, splicing as it sees fit, one JSON line a session."""
+    line = (
+        '{"client_ip":"%ci","client_port":%cp,"session":%rt,"target_ip":"%si","target_port":%sp,'
+        '"bytes_from_client":%U,"bytes_from_target":%B,"connect_ms":%Tc,"duration_ms":%Tt,"reason":"%ts"}'
+    )
+    (folder / "haproxy.cfg").write_text(
+        f"""
+global
+    log stdout format raw local0 info
+    maxconn 4000
+defaults
+    mode tcp
+    option splice-auto
+    option dontlognull
+    timeout connect 3s
+    timeout client 300s
+    timeout server 300s
+listen relay
+    bind {HOST}:{RELAY_PORT} backlog 4096
+    log global
+    log-format '{line}'
+    server target {HOST}:{target}
+"""
+    )
+    return [str(program("haproxy")), "-db", "-f", "haproxy.cfg"]
+
+
+NGINX = """
+daemon off;
+worker_processes {workers};
+error_log stderr crit;
+pid {folder}/nginx.pid;
+events {{ worker_connections 4000; }}
+"""
+
+
+def nginx_stream(folder: Path, target: int) -> list[str]:
+    """Nginx's stream module, one JSON line a session."""
+    line = (
+        '{"client_ip":"$remote_addr","client_port":$remote_port,"session":$connection,"target":"$upstream_addr",'
+        '"bytes_from_client":$bytes_received,"bytes_from_target":$bytes_sent,"duration_s":$session_time}'
+    )
+    modules = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
+    load = f"load_module {modules};\n" if modules.exists() else ""
+    (folder / "nginx.conf").write_text(
+        load
+        + NGINX.format(workers=CPUS, folder=folder)
+        + f"""
+stream {{
+    log_format json '{line}';
+    access_log /dev/stdout json;
+    server {{
+        listen {HOST}:{RELAY_PORT} backlog=4096 reuseport;
+        proxy_pass {HOST}:{target};
+        proxy_timeout 300s;
+        tcp_nodelay on;
+    }}
+}}
+"""
+    )
+    return [str(program("nginx")), "-p", str(folder), "-c", "nginx.conf", "-e", "stderr"]
+
+
+def rinetd(folder: Path, target: int) -> list[str]:
+    """Rinetd with its own log."""
+    (folder / "rinetd.conf").write_text(
+        f"{HOST} {RELAY_PORT} {HOST} {target}\nlogfile {folder}/rinetd.log\nlogcommon\n"
+        f"pidlogfile {folder}/rinetd.pid\n"
+    )
+    return [str(program("rinetd")), "-f", "-c", str(folder / "rinetd.conf")]
+
+
+def socat(_folder: Path, target: int) -> list[str]:
+    """Socat, a process a connection, no log."""
+    listen = f"TCP4-LISTEN:{RELAY_PORT},bind={HOST},fork,reuseaddr,nodelay,backlog=4096"
+    return [str(program("socat")), "-b", "262144", listen, f"TCP4:{HOST}:{target},nodelay"]
+
+
+def mprelay(detail: str) -> Callable[[Path, int], list[str]]:
+    """Make the command of mprelay with this much in its log."""
+
+    def command(_folder: Path, target: int) -> list[str]:
+        relay = [
+            str(Path(sys.executable).with_name("mprelay")),
+            str(RELAY_PORT),
+            HOST,
+            str(target),
+            "127.0.0.0/8",
+        ]
+        relay += ["--bind", HOST, "--workers", str(CPUS), "--max-sessions", "2000", "--stats-interval", "0"]
+        return [*relay, "--log-format", "json", "--log-detail", detail]
+
+    return command
+
+
+def has_stream(name: str) -> bool:
+    """Whether nginx here has the stream module."""
+    return bool(program(name)) and Path("/usr/lib/nginx/modules/ngx_stream_module.so").exists()
+
+
+RELAYS: dict[str, tuple[Callable[[], object], Callable[[Path, int], list[str]] | None]] = {
+    "none": (lambda: True, None),
+    "haproxy": (lambda: program("haproxy"), haproxy),
+    "nginx": (lambda: has_stream("nginx"), nginx_stream),
+    "rinetd": (lambda: program("rinetd"), rinetd),
+    "socat": (lambda: program("socat"), socat),
+    "mprelay session": (lambda: True, mprelay("session")),
+    "mprelay full": (lambda: True, mprelay("full")),
+}
+
+
+@contextlib.contextmanager
+def running(name: str, target: int) -> Iterator[Running | None]:
+    """Run a relay to `target`; None for no relay."""
+    command = RELAYS[name][1]
+    if command is None:
+        yield None
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        relay = Running(command(Path(folder), target), Path(folder))
+        try:
+            wait_for_port(RELAY_PORT)
+            yield relay
+        finally:
+            relay.stop()
+
+
+def wrk(port: int, clients: int, seconds: int, *, close: bool = False) -> dict[str, float]:
+    """Run wrk; return requests, requests/s and latencies in ms. Raises Errors."""
+    threads = "2" if clients > 1 else "1"
+    command = [str(program("wrk")), "-t", threads, "-c", str(clients), "-d", f"{seconds}s", "--latency"]
+    if close:
+        command += ["-H", "Connection: close"]
+    text = subprocess.run([*command, f"http://{HOST}:{port}/"], capture_output=True, text=True, check=True).stdout
+    if "Socket errors" in text or "Non-2xx" in text:
+        raise Errors(" ".join(re.findall(r"(?:Socket errors|Non-2xx).*", text)))
+    unit = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+    found = {
+        f"p{p}": float(v) * unit[u]
+        for p, v, u in re.findall(r"^\s+(50|99)%\s+([\d.]+)(us|ms|s)$", text, re.MULTILINE)
+    }
+    requests, took = re.findall(r"(\d+) requests in ([\d.]+)s", text)[0]
+    return {**found, "count": float(requests), "rate": float(requests) / float(took)}
+
+
+def iperf(port: int, streams: int, seconds: int) -> tuple[float, float]:
+    """Run iperf3; return Gbit/s and GiB received. Raises Errors."""
+    command = [
+        str(program("iperf3")),
+        "-c",
+        HOST,
+        "-p",
+        str(port),
+        "-t",
+        f"{seconds:g}",
+        "-P",
+        str(streams),
+        "-J",
+    ]
+    result = json.loads(subprocess.run(command, capture_output=True, text=True, check=False).stdout)
+    if "error" in result:
+        raise Errors(result["error"])
+    received = result["end"]["sum_received"]
+    return received["bits_per_second"] / 1e9, received["bytes"] / 2**30
+
+
+def measure(name: str, seconds: int, *, quick: bool) -> dict[str, float]:
+    """Measure one relay once. Raises Errors."""
+    figures: dict[str, float] = {}
+    with running(name, HTTP_PORT) as relay:
+        port = RELAY_PORT if relay else HTTP_PORT
+        cpu = relay.cpu if relay else lambda: 0.0
+        if relay:
+            figures["rss"] = relay.rss() / 2**20
+        wrk(port, 10, 1)  # warm
+        before = cpu()
+        result = wrk(port, 50, seconds, close=True)
+        figures["connections"] = result["rate"]
+        figures["connection_cpu"] = (cpu() - before) / result["count"] * 1e6
+        before = cpu()
+        result = wrk(port, 100, seconds)
+        figures["requests"] = result["rate"]
+        figures["request_cpu"] = (cpu() - before) / result["count"] * 1e6
+        figures["p50_100"], figures["p99_100"] = result["p50"], result["p99"]
+        result = wrk(port, 1, seconds)
+        figures["p50_1"], figures["p99_1"] = result["p50"], result["p99"]
+        if relay and not quick and name != "socat":
+            before = cpu()
+            alone = wrk(port, 10, seconds)["count"]
+            alone_cpu = (cpu() - before) / alone
+            rest = relay.rss()
+            with contextlib.ExitStack() as stack:
+                for _ in range(IDLE - 10):
+                    stack.enter_context(socket.create_connection((HOST, port)))
+                time.sleep(0.5)
+                figures["rss_session"] = (relay.rss() - rest) / (IDLE - 10) / 1024
+                switches = relay.wakeups()
+                time.sleep(3)
+                figures["wakeups"] = (relay.wakeups() - switches) / 3
+                before = cpu()
+                crowded = wrk(port, 10, seconds)["count"]
+                figures["cpu_500_10"] = (cpu() - before) / crowded / alone_cpu if alone_cpu else 0.0
+    with running(name, BULK_PORT) as relay:
+        port = RELAY_PORT if relay else BULK_PORT
+        cpu = relay.cpu if relay else lambda: 0.0
+        for streams in (1, 8):
+            before = cpu()
+            rate, size = iperf(port, streams, seconds)
+            figures[f"bulk_{streams}"] = rate
+            figures[f"bulk_{streams}_cpu"] = (cpu() - before) / size
+    if name.startswith("mprelay"):
+        figures["start"] = start_time(mprelay("session")(Path(), HTTP_PORT))
+    if name == "none":
+        figures = {key: value for key, value in figures.items() if not key.endswith("_cpu")}
+    return figures
+
+
+def start_time(command: list[str]) -> float:
+    """Seconds from the start of mprelay to its relay.active record."""
+    begun = time.monotonic()
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        for line in process.stdout or ():
+            if b'"relay.active"' in line:
+                took = time.monotonic() - begun
+                process.terminate()
+    return took
+
+
+@contextlib.contextmanager
+def targets() -> Iterator[None]:
+    """The target of requests, and that of bulk data."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / "nginx.conf").write_text(
+            NGINX.format(workers=1, folder=folder)
+            + f"""
+http {{
+    access_log off;
+    keepalive_requests 1000000000;
+    client_body_temp_path {folder}; proxy_temp_path {folder}; fastcgi_temp_path {folder};
+    uwsgi_temp_path {folder}; scgi_temp_path {folder};
+    server {{ listen {HOST}:{HTTP_PORT} backlog=4096; location / {{ return 200 "hello\\n"; }} }}
+}}
+"""
+        )
+        web = Running([str(program("nginx")), "-p", name, "-c", "nginx.conf", "-e", "stderr"], folder)
+        bulk = Running([str(program("iperf3")), "-s", "-B", HOST, "-p", str(BULK_PORT)], folder)
+        try:
+            wait_for_port(HTTP_PORT)
+            wait_for_port(BULK_PORT)
+            yield
+        finally:
+            bulk.stop()
+            web.stop()
+
+
+def show(results: dict[str, dict[str, float]], failed: dict[str, str]) -> None:
+    """Print a table: figures, and in brackets their ratio to HAProxy's."""
+    table = Table(title=f"{machine()}: medians; (ratio to HAProxy)")
+    table.add_column("")
+    for name in results:
+        table.add_column(name, justify="right")
+    for key, (title, unit, better) in COLUMNS.items():
+        row = []
+        for figures in results.values():
+            value = figures.get(key)
+            base = results.get("haproxy", {}).get(key)
+            text = "" if value is None else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"  # noqa: PLR2004
+            if value is not None and base and better is not None:
+                text += f" ({value / base:.2f})"
+            row.append(text)
+        if any(row):
+            table.add_row(f"{title} {unit}".strip(), *row)
+    console = Console(width=170)
+    console.print(table)
+    for name, why in failed.items():
+        console.print(f"{name}: not compared, its run had errors: {why}")
+
+
+def machine() -> str:
+    """Name this machine."""
+    model = re.search(r"^model name\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return f"{CPUS} CPUs, {model[1] if model else platform.machine()}, Linux {platform.release().split('-')[0]}"
+
+
+def draw(results: dict[str, dict[str, float]], path: Path) -> None:
+    """Draw the comparison that README shows."""
+    import matplotlib as mpl  # noqa: PLC0415 - a second that only this needs
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "mprelay"
+    import matplotlib.pyplot as plt  # noqa: PLC0415
+
+    keys = ["connections", "requests", "p99_100", "bulk_8", "bulk_8_cpu", "connection_cpu"]
+    names = [name for name in results if name != "none"]
+    figure, axes = plt.subplots(2, 3, figsize=(11, 5.2), layout="constrained")
+    for key, axis in zip(keys, axes.flat, strict=True):
+        title, unit, better = COLUMNS[key]
+        values = [results[name].get(key, 0.0) for name in names]
+        colours = ["#c0552f" if name.startswith("mprelay") else "#8a94a6" for name in names]
+        bars = axis.barh(names, values, color=colours)
+        axis.bar_label(bars, [f"{value:,.0f}" if value >= 100 else f"{value:.2g}" for value in values], padding=3)  # noqa: PLR2004
+        axis.set_title(f"{title}, {unit} ({'more' if better else 'less'} is better)", fontsize=9)
+        axis.invert_yaxis()
+        axis.set_xlim(0, max(values) * 1.25)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(labelsize=8)
+    figure.suptitle(machine(), fontsize=9)
+    figure.savefig(path, metadata={"Date": None})
+
+
+def main() -> int:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description="Measure mprelay beside its peers.")
+    parser.add_argument("--quick", action="store_true", help="one short round of HAProxy and mprelay")
+    parser.add_argument("--rounds", type=int, help="how often each is measured (default 3)")
+    parser.add_argument("--seconds", type=int, help="how long each load runs (default 4)")
+    parser.add_argument("--only", nargs="+", choices=list(RELAYS), help="only these")
+    parser.add_argument("--json", type=Path, help="write all figures of all rounds here")
+    parser.add_argument("--svg", type=Path, help="draw the comparison here")
+    asked = parser.parse_args()
+    rounds = asked.rounds or (1 if asked.quick else 3)
+    seconds = asked.seconds or (2 if asked.quick else 4)
+    lacking = [name for name in ("wrk", "iperf3", "nginx") if not program(name)]
+    if lacking:
+        print(f"bench: needs {', '.join(lacking)} (Debian's packages)", file=sys.stderr)
+        return 1
+    names = asked.only or (["haproxy", "mprelay session", "mprelay full"] if asked.quick else list(RELAYS))
+    names = [name for name in names if RELAYS[name][0]()]
+    all_rounds: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    failed: dict[str, str] = {}
+    with targets():
+        for number in range(rounds):
+            for name in [name for name in names if name not in failed]:
+                print(f"round {number + 1} of {rounds}: {name}", file=sys.stderr)
+                try:
+                    all_rounds[name].append(measure(name, seconds, quick=asked.quick))
+                except Errors as errors:
+                    failed[name] = str(errors)
+    results = {
+        name: {
+            key: statistics.median(f[key] for f in runs if key in f)
+            for key in COLUMNS
+            if any(key in f for f in runs)
+        }
+        for name, runs in all_rounds.items()
+        if name not in failed
+    }
+    show(results, failed)
+    if asked.json:
+        document: dict[str, Any] = {
+            "machine": machine(),
+            "seconds": seconds,
+            "medians": results,
+            "rounds": all_rounds,
+        }
+        document["failed"] = failed
+        asked.json.write_text(json.dumps(document, indent=1) + "\n")
+    if asked.svg:
+        draw(results, asked.svg)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
