@@ -49,17 +49,23 @@ class Clock:
     """Unix times as RFC 3339 in UTC with microseconds. The calendar is asked once a second."""
 
     def __init__(self) -> None:
+        self._at = -1.0
+        self._shown = ""
         self._second = -1
         self._prefix = ""
 
     def show(self, at: float) -> str:
         """Show `at`, in seconds since 1970."""
+        if at == self._at:
+            return self._shown
         micros = int(at * 1_000_000)
         second = micros // 1_000_000
         if second != self._second:
             self._prefix = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
             self._second = second
-        return f"{self._prefix}.{micros - second * 1_000_000:06d}Z"
+        self._at = at
+        self._shown = f"{self._prefix}.{micros - second * 1_000_000:06d}Z"
+        return self._shown
 
 
 class _Lines:
@@ -112,10 +118,11 @@ class Journal:
 
     def write(self, entry: Entry, at: float | None = None, **fields: object) -> None:
         """Write one record of what happened `at` (Unix time; None: now)."""
-        if entry.every_session and not self._every_session:
-            return
-        at = time.time() if at is None else at
-        self._log[entry.level](entry.event, entry=entry, at=at, **fields)
+        self._write(entry, time.time() if at is None else at, fields)
+
+    def _write(self, entry: Entry, at: float, fields: dict[str, object]) -> None:
+        if self._every_session or not entry.every_session:
+            self._log[entry.level](entry.event, entry=entry, at=at, fields=fields)
 
     def flush(self) -> None:
         """Hand what was written to the writer."""
@@ -128,19 +135,18 @@ class Journal:
 
     def _compose(self, _logger: object, level: str, given: MutableMapping[str, Any]) -> dict[str, Any]:
         """Put a record together (a structlog processor)."""
-        entry: Entry = given.pop("entry")
-        at = given.pop("at")
-        event = given.pop("event")
+        entry: Entry = given["entry"]
+        fields: dict[str, Any] = given["fields"]
         self._seq += 1
         record = {
-            "timestamp": self._clock.show(at),
+            "timestamp": self._clock.show(given["at"]),
             "level": level,
-            "event": event,
-            "message": entry.sentence.format_map(given),
+            "event": given["event"],
+            "message": entry.sentence.format_map(fields),
             "msg_id": entry.msg_id,
             "seq": self._seq,
             "relay_id": self.relay_id,
-            **given,
+            **fields,
         }
         if self._labels:
             record["labels"] = self._labels
@@ -150,7 +156,8 @@ class Journal:
 
     def attempt(self, ip: str, port: int, at: float) -> None:
         """16: somebody connected."""
-        self.write(catalogue.CONNECTION_ATTEMPT, at, client_ip=ip, client_port=port)
+        if self._every_session:
+            self._write(catalogue.CONNECTION_ATTEMPT, at, {"client_ip": ip, "client_port": port})
 
     def reject(self, ip: str, port: int, at: float, acl: str) -> None:
         """17: the ACL refused it."""
@@ -168,8 +175,8 @@ class Journal:
                 client_port=port,
                 active=self.ledger.active,
             )
-        else:
-            self._about(session, catalogue.CONNECTION_ACCEPTED, at)
+        elif self._every_session:
+            self._write(catalogue.CONNECTION_ACCEPTED, at, self._facts(session))
         return session
 
     def accept_failed(self, number: int, name: str) -> None:
@@ -180,16 +187,20 @@ class Journal:
 
     def allocated(self, session: ledger.Entry, at: float) -> None:
         """26: a worker has it."""
-        self._about(session, catalogue.SESSION_ALLOCATED, at)
+        if self._every_session:
+            self._write(catalogue.SESSION_ALLOCATED, at, self._facts(session))
 
     def connected(self, event: Connected) -> None:
         """28, 31, 33, 37: the target answered, both directions run. One moment, four messages."""
         session = self.ledger.entry(event.serial)
         session.connect_ms = round(event.connect_ms, 3)
-        self._about(session, catalogue.SESSION_CONNECTED, event.at, connect_ms=session.connect_ms)
-        self._about(session, catalogue.SESSION_RELAYING, event.at)
-        self._about(session, catalogue.SESSION_REQUESTER_CHANNEL_ACTIVE, event.at)
-        self._about(session, catalogue.SESSION_TARGET_CHANNEL_ACTIVE, event.at)
+        if self._every_session:
+            facts = self._facts(session)
+            with_time = facts | {"connect_ms": session.connect_ms}
+            self._write(catalogue.SESSION_CONNECTED, event.at, with_time)
+            self._write(catalogue.SESSION_RELAYING, event.at, facts)
+            self._write(catalogue.SESSION_REQUESTER_CHANNEL_ACTIVE, event.at, facts)
+            self._write(catalogue.SESSION_TARGET_CHANNEL_ACTIVE, event.at, facts)
 
     def progress(self, event: Progress) -> None:
         """No record: byte counts, in case that the worker is lost."""
@@ -214,32 +225,27 @@ class Journal:
         self, session: ledger.Entry, at: float, duration_ms: float, reason: CloseReason, error: str | None
     ) -> None:
         self.ledger.close(session.serial, reason)
-        self._about(
-            session,
-            SESSION_CLOSED[reason],
-            at,
-            reason=reason.value,
-            bytes_from_client=session.bytes_from_client,
-            bytes_from_target=session.bytes_from_target,
-            connect_ms=session.connect_ms,
-            duration_ms=round(duration_ms, 3),
-            error=error,
-        )
+        facts = self._facts(session)
+        facts["reason"] = reason.value
+        facts["bytes_from_client"] = session.bytes_from_client
+        facts["bytes_from_target"] = session.bytes_from_target
+        facts["connect_ms"] = session.connect_ms
+        facts["duration_ms"] = round(duration_ms, 3)
+        facts["error"] = error
+        self._write(SESSION_CLOSED[reason], at, facts)
 
-    def _about(self, session: ledger.Entry, entry: Entry, at: float, **fields: object) -> None:
-        """Write a record about an admitted session."""
+    def _facts(self, session: ledger.Entry) -> dict[str, object]:
+        """Make the fields that each record about an admitted session has."""
+        facts: dict[str, object] = {
+            "client_ip": session.client_ip,
+            "client_port": session.client_port,
+            "session": session.serial,
+            "target_ip": self._target_ip,
+            "target_port": self._target_port,
+        }
         if session.worker is not None:
-            fields = {"worker": session.worker, **fields}
-        self.write(
-            entry,
-            at,
-            client_ip=session.client_ip,
-            client_port=session.client_port,
-            session=session.serial,
-            target_ip=self._target_ip,
-            target_port=self._target_port,
-            **fields,
-        )
+            facts["worker"] = session.worker
+        return facts
 
     # -- the end ---------------------------------------------------------------------------------------------
 

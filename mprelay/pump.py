@@ -41,7 +41,8 @@ session that memory is refused to, and not the worker with all the others."""
 _ROUNDS: Final = 8  # buffers moved before a pump yields
 _HUNGRY: Final = 2  # calls in a row that moved a full scratch buffer, before a flow borrows a pipe
 _PIPE_SIZE: Final = 1024 * 1024
-_SATED: Final = 16  # calls in a row that moved less, before it gives the pipe back
+_LITTLE: Final = 64 * 1024  # bytes
+_SATED: Final = 16  # calls in a row that moved less than that, before it gives the pipe back
 
 
 class Outcome(Enum):
@@ -204,7 +205,7 @@ class AutoPump(CopyPump):
         self._pipe: Pipe | None = None
         self._in_pipe = 0  # bytes
         self._full = 0  # calls in a row that moved a full scratch buffer
-        self._small = 0  # calls in a row that moved less, through a pipe
+        self._small = 0  # calls in a row that moved little, through a pipe
         self._source_ended = False  # what is in the pipe is still to be delivered
 
     @property
@@ -267,7 +268,7 @@ class AutoPump(CopyPump):
                 self.give_back()
                 return super().move()
             if not self.readable:
-                if self.received - before < len(self._buffer):
+                if self.received - before < _LITTLE:
                     self._small += 1
                     if self._small >= _SATED:
                         self.give_back()

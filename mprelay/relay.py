@@ -283,9 +283,11 @@ class Relay:
                 self._dirty[link] = None
                 if self._progress_at is None:
                     self._progress_at = self._now + _PROGRESS_AFTER
+            if outcome is Outcome.STARVED or outcome is Outcome.BLOCKED:
+                continue
             if outcome is Outcome.UNFINISHED:
                 self._unfinished[link] = None
-            elif outcome in inputs:
+            else:
                 self._happened(link, inputs[outcome], pump.error)
                 if link.state is State.CLOSED:
                     return

@@ -24,7 +24,13 @@ from typing import Final, NamedTuple
 from mprelay.events import CloseReason
 
 
-class State(Enum):
+class _Word(Enum):
+    """An enum that is fast as a key: its members exist once, so identity is hash enough."""
+
+    __hash__ = object.__hash__
+
+
+class State(_Word):
     """Where a session stands."""
 
     CONNECTING = auto()
@@ -34,7 +40,7 @@ class State(Enum):
     CLOSED = auto()
 
 
-class Input(Enum):
+class Input(_Word):
     """What can happen to a session."""
 
     CONNECTED = auto()
@@ -56,7 +62,7 @@ class Input(Enum):
     STOPPED = auto()  # told to stop by the supervisor, who knows why
 
 
-class Action(Enum):
+class Action(_Word):
     """What the relay has to do."""
 
     START = auto()  # move bytes both ways

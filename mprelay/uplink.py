@@ -17,23 +17,51 @@ Rules:
 """
 
 import os
+import pickle
 import sys
 from contextlib import nullcontext
 from multiprocessing import queues
 from types import SimpleNamespace
 from typing import Any, Final
 
-from mprelay.events import Event
+from mprelay.events import Closed, CloseReason, Connected, Crashed, Event, Progress, Ready
 
 FRAME: Final = 24
 """Events in one frame. The largest (Closed, all numbers of 64 bits) takes below 160 bytes: a test counts."""
 
 
-class Queue(queues.SimpleQueue[list[Event]]):
+_KINDS: Final = (Ready, Connected, Progress, Closed, Crashed)
+_CODES: Final = {kind: code for code, kind in enumerate(_KINDS)}
+_CLOSED: Final = _CODES[Closed]
+_REASONS: Final[dict[str | None, CloseReason | None]] = {None: None} | {r.value: r for r in CloseReason}
+
+
+def pack(event: Event) -> tuple[Any, ...]:
+    """Make a plain tuple of an event: pickled in a tenth of the time of a named one with an enum in it."""
+    if type(event) is Closed:
+        serial, at, duration_ms, reason, error, from_client, from_target = event
+        name = None if reason is None else reason.value
+        return (_CLOSED, serial, at, duration_ms, name, error, from_client, from_target)
+    return (_CODES[type(event)], *event)
+
+
+def unpack(packed: tuple[Any, ...]) -> Event:
+    """Make the event again."""
+    if packed[0] == _CLOSED:
+        _, serial, at, duration_ms, name, error, from_client, from_target = packed
+        return Closed(serial, at, duration_ms, _REASONS[name], error, from_client, from_target)
+    return _KINDS[packed[0]](*packed[1:])
+
+
+class Queue(queues.SimpleQueue[list[tuple[Any, ...]]]):
     """A SimpleQueue between exactly one writer and one reader: without locks."""
 
     def __init__(self) -> None:
         super().__init__(ctx=SimpleNamespace(Lock=nullcontext))
+
+    def put(self, obj: list[tuple[Any, ...]]) -> None:
+        """Put a frame: plain tuples do not need the pickler that multiprocessing makes for each call."""
+        self.writer.send_bytes(pickle.dumps(obj, pickle.HIGHEST_PROTOCOL))
 
     @property
     def reader(self) -> Any:  # noqa: ANN401 - multiprocessing.connection.Connection, untyped attribute
@@ -76,7 +104,7 @@ class Uplink:
         waiting = self._waiting
         while waiting:
             try:
-                self._queue.put(waiting[:FRAME])
+                self._queue.put([pack(event) for event in waiting[:FRAME]])
             except BlockingIOError:
                 return False
             del waiting[:FRAME]
@@ -98,7 +126,7 @@ class EventReader:
     def take(self) -> list[Event] | None:
         """Take one frame; [] where none waits, None at the end. Never blocks: a frame is there whole or not."""
         try:
-            return self._queue.get()
+            return [unpack(packed) for packed in self._queue.get()]
         except BlockingIOError:
             return []
         except EOFError:

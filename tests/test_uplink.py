@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from mprelay.events import Closed, CloseReason, Connected, Crashed, Progress, Ready
-from mprelay.uplink import FRAME, EventReader, Queue, Uplink
+from mprelay.uplink import FRAME, EventReader, Queue, Uplink, pack, unpack
 
 LARGE = 2**63 - 1
 LARGEST = Closed(
@@ -80,7 +80,7 @@ def test_a_full_pipe_keeps_the_events_and_their_order(queue):
     assert uplink.waiting
     got = []
     while readable(other.reader):
-        got += other.get()
+        got += [unpack(packed) for packed in other.get()]
         uplink.flush()
     other.reader.close()
     assert [event.serial for event in got] == list(range(count))
@@ -113,3 +113,22 @@ def test_a_killed_worker_leaves_whole_frames_and_then_the_end(queue):
     serials = [event.serial for event in got if isinstance(event, Progress)]
     assert serials == list(range(len(serials)))
     process.close()
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Ready(1.5),
+        Connected(1, 2.0, 3.0),
+        Progress(1, 2, 3),
+        LARGEST,
+        LARGEST._replace(reason=None, error=None),
+        Crashed(1.0, "place", "error"),
+    ],
+)
+def test_events_travel_as_plain_tuples(event):
+    """And are the same events afterwards, of the same kind."""
+    again = unpack(pack(event))
+    assert (type(again), again) == (type(event), event)
+    assert type(pack(event)) is tuple
+    assert all(type(part) in (int, float, str, type(None)) for part in pack(event))

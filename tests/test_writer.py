@@ -175,7 +175,7 @@ def test_an_unexpected_end_of_the_thread_is_told(pipe):
     writer = started(pipe[1], woken)
     writer._direct = False
     writer.put(["no bytes"])
-    woken.wait()
+    writer.join()
     assert writer.finished
     assert writer.failed is not None
 

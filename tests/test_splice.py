@@ -1,0 +1,266 @@
+"""Splicing: the same bytes as copying, a pipe only while it pays, and copying where there is none."""
+
+import contextlib
+import os
+import select
+import socket
+
+import pytest
+from harness import pattern, reset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_pump import edge, small, tcp_pair
+
+from mprelay.pump import Outcome, Pipe, PipePool, Pumps
+
+
+@pytest.fixture
+def ends():
+    """A client and a target, each with the relay's end of its connection."""
+    socks = [*tcp_pair(), *reversed(tcp_pair())]
+    yield socks
+    for sock in socks:
+        sock.close()
+
+
+def borrowing(near, far, pipes=1):
+    """A pump that has borrowed a pipe."""
+    pumps = Pumps(None, pipes)
+    pump = pumps.make(near, far)
+    pump._borrow()
+    assert pump.borrows == (pipes > 0)
+    return pumps, pump
+
+
+def feed(client, pump, data, collect):
+    """Send `data` through a pump, reading at the far end meanwhile."""
+    client.setblocking(False)  # noqa: FBT003
+    rest = memoryview(data)
+    outcome = None
+    wanted = pump.received + len(data)
+    while pump.received < wanted or outcome is Outcome.BLOCKED:
+        with contextlib.suppress(BlockingIOError):
+            rest = rest[client.send(rest) :]
+        edge(pump)
+        pump.writable = True
+        outcome = pump.move()
+        collect()
+
+
+class Target:
+    """Collects what arrives."""
+
+    def __init__(self, sock):
+        self.sock = sock
+        self.data = bytearray()
+        sock.setblocking(False)  # noqa: FBT003
+
+    def __call__(self):
+        """Take what is there."""
+        with contextlib.suppress(BlockingIOError):
+            while part := self.sock.recv(1 << 20):
+                self.data += part
+
+    def until(self, size):
+        """Take until so many bytes are there."""
+        while len(self.data) < size:
+            assert select.select([self.sock], [], [], 20)[0]
+            self()
+
+
+@given(sizes=st.lists(st.integers(1, 300_000), min_size=1, max_size=6))
+@settings(max_examples=15, deadline=None)
+def test_any_chunks_come_out_the_same(sizes):
+    """As with copying: order, content, counts."""
+    client, near, far, target = (*tcp_pair(), *reversed(tcp_pair()))
+    with client, near, far, target:
+        pumps, pump = borrowing(near, far)
+        arrived = Target(target)
+        sent = b""
+        for seed, size in enumerate(sizes):
+            data = pattern(size, seed)
+            sent += data
+            feed(client, pump, data, arrived)
+        arrived.until(len(sent))
+        client.shutdown(socket.SHUT_WR)
+        outcome = Outcome.STARVED
+        while outcome is Outcome.STARVED:
+            edge(pump)
+            outcome = pump.move()
+        assert outcome is Outcome.ENDED
+        assert bytes(arrived.data) == sent
+        assert pump.received == len(sent)
+        pump.close()
+        pumps.close()
+
+
+def test_a_flow_that_fills_the_buffer_borrows_and_a_quiet_one_gives_back(ends):
+    """No pipe for a new flow; one while it pays; none when it is quiet again."""
+    client, near, far, target = ends
+    pumps = Pumps(None, 1)
+    pump = pumps.make(near, far)
+    arrived = Target(target)
+    assert not pump.borrows
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
+    while not pump.borrows:
+        feed(client, pump, b"x" * 4_000_000, arrived)
+    assert not near.getblocking()
+    size = pump.received
+    for _ in range(40):
+        feed(client, pump, b"y", arrived)
+    assert not pump.borrows
+    arrived.until(size + 40)
+    assert arrived.data[size:] == b"y" * 40
+    pumps.close()
+
+
+def test_without_a_pipe_to_be_had_the_flow_goes_on_copying(ends):
+    """The second flow of a pool of one; and with no descriptor left."""
+    client, near, far, target = ends
+    pumps, first = borrowing(far, near)
+    second = pumps.make(near, far)
+    second._borrow()
+    assert not second.borrows
+    arrived = Target(target)
+    feed(client, second, pattern(500_000), arrived)
+    arrived.until(500_000)
+    assert bytes(arrived.data) == pattern(500_000)
+    first.close()
+    pumps.close()
+
+
+def test_single_bytes_can_fill_a_pipe(ends):
+    """EAGAIN with a pipe that is not empty says nothing of the source: no byte is lost, nothing spins."""
+    client, near, far, target = ends
+    pumps, pump = borrowing(near, far)
+    small(far, socket.SO_SNDBUF)
+    arrived = Target(target)
+    for number in range(600):
+        client.send(bytes([number % 251]))
+        edge(pump)
+        pump.move()
+    while pump.received < 600 or len(arrived.data) < 600:
+        edge(pump)
+        pump.writable = True
+        pump.move()
+        arrived()
+    assert bytes(arrived.data) == bytes(number % 251 for number in range(600))
+    pump.close()
+    pumps.close()
+
+
+def test_back_pressure_holds_no_more_than_the_pipe(ends):
+    """A sink that does not take: what is in the pipe waits, the source is not read."""
+    client, near, far, target = ends
+    pumps, pump = borrowing(near, far)
+    client.setblocking(False)  # noqa: FBT003
+    outcome = None
+    while outcome is not Outcome.BLOCKED:
+        with contextlib.suppress(BlockingIOError):
+            client.send(b"x" * 1_000_000)
+        edge(pump)
+        outcome = pump.move()
+    assert not pump.can_move
+    assert 0 < pump._in_pipe <= pump._pipe.size
+    pump.give_back()
+    assert pump.borrows, "a pipe with data in it cannot be given back"
+    arrived = Target(target)
+    while len(arrived.data) < pump.received:
+        arrived()
+        pump.writable = True
+        pump.move()
+    pump.close()
+    pumps.close()
+
+
+def test_the_end_waits_for_what_is_in_the_pipe(ends):
+    """End of data is passed on after everything before it."""
+    client, near, far, target = ends
+    pumps, pump = borrowing(near, far)
+    client.setblocking(False)  # noqa: FBT003
+    outcome = None
+    while outcome is not Outcome.BLOCKED:
+        with contextlib.suppress(BlockingIOError):
+            client.send(b"x" * 1_000_000)
+        edge(pump)
+        outcome = pump.move()
+    client.close()
+    arrived = Target(target)
+    while outcome is not Outcome.ENDED:
+        arrived()
+        edge(pump)
+        pump.writable = True
+        outcome = pump.move()
+        assert outcome in (Outcome.BLOCKED, Outcome.UNFINISHED, Outcome.STARVED, Outcome.ENDED)
+    arrived.until(pump.received)
+    pump.close()
+    pumps.close()
+
+
+@pytest.mark.parametrize("side", ["source", "sink"])
+def test_errors_are_told(ends, side):
+    """A reset of either side."""
+    client, near, far, target = ends
+    pumps, pump = borrowing(near, far)
+    client.send(b"data")
+    near.recv(4, socket.MSG_PEEK)
+    reset(client if side == "source" else target)
+    outcome = Outcome.STARVED
+    while outcome is Outcome.STARVED:
+        edge(pump)
+        outcome = pump.move()
+        if side == "sink":
+            client.send(b"more")
+    assert (outcome, pump.error) == (
+        Outcome.READ_FAILED if side == "source" else Outcome.WRITE_FAILED,
+        "ECONNRESET",
+    )
+    pump.close()
+    pumps.close()
+
+
+def test_the_urgent_mark_is_passed_by_copying(ends):
+    """splice(2) never gets past it."""
+    client, near, far, target = ends
+    for sock in (near, far):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+    pumps, pump = borrowing(near, far)
+    client.send(b"before")
+    client.send(b"!", socket.MSG_OOB)
+    client.send(b"after")
+    arrived = Target(target)
+    poll = select.poll()
+    poll.register(near, select.POLLPRI)
+    assert poll.poll(20_000)
+    pump.urgent = pump.insistent = True
+    while len(arrived.data) < 12:
+        edge(pump)
+        pump.move()
+        arrived()
+    assert bytes(arrived.data) == b"before!after"
+    assert not pump.borrows
+    pumps.close()
+
+
+def test_a_pipe_with_data_in_it_is_thrown_away():
+    """The next flow must not get bytes of the last."""
+    pool = PipePool(1)
+    pipe = pool.borrow()
+    assert pool.borrow() is None
+    pool.throw_away(pipe)
+    again = pool.borrow()
+    assert again is not None
+    pool.take_back(again)
+    assert pool.borrow() is again
+    pool.take_back(again)
+    pool.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(again.way_in)
+
+
+def test_pipes_grow_as_far_as_the_system_allows():
+    """F_SETPIPE_SZ, read back; close-on-exec."""
+    pipe = Pipe()
+    assert pipe.size >= 4096
+    assert not os.get_inheritable(pipe.way_in)
+    pipe.close()
