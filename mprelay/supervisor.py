@@ -69,6 +69,7 @@ _FRAMES: Final = 64  # of one worker's events in one turn: a full pipe holds abo
 _STATS_WORKERS: Final = 16  # in one relay.stats record, which must stay below 4096 bytes
 _START_LIMIT: Final = 10.0  # seconds until every worker must be ready
 _GRACE: Final = 0.4  # seconds in which workers end by themselves; the whole expiry takes less than one
+_LAST_WORDS: Final = 1.0  # seconds for the records that are left, once a signal says not to wait for their reader
 _TRIES: Final = 6  # starts of one worker in a row that may fail
 _RESTART_INTERVAL: Final = 1.0  # seconds between two starts of one worker that dies after it was ready
 _BACK_OFF: Final = 0.1  # seconds before the second try, doubled for each further one
@@ -176,6 +177,7 @@ class Supervisor:
         self._listener: socket.socket | None = None
         self._accepting = False
         self._accept_paused = False
+        self._hurry = False  # a signal came when all was ending already
         self._capacity = 0
         self._failed_starts: dict[int, int] = {}
         self._dead: list[Member] = []
@@ -481,6 +483,8 @@ class Supervisor:
                 case Connected():
                     self._journal.connected(event)
                 case Closed():
+                    if event.reason is CloseReason.RELAY_EXPIRED and "expiry" in self._alarms:
+                        self._expire()  # a worker has seen it first; its cause stands before its effects
                     self._journal.closed(event, event.reason or self._session_end)
                 case Progress():
                     self._journal.progress(event)
@@ -571,6 +575,8 @@ class Supervisor:
                 self._drain(signals.name(number))
             elif self._phase is Phase.DRAINING:
                 self._end("signal", CloseReason.DRAINED)
+            else:
+                self._hurry = True
 
     def _drain(self, signal: str | None) -> None:
         """Stop listening; let sessions finish."""
@@ -593,7 +599,8 @@ class Supervisor:
         )
 
     def _expire(self) -> None:
-        self._journal.write(catalogue.RELAY_EXPIRED)
+        late = time.monotonic() - self._deadline if self._deadline else 0.0
+        self._journal.write(catalogue.RELAY_EXPIRED, time.time() - late)
         self._end("expired", CloseReason.RELAY_EXPIRED)
 
     def _fail(self, failure: Failure) -> None:
@@ -653,14 +660,17 @@ class Supervisor:
             self._writer.join()
             return
         self._unwatch(_STDOUT)
-        self._signals.take()
+        give_up_at = time.monotonic() + _LAST_WORDS if self._hurry else None
         while not self._writer.finished:
-            self._poller.wait(None)
-            self._waker.clear()
-            if self._signals.take():
+            now = time.monotonic()
+            if give_up_at is None and self._signals.take():
+                give_up_at = now + _LAST_WORDS
+            if give_up_at is not None and now >= give_up_at:
                 complain(f"{self._writer.backlog} bytes of records were not taken")
                 self._code = IOERR
                 return
+            self._poller.wait(None if give_up_at is None else give_up_at - now)
+            self._waker.clear()
         if self._writer.failed is not None:
             complain(f"stdout is gone: {self._writer.failed.strerror}")
             self._code = IOERR
