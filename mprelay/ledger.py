@@ -64,6 +64,7 @@ class Ledger:
         self._active: dict[int, Entry] = {}
         self._room: dict[int, int] = {}  # worker: how many sessions it can still take
         self._load: dict[int, int] = {}  # worker: how many it has
+        self._free = 0  # sessions that the workers can still take, all together
 
     @property
     def active(self) -> int:
@@ -89,23 +90,24 @@ class Ledger:
         """Let `worker` take up to `capacity` sessions. It has none."""
         self._room[worker] = capacity
         self._load[worker] = 0
+        self._free += capacity
 
     def close_worker(self, worker: int) -> None:
         """Give `worker` no more sessions."""
-        self._room.pop(worker, None)
+        if worker in self._room:
+            self._free -= self._room.pop(worker) - self._load[worker]
 
     def has_room(self) -> bool:
         """Tell whether any worker can take a session."""
-        return any(self._load[worker] < room for worker, room in self._room.items())
+        return self._free > 0
 
     def place(self, entry: Entry, but: Container[int] = ()) -> int:
         """Book a session on the least loaded worker with room, none of `but`, and return that worker.
 
         Where it was booked before, it is no longer; with NoRoom it is booked nowhere.
         """
-        if entry.worker is not None:
-            self._load[entry.worker] -= 1
-            entry.worker = None
+        self._unbook(entry)
+        entry.worker = None
         best = None
         least = 0
         for worker, room in self._room.items():  # at most 64
@@ -116,7 +118,15 @@ class Ledger:
             raise NoRoom
         entry.worker = best
         self._load[best] += 1
+        self._free -= 1
         return best
+
+    def _unbook(self, entry: Entry) -> None:
+        worker = entry.worker
+        if worker is not None:
+            self._load[worker] -= 1
+            if worker in self._room:
+                self._free += 1
 
     def entry(self, serial: int) -> Entry:
         """Look up a session that holds a slot; UnknownSession otherwise."""
@@ -130,8 +140,7 @@ class Ledger:
         entry = self._active.pop(serial, None)
         if entry is None:
             raise UnknownSession(serial)
-        if entry.worker is not None:
-            self._load[entry.worker] -= 1
+        self._unbook(entry)
         self.closed[reason] += 1
         self.bytes_from_client += entry.bytes_from_client
         self.bytes_from_target += entry.bytes_from_target

@@ -32,6 +32,7 @@ slot that was given back is free for them. In no turn is anything done for each 
 but in ``poller.wait``.
 """
 
+import gc
 import os
 import socket
 import time
@@ -49,7 +50,7 @@ from mprelay.ledger import Entry as Session
 from mprelay.ledger import NoRoom
 from mprelay.pool import Member, Pool
 from mprelay.pump import errno_name
-from mprelay.worker import describe, place_of
+from mprelay.worker import GC_THRESHOLD, describe, place_of
 from mprelay.writer import Writer, complain
 
 # Exit codes, as sysexits.h names them.
@@ -203,6 +204,8 @@ class Supervisor:
 
     def _start(self) -> None:
         """Make everything, in the order in which a failure costs least. Raises Failure."""
+        gc.freeze()
+        gc.set_threshold(GC_THRESHOLD)
         os.chdir("/")  # spawn hands the working directory on, and this one may be removed while the relay runs
         _check_clock()
         _check_platform()
@@ -405,7 +408,8 @@ class Supervisor:
 
     def _accept(self, listener: socket.socket) -> None:
         """Take a batch of connections: filter, admit, and hand over together what goes to one worker."""
-        if self._ledger.active >= self._ledger.limit:
+        ledger = self._ledger
+        if ledger.active >= ledger.limit:
             for member in self._pool.members.values():
                 self._on_events(member)  # what was reported since this turn's wait began may have made room
         journal, at = self._journal, self._wall
@@ -428,8 +432,8 @@ class Supervisor:
             if session is None:
                 os.close(client)
                 continue
-            batches.setdefault(self._ledger.place(session), []).append((session, client))
-            if not self._may_accept():
+            batches.setdefault(ledger.place(session), []).append((session, client))
+            if not (ledger.has_room() or ledger.active >= ledger.limit):
                 break
         for worker, batch in batches.items():
             self._hand_over(worker, batch, frozenset((worker,)))

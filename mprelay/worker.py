@@ -4,6 +4,7 @@ Everything here runs in a worker process. A worker is told to stop by the end of
 is deaf to signals, so a stop, a supervisor's crash and a replacement are one mechanism.
 """
 
+import gc
 import os
 import socket
 import time
@@ -18,6 +19,10 @@ from mprelay.uplink import Queue, Uplink
 CRASHED: Final = 70
 """Exit code after an unexpected exception (EX_SOFTWARE, sysexits.h)."""
 
+GC_THRESHOLD: Final = 50_000
+"""Containers made before the collector looks for cycles. Nothing here makes cycles; with the default of 700 it
+walks all sessions many times a second under load."""
+
 _RESERVE: Final = 64 * 1024
 """Bytes kept for the last report of a worker that has run out of memory."""
 
@@ -25,6 +30,8 @@ _RESERVE: Final = 64 * 1024
 def main(settings: Settings, inbox: socket.socket, queue: Queue) -> None:
     """Be a worker until the inbox ends. Both channels are this process's own."""
     signals.ignore()
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD)
     _leave_standard_streams()
     uplink = Uplink(queue)
     reserve = [bytes(_RESERVE)]
