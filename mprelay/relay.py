@@ -1,9 +1,9 @@
 """The worker's relay loop: readiness → pump → session → act.
 
-    tickets ──▶ _open ──▶ CONNECTING ──▶ _connected ──▶ _drive ⇄ pumps ──▶ _close ──▶ events
-                              │                            ▲                 ▲
-                              └─ connect timeout ──────────┼── idle ─────────┘
-                                                     poller.wait
+    tickets ──▶ _open ──▶ _on_connecting ──▶ _drive ⇄ pumps ──▶ _happened ──▶ _close ──▶ events
+                  │                             ▲                   ▲
+                  │                        poller.wait              │
+                  └────────────── refused, failed, timeouts ────────┘
 
 Rules:
 

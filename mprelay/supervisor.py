@@ -16,7 +16,7 @@
       ═══╪══════════════════════════════════════╪═════ process boundary ════    │
       ┌──▼──────────────────────────────────────┴──────────────────┐            │
       │ worker 1..N: epoll relay loop; session = state machine;    ├──TCP───────┘
-      │ pump = recv/send through a buffer                          │
+      │ pump = recv/send through a buffer, or splice through a pipe│
       └────────────────────────────────────────────────────────────┘
 
 Down go tickets with sockets. Up go events. Nobody ever waits for a reply. End-of-file on the hand-off channel is
