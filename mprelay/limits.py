@@ -3,6 +3,8 @@
 import sys
 from typing import NamedTuple
 
+from mprelay.handoff import BATCH
+
 OWN = 16
 """Descriptors that a worker needs besides its sessions': standard streams, epoll, channels and spare."""
 
@@ -11,9 +13,6 @@ PER_SESSION = 2
 PIPES = 64
 PER_PIPE = 2
 """Pipes of a worker at most, for flows that keep filling their buffer; sessions come first."""
-
-BATCH = 64
-"""Accepted sockets that the supervisor holds at most, besides its own descriptors."""
 
 PER_WORKER = 4
 """Descriptors of the supervisor for each worker: channel, queue, sentinel, lifeline."""
@@ -35,7 +34,7 @@ def reserve(sessions: int, workers: int) -> Share:
 
     Least-loaded assignment spreads sessions evenly, but when workers die the others hold theirs too: so each
     is given room for all `sessions` where the hard limit allows it, and at least for its share.
-    Workers inherit the limit. Raises LimitTooLow where not even the shares fit.
+    The supervisor holds a batch of accepted sockets besides its own. Workers inherit the limit. Raises LimitTooLow where not even the shares fit.
     """
     if sys.platform == "win32":
         return Share(sessions, 0)
