@@ -33,8 +33,9 @@ def reserve(sessions: int, workers: int) -> Share:
     """Raise the soft limit to what is needed; return what each worker can have.
 
     Least-loaded assignment spreads sessions evenly, but when workers die the others hold theirs too: so each
-    is given room for all `sessions` where the hard limit allows it, and at least for its share.
-    The supervisor holds a batch of accepted sockets besides its own. Workers inherit the limit. Raises LimitTooLow where not even the shares fit.
+    is given room for all `sessions` where the hard limit allows it, and at least for its share. The supervisor
+    holds a batch of accepted sockets besides its own. Workers inherit the limit. Raises LimitTooLow where not
+    even the shares fit.
     """
     if sys.platform == "win32":
         return Share(sessions, 0)

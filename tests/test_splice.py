@@ -47,6 +47,17 @@ def feed(client, pump, data, collect):
         collect()
 
 
+def until_blocked(client, pump):
+    """Send until the sink takes no more."""
+    client.setblocking(False)  # noqa: FBT003
+    outcome = None
+    while outcome is not Outcome.BLOCKED:
+        with contextlib.suppress(BlockingIOError):
+            client.send(b"x" * 1_000_000)
+        edge(pump)
+        outcome = pump.move()
+
+
 class Target:
     """Collects what arrives."""
 
@@ -153,13 +164,7 @@ def test_back_pressure_holds_no_more_than_the_pipe(ends):
     """A sink that does not take: what is in the pipe waits, the source is not read."""
     client, near, far, target = ends
     pumps, pump = borrowing(near, far)
-    client.setblocking(False)  # noqa: FBT003
-    outcome = None
-    while outcome is not Outcome.BLOCKED:
-        with contextlib.suppress(BlockingIOError):
-            client.send(b"x" * 1_000_000)
-        edge(pump)
-        outcome = pump.move()
+    until_blocked(client, pump)
     assert not pump.can_move
     assert 0 < pump._in_pipe <= pump._pipe.size
     pump.give_back()
@@ -177,15 +182,10 @@ def test_the_end_waits_for_what_is_in_the_pipe(ends):
     """End of data is passed on after everything before it."""
     client, near, far, target = ends
     pumps, pump = borrowing(near, far)
-    client.setblocking(False)  # noqa: FBT003
-    outcome = None
-    while outcome is not Outcome.BLOCKED:
-        with contextlib.suppress(BlockingIOError):
-            client.send(b"x" * 1_000_000)
-        edge(pump)
-        outcome = pump.move()
+    until_blocked(client, pump)
     client.close()
     arrived = Target(target)
+    outcome = None
     while outcome is not Outcome.ENDED:
         arrived()
         edge(pump)
