@@ -41,6 +41,8 @@ session that memory is refused to, and not the worker with all the others."""
 _ROUNDS: Final = 8  # buffers moved before a pump yields
 _HUNGRY: Final = 2  # calls in a row that moved a full scratch buffer, before a flow borrows a pipe
 _PIPE_SIZE: Final = 1024 * 1024
+_LEAST_PIPE: Final = 256 * 1024  # bytes: through a pipe of 8 KiB, splicing took more CPU than copying
+_REFUSALS: Final = 256  # flows that are told that there is no pipe, before the system is asked again
 _LITTLE: Final = 64 * 1024  # bytes
 _SATED: Final = 16  # calls in a row that moved less than that, before it gives the pipe back
 
@@ -252,18 +254,20 @@ class AutoPump(CopyPump):
         self.give_back()
 
     def _splice(self, pipe: "Pipe") -> Outcome:
-        """Fill the pipe from the source, flush it into the sink, again and again."""
+        """Fill the pipe from the source, flush it into the sink, again and again; never fill before a flush."""
         self.moved = False
         before = self.received
         for _ in range(_ROUNDS):
-            failed = not self._fill(pipe)
             if self._in_pipe and (outcome := self._flush(pipe)):
-                return Outcome.READ_FAILED if failed and outcome is Outcome.BLOCKED else outcome
-            if failed:
+                return outcome
+            if not self._fill(pipe):
                 return Outcome.READ_FAILED
-            if self._source_ended:
+            if self._source_ended and not self._in_pipe:
                 self.ended = True
+                self.give_back()
                 return Outcome.ENDED
+            if self._in_pipe and (outcome := self._flush(pipe)):
+                return outcome
             if self.urgent:
                 self.give_back()
                 return super().move()
@@ -330,14 +334,17 @@ if sys.platform == "linux":
 
         def __init__(self) -> None:
             self.way_out, self.way_in = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-            self.size = fcntl.fcntl(self.way_in, fcntl.F_GETPIPE_SZ)
+            self.size = 0
             wanted = _PIPE_SIZE
-            while wanted > self.size:
+            while wanted >= _LEAST_PIPE > self.size:
                 try:
                     # fs.pipe-max-size and fs.pipe-user-pages-soft bound it for an ordinary user.
                     self.size = fcntl.fcntl(self.way_in, fcntl.F_SETPIPE_SZ, wanted)
                 except OSError:
                     wanted //= 2
+            if self.size < _LEAST_PIPE:
+                self.close()
+                raise OSError(errno.EPERM, "no pipe that is larger than the scratch buffer")
 
         def close(self) -> None:
             """Give the descriptors back."""
@@ -371,17 +378,20 @@ class PipePool:
 
     def __init__(self, most: int) -> None:
         self._left = most
+        self._refusals = 0
         self._spare: list[Pipe] = []
 
     def borrow(self) -> Pipe | None:
         """Lend a pipe; None where none is to be had, which is no failure."""
         if self._spare:
             return self._spare.pop()
-        if not self._left:
+        if not self._left or self._refusals:
+            self._refusals = max(0, self._refusals - 1)
             return None
         try:
             pipe = Pipe()
         except OSError:
+            self._refusals = _REFUSALS
             return None
         self._left -= 1
         return pipe
@@ -425,7 +435,7 @@ class Pumps:
         return CopyPump(source, sink, memoryview(buffer), _in_place)
 
     def close(self) -> None:
-        """Give the pipes back to the system."""
+        """Give the pipes that no flow has back to the system."""
         self._pipes.close()
 
 

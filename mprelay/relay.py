@@ -95,7 +95,7 @@ class Relay:
         self._idle: OrderedDict[Link, None] = OrderedDict()
         self._unfinished: dict[Link, None] = {}  # could go on at once
         self._dirty: dict[Link, None] = {}  # moved bytes since their last Progress
-        self._borrowers: dict[Link, None] = {}  # had a pipe when they last moved
+        self._borrowers: dict[CopyPump, int] = {}  # with a pipe: what they had received at the last tick
         self._progress_at: float | None = None
         self._deadline = settings.deadline
         self._uplink_full = False
@@ -276,7 +276,7 @@ class Relay:
                 continue
             outcome = pump.move()
             if pump.borrows:
-                self._borrowers[link] = None
+                self._borrowers.setdefault(pump, -1)
             if pump.moved:
                 link.active_at = self._now
                 self._idle.move_to_end(link)
@@ -328,9 +328,9 @@ class Relay:
         error: str | None,
     ) -> None:
         """End both connections of a link, forget it, and report it."""
-        link.up.close()
-        link.down.close()
-        self._borrowers.pop(link, None)
+        for pump in (link.up, link.down):
+            pump.close()
+            self._borrowers.pop(pump, None)
         for sock in (link.client, link.target):
             self._ends.pop(sock.fileno(), None)
             end(sock)
@@ -355,10 +355,14 @@ class Relay:
             return
         for link in self._dirty:
             self._uplink.report(Progress(link.serial, link.up.received, link.down.received))
-        for link in [link for link in self._borrowers if link not in self._dirty]:
-            link.up.give_back()
-            link.down.give_back()
-            del self._borrowers[link]  # one whose data is stuck keeps its pipe until it moves or ends
+        for pump, received in list(self._borrowers.items()):
+            if pump.received != received:
+                self._borrowers[pump] = pump.received
+            else:
+                pump.give_back()  # not where data is stuck in the pipe: that one keeps it until it moves or ends
+                del self._borrowers[pump]
+        if not self._borrowers:
+            self._pumps.close()
         self._dirty = {}
         self._progress_at = self._now + _PROGRESS_AFTER if self._borrowers else None
 

@@ -412,6 +412,8 @@ class Supervisor:
         if ledger.active >= ledger.limit:
             for member in self._pool.members.values():
                 self._on_events(member)  # what was reported since this turn's wait began may have made room
+            if self._phase is not Phase.ACTIVE:
+                return  # … or ended the relay
         journal, at = self._journal, self._wall
         batches: dict[int, list[tuple[Session, int]]] = {}
         for _ in range(handoff.BATCH):
@@ -525,8 +527,8 @@ class Supervisor:
         """Hear a dead worker's last events, end its sessions for it, and replace it."""
         self._unwatch(member.reader.fileno())
         events, code = member.bury()
-        self._apply(member, events)
         self._pool.forget(member)
+        self._apply(member, events)
         self._ledger.close_worker(member.number)
         asked_for = self._phase is Phase.ENDING
         lost = self._ledger.of_worker(member.number)
@@ -667,7 +669,7 @@ class Supervisor:
         give_up_at = time.monotonic() + _LAST_WORDS if self._hurry else None
         while not self._writer.finished:
             now = time.monotonic()
-            if give_up_at is None and self._signals.take():
+            if self._signals.take() and give_up_at is None:
                 give_up_at = now + _LAST_WORDS
             if give_up_at is not None and now >= give_up_at:
                 complain(f"{self._writer.backlog} bytes of records were not taken")

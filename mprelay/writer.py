@@ -85,7 +85,7 @@ class Writer:
         What a pipe takes at once is written here: waking the thread for it, and its taking the interpreter's
         lock, cost the supervisor a fifth of its time under load (py-spy, strace: futex).
         """
-        if self._direct and not self.backlog:
+        if self._direct and not self.backlog and self.failed is None:
             records = self._write_now(records)
         if records:
             self._put += sum(map(len, records))

@@ -261,6 +261,22 @@ def test_a_pipe_with_data_in_it_is_thrown_away():
 def test_pipes_grow_as_far_as_the_system_allows():
     """F_SETPIPE_SZ, read back; close-on-exec."""
     pipe = Pipe()
-    assert pipe.size >= 4096
+    assert pipe.size >= 256 * 1024
     assert not os.get_inheritable(pipe.way_in)
     pipe.close()
+
+
+def test_small_pipes_are_none(monkeypatch):
+    """Where the system does not let one grow, flows copy; and it is not asked again for each of them."""
+    asked = []
+
+    def refuse(_descriptor, _command, size):
+        asked.append(size)
+        raise PermissionError
+
+    monkeypatch.setattr("fcntl.fcntl", refuse)
+    pool = PipePool(2)
+    assert pool.borrow() is None
+    assert asked == [1 << 20, 1 << 19, 1 << 18]
+    assert pool.borrow() is None
+    assert len(asked) == 3
