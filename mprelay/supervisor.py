@@ -644,6 +644,7 @@ class Supervisor:
         self._journal.write(
             catalogue.INTERNAL_ERROR, error=describe(unexpected), place=place_of(unexpected), worker=None
         )
+        self._journal.flush()
         self._shut()
         self._pool.kill()
         for member in list(self._pool.members.values()):

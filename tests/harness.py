@@ -293,3 +293,9 @@ def read_until(descriptor: int, word: bytes | None) -> bytes:
             break
         data += part
     return data
+
+
+def with_site(directory: Path, code: str) -> dict[str, str]:
+    """Make an environment in which every Python runs `code` before anything else."""
+    (directory / "sitecustomize.py").write_text(code)
+    return os.environ | {"PYTHONPATH": str(directory)}

@@ -26,6 +26,7 @@ from harness import (
     open_files,
     pattern,
     receive,
+    with_site,
 )
 
 FAILING_CALL = str(Path(__file__).parent.parent / "failing_call.py")
@@ -45,12 +46,6 @@ def failing(*rules: str) -> tuple[str, ...]:
 def limited(files: str) -> tuple[str, ...]:
     """The command that runs the program under another ``ulimit -n``."""
     return ("/bin/sh", "-c", f'ulimit {files} && exec "$0" "$@"', PROGRAM)
-
-
-def with_site(directory: Path, code: str) -> dict[str, str]:
-    """An environment in which every Python runs `code` before anything else."""
-    (directory / "sitecustomize.py").write_text(code)
-    return os.environ | {"PYTHONPATH": str(directory)}
 
 
 def failed(code: int, *options: str, **given) -> list[dict]:
