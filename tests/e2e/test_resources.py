@@ -489,10 +489,15 @@ def test_a_socket_that_cannot_be_watched(end, msg_id, reason):
     ("flood", "msg_id", "reason"),
     [("client", 32, "requester_buffer_failed"), ("target", 36, "target_buffer_failed")],
 )
-def test_no_memory_for_what_a_peer_does_not_take(flood, msg_id, reason):
-    """32, 36: with `auto` the rest of a read must be kept, and there is no memory to keep it in."""
+def test_no_memory_for_what_a_peer_does_not_take(flood, msg_id, reason, tool):
+    """32, 36: the rest of a read must be kept, there is no memory to keep it in, and no pipe to take it."""
     data = pattern(1 << 20)
-    with listening() as server, Relay(server.getsockname(), workers=1) as relay, contextlib.ExitStack() as stack:
+    just_enough = (tool("prlimit"), "--nofile=1017:1017", PROGRAM)  # for 500 sessions, without one pipe
+    with (
+        listening() as server,
+        Relay(server.getsockname(), workers=1, command=just_enough) as relay,
+        contextlib.ExitStack() as stack,
+    ):
         pairs = []
         for count in range(1, 17):
             client = stack.enter_context(relay.connect())
