@@ -127,3 +127,13 @@ TestBooks.settings = settings(max_examples=60, stateful_step_count=40, deadline=
 def test_a_load_of_nobody_is_none():
     """An unknown worker has no sessions."""
     assert Ledger(1).load(7) == 0
+
+
+def test_a_worker_that_died_before_it_was_ready_takes_no_room_with_it():
+    """Closing it changes nothing for the others."""
+    ledger = Ledger(2)
+    ledger.open_worker(1, 1)
+    ledger.close_worker(2)
+    assert ledger.has_room()
+    ledger.place(ledger.admit("192.0.2.7", 1234, 1.0))
+    assert not ledger.has_room()
