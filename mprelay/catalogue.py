@@ -313,10 +313,3 @@ ENTRIES: Final[tuple[Entry, ...]] = tuple(
     [value for value in list(globals().values()) if isinstance(value, Entry)] + list(SESSION_CLOSED.values())
 )
 """Every entry, in the order above."""
-
-REASON_OF: Final[dict[int, tuple[CloseReason, ...]]] = {
-    entry.msg_id: tuple(reason for reason, other in SESSION_CLOSED.items() if other.msg_id == entry.msg_id)
-    for entry in SESSION_CLOSED.values()
-    if entry.msg_id is not None
-}
-"""The close reasons that a message number stands for."""
