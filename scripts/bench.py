@@ -70,12 +70,11 @@ def program(name: str) -> str | None:
 
 
 def wait_for_port(port: int) -> None:
-    """Wait until somebody listens."""
+    """Wait until somebody listens; without connecting, for iperf3 would take that for a client."""
     deadline = time.monotonic() + 10
-    while True:
-        with contextlib.suppress(OSError):
-            socket.create_connection((HOST, port), timeout=1).close()
-            return
+    while not any(
+        line.status == psutil.CONN_LISTEN and line.laddr.port == port for line in psutil.net_connections("tcp4")
+    ):
         if time.monotonic() > deadline:
             raise Errors(f"nobody listens on port {port}")
         time.sleep(0.01)
@@ -312,9 +311,9 @@ def measure(name: str, seconds: int, *, quick: bool) -> dict[str, float]:
     with running(name, HTTP_PORT) as relay:
         port = RELAY_PORT if relay else HTTP_PORT
         cpu = relay.cpu if relay else lambda: 0.0
+        wrk(port, 10, 1)  # warm
         if relay:
             figures["rss"] = relay.rss() / 2**20
-        wrk(port, 10, 1)  # warm
         before = cpu()
         result = wrk(port, 50, seconds, close=True)
         figures["connections"] = result["rate"]
@@ -342,7 +341,7 @@ def measure(name: str, seconds: int, *, quick: bool) -> dict[str, float]:
                 before = cpu()
                 crowded = wrk(port, 10, seconds)["count"]
                 figures["cpu_500_10"] = (cpu() - before) / crowded / alone_cpu if alone_cpu else 0.0
-    with running(name, BULK_PORT) as relay:
+    with bulk_target(), running(name, BULK_PORT) as relay:
         port = RELAY_PORT if relay else BULK_PORT
         cpu = relay.cpu if relay else lambda: 0.0
         for streams in (1, 8):
@@ -369,8 +368,20 @@ def start_time(command: list[str]) -> float:
 
 
 @contextlib.contextmanager
-def targets() -> Iterator[None]:
-    """The target of requests, and that of bulk data."""
+def bulk_target() -> Iterator[None]:
+    """The target of bulk data: a fresh one for each relay."""
+    with tempfile.TemporaryDirectory() as name:
+        target = Running([str(program("iperf3")), "-s", "-B", HOST, "-p", str(BULK_PORT)], Path(name))
+        try:
+            wait_for_port(BULK_PORT)
+            yield
+        finally:
+            target.stop()
+
+
+@contextlib.contextmanager
+def web_target() -> Iterator[None]:
+    """The target of requests."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -387,13 +398,10 @@ http {{
 """
         )
         web = Running([str(program("nginx")), "-p", name, "-c", "nginx.conf", "-e", "stderr"], folder)
-        bulk = Running([str(program("iperf3")), "-s", "-B", HOST, "-p", str(BULK_PORT)], folder)
         try:
             wait_for_port(HTTP_PORT)
-            wait_for_port(BULK_PORT)
             yield
         finally:
-            bulk.stop()
             web.stop()
 
 
@@ -472,7 +480,7 @@ def main() -> int:
     names = [name for name in names if RELAYS[name][0]()]
     all_rounds: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     failed: dict[str, str] = {}
-    with targets():
+    with web_target():
         for number in range(rounds):
             for name in [name for name in names if name not in failed]:
                 print(f"round {number + 1} of {rounds}: {name}", file=sys.stderr)
