@@ -12,9 +12,9 @@ Rules:
    they are cleared by what shows that the kernel is empty or full: EAGAIN, or fewer bytes moved than asked.
    A short read shows an empty socket only where nothing else can be waiting behind it: not behind a FIN or a
    reset that is already there, nor at TCP's urgent mark, where recv(2) stops early. Such an edge sets
-   `insistent`, and then only EAGAIN counts.
+   `insistent`, and then only EAGAIN counts. Where it tells of a FIN, and of nothing else, it sets `last`: a FIN
+   lies behind all data (tcp_fin), so a short read has met it, and to read it as well is a system call saved.
 4. A pump works for a bounded time, then yields (UNFINISHED): no flow starves the others.
-
 5. What is in a pipe counts as read and not yet delivered. How full a pipe is in bytes does not tell whether it
    has room.
 """
@@ -33,7 +33,7 @@ if sys.platform == "linux":
 if sys.platform == "win32":
     _DONTWAIT: Final = 0
 else:
-    _DONTWAIT: Final = socket.MSG_DONTWAIT
+    _DONTWAIT: Final = int(socket.MSG_DONTWAIT)
 _HEADROOM: Final = 16 * 1024
 """Bytes that must be left to the loop itself (to report, to poll) after a session got its buffers: so it is a
 session that memory is refused to, and not the worker with all the others."""
@@ -58,6 +58,13 @@ class Outcome(Enum):
     WRITE_FAILED = auto()  # `error` says how
     NO_MEMORY = auto()
 
+    __hash__ = object.__hash__  # Enum's own is a Python function
+
+
+# Before 3.12 to look a member up in its class takes as long as a dozen other steps (0.1 µs).
+_STARVED: Final = Outcome.STARVED
+_ENDED: Final = Outcome.ENDED
+
 
 def errno_name(number: int | None) -> str:
     """Name an errno as errno(3) does: 104 is ECONNRESET."""
@@ -74,23 +81,35 @@ def stream_error(number: int | None) -> str:
     return "ECONNRESET" if number == errno.EPIPE else errno_name(number)
 
 
-class CopyPump:
-    """Moves bytes from `source` to `sink` through a buffer with recv and send. It owns neither socket.
+class Pump:
+    """Moves bytes from `source` to `sink`. It owns neither socket.
 
-    `buffer` is the pump's own, or a scratch buffer that all pumps of a worker share; `keep` says how to hold
-    what the sink did not take: a slice of one's own buffer may stay where it is, a scratch buffer's is copied.
+    It copies through a buffer with recv and send: its own, or a scratch buffer that all pumps of a worker share.
+    `keep` says how to hold what the sink did not take: a slice of one's own buffer may stay where it is, a
+    scratch buffer's is copied.
+
+    With `pipes`, a flow that fills the buffer several times in a row borrows a pipe, and the kernel moves its
+    pages from socket to socket (splice(2)), for half the CPU. A flow that falls quiet gives it back, empty. A
+    new flow copies, for that costs nothing to begin; and without a pipe to be had it goes on copying.
     """
 
     __slots__ = (
         "_buffer",
+        "_full",
+        "_in_pipe",
         "_keep",
+        "_pipe",
+        "_pipes",
         "_rest",
         "_sink",
+        "_small",
         "_source",
+        "_source_ended",
         "doom",
         "ended",
         "error",
         "insistent",
+        "last",
         "moved",
         "readable",
         "received",
@@ -104,17 +123,26 @@ class CopyPump:
         sink: SocketType,
         buffer: memoryview,
         keep: Callable[[memoryview], bytes | memoryview],
+        pipes: "PipePool | None",
     ) -> None:
         self._source = source
         self._sink = sink
         self._buffer = buffer
         self._keep = keep
         self._rest: bytes | memoryview = b""
+        self._pipes = pipes
+        self._pipe: Pipe | None = None
+        self._in_pipe = 0  # bytes
+        self._full = 0  # calls in a row that moved a full buffer
+        self._small = 0  # calls in a row that moved little, through a pipe
+        self._source_ended = False  # what is in the pipe is still to be delivered
         self.received = 0  # bytes, since the beginning
         self.moved = False  # whether the last call moved any byte, in or out
         self.readable = False
         self.writable = True
         self.insistent = False
+        self.last = False
+        """Whether nothing can follow what can be read now but a normal end."""
         self.ended = False
         self.urgent = False
         """Whether TCP's urgent mark was seen: splice(2) never gets past one, recv(2) does."""
@@ -122,23 +150,35 @@ class CopyPump:
         """The source's error, where it was taken already: what then reads as an end is none."""
         self.error: str | None = None
 
-    borrows = False
-    """Whether the flow has a pipe."""
-
     @property
     def can_move(self) -> bool:
         """Whether there is anything to try."""
-        return self.writable and not self.ended and (self.readable or len(self._rest) > 0)
+        return self.writable and not self.ended and (self.readable or len(self._rest) > 0 or self._in_pipe > 0)
 
-    def give_back(self) -> None:
-        """Keep nothing that is not needed."""
-
-    def close(self) -> None:
-        """End the pump; it keeps nothing."""
+    @property
+    def borrows(self) -> bool:
+        """Whether the flow has a pipe."""
+        return self._pipe is not None
 
     def move(self) -> Outcome:
         """Move what can be moved now; tell why it stopped."""
         self.moved = False
+        if self._pipe is not None:
+            return self._splice(self._pipe)
+        if self._pipes is None:
+            return self._copy()
+        before = self.received
+        outcome = self._copy()
+        if self.received - before >= len(self._buffer):
+            self._full += 1
+            if self._full >= _HUNGRY and not (self.urgent or self._rest or self.ended) and self.error is None:
+                self._borrow()
+        elif self.moved:
+            self._full = 0
+        return outcome
+
+    def _copy(self) -> Outcome:
+        """Read and send, again and again."""
         if self._rest and (outcome := self._deliver(memoryview(self._rest))):
             return outcome
         buffer = self._buffer
@@ -148,7 +188,7 @@ class CopyPump:
                 got = self._source.recv_into(buffer, size, _DONTWAIT)
             except BlockingIOError:
                 self.readable = False
-                return Outcome.STARVED
+                return _STARVED
             except OSError as failure:
                 self.error = stream_error(failure.errno)
                 return Outcome.READ_FAILED
@@ -157,14 +197,18 @@ class CopyPump:
                 return Outcome.READ_FAILED
             if not got:
                 self.ended = True
-                return Outcome.ENDED
+                return _ENDED
             self.received += got
             self.moved = True
             if outcome := self._deliver(buffer[:got]):
                 return outcome
-            if got < size and not self.insistent:
-                self.readable = False
-                return Outcome.STARVED
+            if got < size:
+                if self.last:
+                    self.ended = True
+                    return _ENDED
+                if not self.insistent:
+                    self.readable = False
+                    return _STARVED
         return Outcome.UNFINISHED
 
     def _deliver(self, data: memoryview) -> Outcome | None:
@@ -189,65 +233,23 @@ class CopyPump:
             return Outcome.NO_MEMORY
         return Outcome.BLOCKED
 
-
-class AutoPump(CopyPump):
-    """Copies through a shared scratch buffer, and splices through a borrowed pipe while the flow keeps it full.
-
-    A new flow copies: that costs nothing to begin. A flow that fills the scratch buffer several times in a row
-    borrows a pipe, and the kernel moves its pages from socket to socket (splice(2)), for half the CPU. A flow
-    that falls quiet gives it back, empty. Without a pipe to be had it goes on copying.
-    """
-
-    __slots__ = ("_full", "_in_pipe", "_pipe", "_pipes", "_small", "_source_ended", "borrows")
-
-    def __init__(self, source: SocketType, sink: SocketType, scratch: memoryview, pipes: "PipePool") -> None:
-        super().__init__(source, sink, scratch, bytes)
-        self._pipes = pipes
-        self.borrows = False
-        self._pipe: Pipe | None = None
-        self._in_pipe = 0  # bytes
-        self._full = 0  # calls in a row that moved a full scratch buffer
-        self._small = 0  # calls in a row that moved little, through a pipe
-        self._source_ended = False  # what is in the pipe is still to be delivered
-
-    @property
-    def can_move(self) -> bool:
-        """Whether there is anything to try."""
-        return self.writable and not self.ended and (self.readable or len(self._rest) > 0 or self._in_pipe > 0)
-
-    def move(self) -> Outcome:
-        """Move what can be moved now; tell why it stopped."""
-        if self._pipe is not None:
-            return self._splice(self._pipe)
-        before = self.received
-        outcome = super().move()
-        if outcome is Outcome.UNFINISHED or self.received - before >= len(self._buffer):
-            self._full += 1
-            if self._full >= _HUNGRY and not (self.urgent or self._rest or self.ended) and self.error is None:
-                self._borrow()
-        elif self.moved:
-            self._full = 0
-        return outcome
-
     def _borrow(self) -> None:
         self._full = self._small = 0
-        self._pipe = self._pipes.borrow()
+        self._pipe = self._pipes.borrow() if self._pipes is not None else None
         if self._pipe is not None:
-            self.borrows = True
             # Unlike recv and send, splice(2) asks the socket's file whether it may wait.
             self._source.setblocking(False)  # noqa: FBT003 - socket's signature
             self._sink.setblocking(False)  # noqa: FBT003
 
     def give_back(self) -> None:
         """Return the pipe, if it is empty: the flow is quiet, or must be copied."""
-        if self._pipe is not None and not self._in_pipe:
+        if self._pipe is not None and self._pipes is not None and not self._in_pipe:
             self._pipes.take_back(self._pipe)
             self._pipe = None
-            self.borrows = False
 
     def close(self) -> None:
         """End the pump: a pipe with data in it is of no use to anybody else."""
-        if self._pipe is not None and self._in_pipe:
+        if self._pipe is not None and self._pipes is not None and self._in_pipe:
             self._pipes.throw_away(self._pipe)
             self._pipe = None
             self._in_pipe = 0
@@ -255,7 +257,6 @@ class AutoPump(CopyPump):
 
     def _splice(self, pipe: "Pipe") -> Outcome:
         """Fill the pipe from the source, flush it into the sink, again and again; never fill before a flush."""
-        self.moved = False
         before = self.received
         for _ in range(_ROUNDS):
             if self._in_pipe and (outcome := self._flush(pipe)):
@@ -270,7 +271,7 @@ class AutoPump(CopyPump):
                 return outcome
             if self.urgent:
                 self.give_back()
-                return super().move()
+                return self._copy()
             if not self.readable:
                 if self.received - before < _LITTLE:
                     self._small += 1
@@ -426,13 +427,13 @@ class Pumps:
         self._scratch = memoryview(bytearray(0 if size else self.SCRATCH))
         self._pipes = PipePool(0 if size else pipes)
 
-    def make(self, source: SocketType, sink: SocketType) -> CopyPump:
+    def make(self, source: SocketType, sink: SocketType) -> Pump:
         """Make a pump from `source` to `sink`. MemoryError: there is no memory for its buffer."""
         if self._size is None:
-            return AutoPump(source, sink, self._scratch, self._pipes)
+            return Pump(source, sink, self._scratch, bytes, self._pipes)
         buffer = bytearray(self._size + _HEADROOM)
         del buffer[self._size :]
-        return CopyPump(source, sink, memoryview(buffer), _in_place)
+        return Pump(source, sink, memoryview(buffer), _in_place, None)
 
     def close(self) -> None:
         """Give the pipes that no flow has back to the system."""

@@ -22,6 +22,7 @@ from typing import Any, Final
 _ABORT_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 _LINGER_OFF: Final = struct.pack("ii", 0, 0)
 _NO_IPV6: Final = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT}
+_STREAM: Final = int(socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0))
 _BACKLOG: Final = 65535  # the kernel cuts it to net.core.somaxconn
 
 
@@ -92,10 +93,8 @@ def received(descriptor: int) -> SocketType:
 
 def target_socket(family: socket.AddressFamily) -> SocketType:
     """Make a non-blocking socket for a connection to the target. The caller owns it. Raises OSError."""
-    if sys.platform == "linux":
-        made = SocketType(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)  # one system call for both
-    else:
-        made = SocketType(family, socket.SOCK_STREAM)
+    made = SocketType(family, _STREAM)  # one system call for both, where there is SOCK_NONBLOCK
+    if sys.platform == "win32":
         made.setblocking(False)  # noqa: FBT003 - socket's signature
     try:
         _prepare(made)

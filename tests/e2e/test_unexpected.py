@@ -11,12 +11,12 @@ def test_in_a_worker_it_costs_that_worker_alone(tmp_path):
     """Its sessions are lost, another takes its place, and serves."""
     code = f"""
 import mprelay.relay
-drive = mprelay.relay.Relay._drive
-def broken(self, link):
+happened = mprelay.relay.Relay._happened
+def broken(self, link, *what):
     if link.serial == 1:
         raise ZeroDivisionError("by a test")
-    drive(self, link)
-mprelay.relay.Relay._drive = broken
+    happened(self, link, *what)
+mprelay.relay.Relay._happened = broken
 open({str(tmp_path / "used")!r}, "w").close()
 """
     with listening() as server, Relay(server.getsockname(), env=with_site(tmp_path, code), workers=1) as relay:
