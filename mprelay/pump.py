@@ -95,22 +95,19 @@ class Pump:
 
     __slots__ = (
         "_buffer",
-        "_full",
-        "_in_pipe",
         "_keep",
-        "_pipe",
         "_pipes",
         "_rest",
         "_sink",
-        "_small",
         "_source",
-        "_source_ended",
+        "_streak",
         "doom",
         "ended",
         "error",
         "insistent",
         "last",
         "moved",
+        "pipe",
         "readable",
         "received",
         "urgent",
@@ -131,13 +128,11 @@ class Pump:
         self._keep = keep
         self._rest: bytes | memoryview = b""
         self._pipes = pipes
-        self._pipe: Pipe | None = None
-        self._in_pipe = 0  # bytes
-        self._full = 0  # calls in a row that moved a full buffer
-        self._small = 0  # calls in a row that moved little, through a pipe
-        self._source_ended = False  # what is in the pipe is still to be delivered
+        self._streak = 0  # reads in a row that filled the buffer
+        self.pipe: Pipe | None = None
         self.received = 0  # bytes, since the beginning
-        self.moved = False  # whether the last call moved any byte, in or out
+        self.moved = False
+        """Set when any byte moves, in or out; who has taken note of it clears it."""
         self.readable = False
         self.writable = True
         self.insistent = False
@@ -153,145 +148,149 @@ class Pump:
     @property
     def can_move(self) -> bool:
         """Whether there is anything to try."""
-        return self.writable and not self.ended and (self.readable or len(self._rest) > 0 or self._in_pipe > 0)
-
-    @property
-    def borrows(self) -> bool:
-        """Whether the flow has a pipe."""
-        return self._pipe is not None
+        if self.ended or not self.writable:
+            return False
+        return self.readable or len(self._rest) > 0 or (self.pipe is not None and self.pipe.held > 0)
 
     def move(self) -> Outcome:
         """Move what can be moved now; tell why it stopped."""
-        self.moved = False
-        if self._pipe is not None:
-            return self._splice(self._pipe)
-        if self._pipes is None:
-            return self._copy()
-        before = self.received
-        outcome = self._copy()
-        if self.received - before >= len(self._buffer):
-            self._full += 1
-            if self._full >= _HUNGRY and not (self.urgent or self._rest or self.ended) and self.error is None:
-                self._borrow()
-        elif self.moved:
-            self._full = 0
-        return outcome
-
-    def _copy(self) -> Outcome:
-        """Read and send, again and again."""
+        if self.pipe is not None:
+            return self._splice(self.pipe)
         if self._rest and (outcome := self._deliver(memoryview(self._rest))):
             return outcome
         buffer = self._buffer
-        size = len(buffer)
         for _ in range(_ROUNDS):
             try:
-                got = self._source.recv_into(buffer, size, _DONTWAIT)
+                got = self._source.recv_into(buffer, 0, _DONTWAIT)
             except BlockingIOError:
                 self.readable = False
                 return _STARVED
             except OSError as failure:
                 self.error = stream_error(failure.errno)
                 return Outcome.READ_FAILED
-            if not got and self.doom:
-                self.error = self.doom
-                return Outcome.READ_FAILED
             if not got:
-                self.ended = True
-                return _ENDED
+                return self._at_end()
             self.received += got
             self.moved = True
-            if outcome := self._deliver(buffer[:got]):
-                return outcome
-            if got < size:
-                if self.last:
-                    self.ended = True
-                    return _ENDED
+            # _deliver's own lines, once more: the call took a tenth of what a request costs the worker.
+            try:
+                sent = self._sink.send(buffer[:got], _DONTWAIT)
+            except OSError as failure:
+                return self._not_sent(failure, buffer[:got])
+            if sent < got:
+                return self._hold(buffer[sent:got])
+            if got < len(buffer):
+                self._streak = 0
                 if not self.insistent:
                     self.readable = False
                     return _STARVED
+                if self.last:
+                    return self._at_end()
+            else:
+                self._streak += 1
+                if self._streak >= _HUNGRY and (pipe := self._borrow()) is not None:
+                    return self._splice(pipe)
         return Outcome.UNFINISHED
 
+    def _at_end(self) -> Outcome:
+        """The source gives no more, and everything before is delivered."""
+        if self.doom:
+            self.error = self.doom
+            return Outcome.READ_FAILED
+        self.ended = True
+        return _ENDED
+
     def _deliver(self, data: memoryview) -> Outcome | None:
-        """Send `data`; keep what the sink does not take. None: all of it was taken."""
+        """Send `data`; hold what the sink does not take. None: all of it was taken."""
         try:
             sent = self._sink.send(data, _DONTWAIT)
-        except BlockingIOError:
-            sent = 0
         except OSError as failure:
-            self.error = stream_error(failure.errno)
-            return Outcome.WRITE_FAILED
-        if sent:
-            self.moved = True
-            if sent == len(data):
-                self._rest = b""
-                return None
+            return self._not_sent(failure, data)
+        self.moved = True
+        if sent < len(data):
+            return self._hold(data[sent:])
+        self._rest = b""
+        return None
+
+    def _not_sent(self, failure: OSError, data: memoryview) -> Outcome:
+        if isinstance(failure, BlockingIOError):
+            return self._hold(data)
+        self.error = stream_error(failure.errno)
+        return Outcome.WRITE_FAILED
+
+    def _hold(self, data: memoryview) -> Outcome:
+        """Keep what the sink did not take until it takes more."""
         self.writable = False
         try:
-            self._rest = self._keep(data[sent:])
+            self._rest = self._keep(data)
         except MemoryError:
             self.error = errno_name(errno.ENOMEM)
             return Outcome.NO_MEMORY
         return Outcome.BLOCKED
 
-    def _borrow(self) -> None:
-        self._full = self._small = 0
-        self._pipe = self._pipes.borrow() if self._pipes is not None else None
-        if self._pipe is not None:
+    def _borrow(self) -> "Pipe | None":
+        """Borrow a pipe; None where that is of no use, or none is to be had."""
+        self._streak = 0
+        if self._pipes is None or self.urgent:
+            return None
+        self.pipe = self._pipes.borrow()
+        if self.pipe is not None:
             # Unlike recv and send, splice(2) asks the socket's file whether it may wait.
             self._source.setblocking(False)  # noqa: FBT003 - socket's signature
             self._sink.setblocking(False)  # noqa: FBT003
+        return self.pipe
 
     def give_back(self) -> None:
         """Return the pipe, if it is empty: the flow is quiet, or must be copied."""
-        if self._pipe is not None and self._pipes is not None and not self._in_pipe:
-            self._pipes.take_back(self._pipe)
-            self._pipe = None
+        if self.pipe is not None and self._pipes is not None and not self.pipe.held:
+            self._pipes.take_back(self, self.pipe)
+            self.pipe = None
 
     def close(self) -> None:
         """End the pump: a pipe with data in it is of no use to anybody else."""
-        if self._pipe is not None and self._pipes is not None and self._in_pipe:
-            self._pipes.throw_away(self._pipe)
-            self._pipe = None
-            self._in_pipe = 0
+        if self.pipe is not None and self._pipes is not None and self.pipe.held:
+            self._pipes.throw_away(self, self.pipe)
+            self.pipe = None
         self.give_back()
 
     def _splice(self, pipe: "Pipe") -> Outcome:
         """Fill the pipe from the source, flush it into the sink, again and again; never fill before a flush."""
+        if self._pipes is not None:
+            self._pipes.watch(self)
         before = self.received
         for _ in range(_ROUNDS):
-            if self._in_pipe and (outcome := self._flush(pipe)):
+            if pipe.held and (outcome := self._flush(pipe)):
                 return outcome
             if not self._fill(pipe):
                 return Outcome.READ_FAILED
-            if self._source_ended and not self._in_pipe:
-                self.ended = True
+            if pipe.last and not pipe.held:
                 self.give_back()
-                return Outcome.ENDED
-            if self._in_pipe and (outcome := self._flush(pipe)):
+                return self._at_end()
+            if pipe.held and (outcome := self._flush(pipe)):
                 return outcome
             if self.urgent:
                 self.give_back()
-                return self._copy()
+                return self.move()
             if not self.readable:
-                if self.received - before < _LITTLE:
-                    self._small += 1
-                    if self._small >= _SATED:
-                        self.give_back()
+                if self.received - before >= _LITTLE:
+                    pipe.quiet = 0
                 else:
-                    self._small = 0
-                return Outcome.STARVED
+                    pipe.quiet += 1
+                    if pipe.quiet >= _SATED:
+                        self.give_back()
+                return _STARVED
         return Outcome.UNFINISHED
 
     def _fill(self, pipe: "Pipe") -> bool:
         """Take what the source has into the pipe; False where it failed: `error` says how."""
-        if not self.readable or self._source_ended or self.urgent:
+        if not self.readable or pipe.last or self.urgent:
             return True
         try:
             got = _splice(self._source.fileno(), pipe.way_in, pipe.size)
         except BlockingIOError:
             # Nothing to read, or, with anything in it, a pipe that is full: sixteen single bytes can fill one.
             # So only with an empty pipe this tells of an empty source.
-            if not self._in_pipe:
+            if not pipe.held:
                 self.readable = False
             return True
         except OSError as failure:
@@ -299,13 +298,13 @@ class Pump:
             return False
         if got:
             self.received += got
-            self._in_pipe += got
+            pipe.held += got
             self.moved = True
         elif self.doom:
             self.error = self.doom
             return False
         else:
-            self._source_ended = True
+            pipe.last = True
         return True
 
     def _flush(self, pipe: "Pipe") -> Outcome | None:
@@ -313,9 +312,9 @@ class Pump:
 
         Only EAGAIN tells that the sink is full, and that an edge will tell when it no longer is.
         """
-        while self._in_pipe:
+        while pipe.held:
             try:
-                self._in_pipe -= _splice(pipe.way_out, self._sink.fileno(), self._in_pipe)
+                pipe.held -= _splice(pipe.way_out, self._sink.fileno(), pipe.held)
             except BlockingIOError:
                 self.writable = False
                 return Outcome.BLOCKED
@@ -331,9 +330,12 @@ if sys.platform == "linux":
     class Pipe:
         """A pipe as splice(2) wants one: grown as far as the system allows, `size` bytes. Raises OSError."""
 
-        __slots__ = ("size", "way_in", "way_out")
+        __slots__ = ("held", "last", "quiet", "size", "way_in", "way_out")
 
         def __init__(self) -> None:
+            self.held = 0  # bytes in it
+            self.last = False  # the source has ended: after what is in it nothing comes
+            self.quiet = 0  # fillings in a row that moved little
             self.way_out, self.way_in = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             self.size = 0
             wanted = _PIPE_SIZE
@@ -365,7 +367,8 @@ else:
     class Pipe:
         """Not here: every flow goes on copying."""
 
-        size = way_in = way_out = 0
+        held = quiet = size = way_in = way_out = 0
+        last = False
 
         def __init__(self) -> None:
             raise OSError(errno.ENOSYS, "no splice")
@@ -381,6 +384,7 @@ class PipePool:
         self._left = most
         self._refusals = 0
         self._spare: list[Pipe] = []
+        self._watched: dict[Pump, int] = {}  # with a pipe that moved: what they had received at the last look
 
     def borrow(self) -> Pipe | None:
         """Lend a pipe; None where none is to be had, which is no failure."""
@@ -397,19 +401,46 @@ class PipePool:
         self._left -= 1
         return pipe
 
-    def take_back(self, pipe: Pipe) -> None:
+    def take_back(self, pump: Pump, pipe: Pipe) -> None:
         """Take an empty pipe back."""
+        self._watched.pop(pump, None)
+        pipe.last = False
+        pipe.quiet = 0
         self._spare.append(pipe)
 
-    def throw_away(self, pipe: Pipe) -> None:
+    def throw_away(self, pump: Pump, pipe: Pipe) -> None:
         """Close a pipe with data in it."""
-        pipe.close()
-        self._left += 1
+        self._watched.pop(pump, None)
+        self._close(pipe)
+
+    def watch(self, pump: Pump) -> None:
+        """Note that a flow with a pipe moves."""
+        self._watched.setdefault(pump, -1)
+
+    def reclaim(self) -> bool:
+        """Take the pipes of the flows that have received nothing since the last call; with none lent, close all.
+
+        Returns whether any flow is worth another look. One that cannot deliver what is in its pipe keeps it,
+        and is not looked at again before it moves.
+        """
+        for pump, received in list(self._watched.items()):
+            if pump.received != received:
+                self._watched[pump] = pump.received
+            else:
+                del self._watched[pump]
+                pump.give_back()
+        if not self._watched:
+            self.close()
+        return bool(self._watched)
 
     def close(self) -> None:
         """Close the pipes that nobody has."""
         while self._spare:
-            self.throw_away(self._spare.pop())
+            self._close(self._spare.pop())
+
+    def _close(self, pipe: Pipe) -> None:
+        pipe.close()
+        self._left += 1
 
 
 class Pumps:
@@ -434,6 +465,10 @@ class Pumps:
         buffer = bytearray(self._size + _HEADROOM)
         del buffer[self._size :]
         return Pump(source, sink, memoryview(buffer), _in_place, None)
+
+    def reclaim(self) -> bool:
+        """See :meth:`PipePool.reclaim`."""
+        return self._pipes.reclaim()
 
     def close(self) -> None:
         """Give the pipes that no flow has back to the system."""

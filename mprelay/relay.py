@@ -36,6 +36,9 @@ _EVERYTHING: Final = poller.READ | poller.WRITE | poller.END | poller.URGENT | p
 _READ_ON: Final = poller.END | poller.HANGUP | poller.ERROR | poller.URGENT
 _MAY_READ: Final = poller.READ | _READ_ON
 _TROUBLE: Final = poller.ERROR | poller.HANGUP
+_WRITE: Final = poller.WRITE
+_ERROR: Final = poller.ERROR
+_DATA: Final = poller.READ | poller.WRITE
 _LAST: Final = poller.END
 """Of _READ_ON, alone: the peer's FIN is there, and nothing else is behind the data."""
 
@@ -100,12 +103,11 @@ class Relay:
         self._family = sockets.family_of(settings.target_ip)
         self._poller = poller.Poller()
         self._poller.add(inbox.fileno(), poller.READ)
-        self._ends: dict[int, tuple[Link, bool]] = {}  # descriptor: whose, and whether it is the client's
+        self._ends: dict[int, tuple[Link, Pump, Pump]] = {}  # descriptor: whose, who reads it, who writes it
         self._connecting: OrderedDict[Link, None] = OrderedDict()
         self._idle: OrderedDict[Link, None] = OrderedDict()
         self._unfinished: dict[Pump, Link] = {}  # could go on at once
         self._dirty: dict[Link, None] = {}  # moved bytes since their last Progress
-        self._borrowers: dict[Pump, int] = {}  # with a pipe: what they had received at the last tick
         self._progress_at: float | None = None
         self._deadline = settings.deadline
         self._uplink_full = False
@@ -130,7 +132,8 @@ class Relay:
         for descriptor, mask in ready:
             end = self._ends.get(descriptor)
             if end is not None:
-                self._on_edge(end[0], end[1], mask)
+                link, reads, writes = end
+                self._on_edge(link, reads, writes, mask)
             elif descriptor == self._inbox.fileno():
                 tickets_wait = True
         for pump, link in again.items():
@@ -223,10 +226,10 @@ class Relay:
         no_channel = Input.REQUESTER_CHANNEL_FAILED
         try:
             self._poller.add(client.fileno(), _EVERYTHING)
-            self._ends[client.fileno()] = (link, True)
+            self._ends[client.fileno()] = (link, up, down)
             no_channel = Input.TARGET_CHANNEL_FAILED
             self._poller.add(target.fileno(), _EVERYTHING)
-            self._ends[target.fileno()] = (link, False)
+            self._ends[target.fileno()] = (link, down, up)
         except OSError as failure:
             self._happened(link, no_channel, errno_name(failure.errno))
 
@@ -237,9 +240,14 @@ class Relay:
         duration_ms = (self._now - ticket.admitted_at) * 1000
         self._uplink.report(Closed(ticket.serial, self._wall, duration_ms, reason, error, 0, 0))
 
-    def _on_edge(self, link: Link, is_client: bool, mask: int) -> None:  # noqa: FBT001 - an end has two sides
+    def _on_edge(self, link: Link, reads: Pump, writes: Pump, mask: int) -> None:
         """Note what an edge says, and drive the pumps that it sets free."""
-        reads, writes = (link.up, link.down) if is_client else (link.down, link.up)
+        if mask == _DATA and writes.writable and link.state is not _CONNECTING:
+            # What nearly every edge of a session tells: data, and nothing else that is new.
+            reads.readable = True
+            if reads.writable:
+                self._drive(link, reads)
+            return
         if mask & _MAY_READ:
             reads.readable = True
             if read_on := mask & _READ_ON:
@@ -248,20 +256,21 @@ class Relay:
                 if mask & poller.URGENT:
                     reads.urgent = True
         if link.state is _CONNECTING:
-            if not is_client:
+            if reads is link.down:
                 self._on_connecting(link, mask)
         else:
             if mask & _MAY_READ and reads.writable and not reads.ended:
                 self._drive(link, reads)
-            if mask & poller.WRITE and not writes.writable:
+            if mask & _WRITE and not writes.writable:
                 writes.writable = True
                 if link.state is not _CLOSED and writes.can_move:
                     self._drive(link, writes)
-        if mask & poller.ERROR and link.state is not _CLOSED:
+        if mask & _ERROR and link.state is not _CLOSED:
             # Not met by reading: nothing is read yet, or no more, or what was read waits behind a full sink.
-            sock = link.client if is_client else link.target
+            sock, reset = (
+                (link.client, Input.CLIENT_RESET) if reads is link.up else (link.target, Input.TARGET_RESET)
+            )
             if number := sockets.pending_error(sock):
-                reset = Input.CLIENT_RESET if is_client else Input.TARGET_RESET
                 self._happened(link, reset, stream_error(number))
 
     def _on_connecting(self, link: Link, mask: int) -> None:
@@ -276,7 +285,7 @@ class Relay:
                 self._happened(link, Input.TARGET_RESET, link.down.doom)
         elif number:
             self._not_connected(link, number)
-        elif mask & (poller.WRITE | _TROUBLE):
+        elif mask & (_WRITE | _TROUBLE):
             self._happened(link, Input.CONNECTED)
             for pump in (link.up, link.down):
                 if pump.readable and link.state is not _CLOSED:
@@ -290,15 +299,13 @@ class Relay:
         """Run a pump of a link as far as it goes."""
         outcome = pump.move()
         if pump.moved:
-            if link.active_at != self._now:
-                link.active_at = self._now
-                self._idle.move_to_end(link)
+            pump.moved = False
+            link.active_at = now = self._now
+            self._idle.move_to_end(link)
             if link not in self._dirty:
                 self._dirty[link] = None
                 if self._progress_at is None:
-                    self._progress_at = self._now + _PROGRESS_AFTER
-            if pump.borrows:
-                self._borrowers.setdefault(pump, -1)
+                    self._progress_at = now + _PROGRESS_AFTER
         if outcome is _STARVED or outcome is _BLOCKED:
             return
         if outcome is _UNFINISHED:
@@ -335,10 +342,8 @@ class Relay:
     def _close(self, link: Link, reason: CloseReason | None, error: str | None, *, normally: bool) -> None:
         """End both connections of a link, normally or by a reset, forget it, and report it."""
         for pump in (link.up, link.down):
-            if pump.borrows:
+            if pump.pipe is not None:
                 pump.close()
-            if self._borrowers:
-                self._borrowers.pop(pump, None)
             if self._unfinished:
                 self._unfinished.pop(pump, None)
         for sock in (link.client, link.target):
@@ -367,16 +372,8 @@ class Relay:
             return
         for link in self._dirty:
             self._uplink.report(Progress(link.serial, link.up.received, link.down.received))
-        for pump, received in list(self._borrowers.items()):
-            if pump.received != received:
-                self._borrowers[pump] = pump.received
-            else:
-                pump.give_back()  # not where data is stuck in the pipe: that one keeps it until it moves or ends
-                del self._borrowers[pump]
-        if not self._borrowers:
-            self._pumps.close()
         self._dirty = {}
-        self._progress_at = self._now + _PROGRESS_AFTER if self._borrowers else None
+        self._progress_at = self._now + _PROGRESS_AFTER if self._pumps.reclaim() else None
 
     def _send_reports(self) -> None:
         """Send what there is to report; wait for room in the uplink exactly while something has to."""

@@ -31,6 +31,19 @@ def ends():
         sock.close()
 
 
+class Counting:
+    """A socket that notes what is called."""
+
+    def __init__(self, sock):
+        self.sock = sock
+        self.calls = []
+
+    def __getattr__(self, name):
+        """Note it, and let the socket do it."""
+        self.calls.append(name)
+        return getattr(self.sock, name)
+
+
 def small(sock, option):
     """Make a kernel buffer as small as it gets."""
     sock.setsockopt(socket.SOL_SOCKET, option, 1)
@@ -102,6 +115,7 @@ def test_nothing_is_read_while_the_sink_is_full(ends):
         edge(pump)
         outcome = pump.move()
     before = pump.received
+    pump.moved = False
     assert not pump.writable
     assert not pump.can_move
     assert pump.move() is Outcome.BLOCKED
@@ -126,6 +140,21 @@ def test_a_short_read_shows_an_empty_source(ends):
     outcome = pump.move()
     assert outcome in (Outcome.ENDED, Outcome.STARVED)
     assert pump.received == 8
+
+
+def test_data_with_the_end_behind_it_needs_no_second_look(ends):
+    """A short read that met the FIN is the end; one that filled the buffer may not have come that far."""
+    client, near, far, target = ends
+    client.sendall(b"x" * 150)
+    client.shutdown(socket.SHUT_WR)
+    near.recv(150, socket.MSG_PEEK | socket.MSG_WAITALL)
+    pump = Pumps(100, 0).make(near, far)
+    pump._source = counting = Counting(near)
+    edge(pump)
+    pump.insistent = pump.last = True
+    assert pump.move() is Outcome.ENDED
+    assert (pump.received, pump.ended, counting.calls) == (150, True, ["recv_into"] * 2)
+    assert target.recv(150, socket.MSG_WAITALL) == b"x" * 150
 
 
 def test_a_reset_is_read_behind_the_data_before_it(ends):
