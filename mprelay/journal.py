@@ -15,7 +15,7 @@ Rules:
 import secrets
 import time
 from collections.abc import Mapping, MutableMapping
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import orjson
 import structlog
@@ -76,13 +76,24 @@ class _Lines:
 
     def __init__(self) -> None:
         self.lines: list[bytes] = []
-        self.debug = self.info = self.warning = self.error = self.critical = self.lines.append
+        self.extend = self.lines.extend
 
     def take(self) -> list[bytes]:
         """Return the lines, and keep none."""
         taken = self.lines[:]
         self.lines.clear()
         return taken
+
+
+class _Log(structlog.BoundLoggerBase):
+    """A logger in whose eyes an event is what happened at one moment, though it make several records.
+
+    A session of eight records passes structlog four times. That took half as long as eight times.
+    """
+
+    def happened(self, at: float, *records: tuple[Entry, Mapping[str, object]]) -> None:
+        """Write the records of what happened `at` (Unix time), in this order."""
+        self._proxy_to_logger("extend", at=at, records=records)
 
 
 class Journal:
@@ -107,22 +118,17 @@ class Journal:
         self._seq = 0
         self._clock = Clock()
         self._lines = _Lines()
-        log = structlog.wrap_logger(
+        self._log: _Log = structlog.wrap_logger(
             self._lines,
             processors=[self._compose, _render_text if as_text else _render_json],
-            wrapper_class=structlog.make_filtering_bound_logger("debug"),
+            wrapper_class=_Log,
         ).bind()
-        self._log = {level: getattr(log, level) for level in ("info", "warning", "error", "critical")}
 
     # -- records in general ----------------------------------------------------------------------------------
 
     def write(self, entry: Entry, at: float | None = None, **fields: object) -> None:
         """Write one record of what happened `at` (Unix time; None: now)."""
-        self._write(entry, time.time() if at is None else at, fields)
-
-    def _write(self, entry: Entry, at: float, fields: dict[str, object]) -> None:
-        if self._every_session or not entry.every_session:
-            self._log[entry.level](entry.event, entry=entry, at=at, fields=fields)
+        self._log.happened(time.time() if at is None else at, (entry, fields))
 
     def flush(self) -> None:
         """Hand what was written to the writer."""
@@ -133,51 +139,52 @@ class Journal:
         """Show a Unix time as records do."""
         return self._clock.show(at)
 
-    def _compose(self, _logger: object, level: str, given: MutableMapping[str, Any]) -> dict[str, Any]:
-        """Put a record together (a structlog processor)."""
-        entry: Entry = given["entry"]
-        fields: dict[str, Any] = given["fields"]
-        self._seq += 1
-        record = {
-            "timestamp": self._clock.show(given["at"]),
-            "level": level,
-            "event": given["event"],
-            "message": entry.sentence.format_map(fields),
-            "msg_id": entry.msg_id,
-            "seq": self._seq,
-            "relay_id": self.relay_id,
-            **fields,
-        }
-        if self._labels:
-            record["labels"] = self._labels
-        return record
+    def _compose(self, _logger: object, _method: str, given: MutableMapping[str, Any]) -> dict[str, Any]:
+        """Put the records together (a structlog processor)."""
+        timestamp = self._clock.show(given["at"])
+        composed = []
+        for entry, fields in given["records"]:
+            self._seq += 1
+            record = {
+                "timestamp": timestamp,
+                "level": entry.level,
+                "event": entry.event,
+                "message": entry.sentence.format_map(fields),
+                "msg_id": entry.msg_id,
+                "seq": self._seq,
+                "relay_id": self.relay_id,
+                **fields,
+            }
+            if self._labels:
+                record["labels"] = self._labels
+            composed.append(record)
+        return {"records": composed}
 
     # -- connections -----------------------------------------------------------------------------------------
 
-    def attempt(self, ip: str, port: int, at: float) -> None:
-        """16: somebody connected."""
-        if self._every_session:
-            self._write(catalogue.CONNECTION_ATTEMPT, at, {"client_ip": ip, "client_port": port})
-
     def reject(self, ip: str, port: int, at: float, acl: str) -> None:
-        """17: the ACL refused it."""
+        """16 and 17: somebody connected, and the ACL refused it."""
         self.ledger.reject()
-        self.write(catalogue.CONNECTION_REJECTED, at, client_ip=ip, client_port=port, acl=acl)
+        self._attempted(
+            at, ip, port, catalogue.CONNECTION_REJECTED, {"client_ip": ip, "client_port": port, "acl": acl}
+        )
 
     def admit(self, ip: str, port: int, at: float, now: float) -> ledger.Entry | None:
-        """18: a slot is taken; or None and 21: there is none."""
+        """16 and 18: somebody connected, and a slot is taken; or None, 16 and 21: there is none."""
         session = self.ledger.admit(ip, port, now)
         if session is None:
-            self.write(
-                catalogue.CONNECTION_POOL_EXHAUSTED,
-                at,
-                client_ip=ip,
-                client_port=port,
-                active=self.ledger.active,
-            )
+            fields = {"client_ip": ip, "client_port": port, "active": self.ledger.active}
+            self._attempted(at, ip, port, catalogue.CONNECTION_POOL_EXHAUSTED, fields)
         elif self._every_session:
-            self._write(catalogue.CONNECTION_ACCEPTED, at, self._facts(session))
+            self._attempted(at, ip, port, catalogue.CONNECTION_ACCEPTED, self._facts(session))
         return session
+
+    def _attempted(self, at: float, ip: str, port: int, outcome: Entry, fields: dict[str, object]) -> None:
+        if self._every_session:
+            attempt = {"client_ip": ip, "client_port": port}
+            self._log.happened(at, (catalogue.CONNECTION_ATTEMPT, attempt), (outcome, fields))
+        else:
+            self._log.happened(at, (outcome, fields))
 
     def accept_failed(self, number: int, name: str) -> None:
         """22: accept(2) gave an error."""
@@ -188,7 +195,7 @@ class Journal:
     def allocated(self, session: ledger.Entry, at: float) -> None:
         """26: a worker has it."""
         if self._every_session:
-            self._write(catalogue.SESSION_ALLOCATED, at, self._facts(session))
+            self._log.happened(at, (catalogue.SESSION_ALLOCATED, self._facts(session)))
 
     def connected(self, event: Connected) -> None:
         """28, 31, 33, 37: the target answered, both directions run. One moment, four messages."""
@@ -197,10 +204,13 @@ class Journal:
         if self._every_session:
             facts = self._facts(session)
             with_time = facts | {"connect_ms": session.connect_ms}
-            self._write(catalogue.SESSION_CONNECTED, event.at, with_time)
-            self._write(catalogue.SESSION_RELAYING, event.at, facts)
-            self._write(catalogue.SESSION_REQUESTER_CHANNEL_ACTIVE, event.at, facts)
-            self._write(catalogue.SESSION_TARGET_CHANNEL_ACTIVE, event.at, facts)
+            self._log.happened(
+                event.at,
+                (catalogue.SESSION_CONNECTED, with_time),
+                (catalogue.SESSION_RELAYING, facts),
+                (catalogue.SESSION_REQUESTER_CHANNEL_ACTIVE, facts),
+                (catalogue.SESSION_TARGET_CHANNEL_ACTIVE, facts),
+            )
 
     def progress(self, event: Progress) -> None:
         """No record: byte counts, in case that the worker is lost."""
@@ -232,7 +242,7 @@ class Journal:
         facts["connect_ms"] = session.connect_ms
         facts["duration_ms"] = round(duration_ms, 3)
         facts["error"] = error
-        self._write(SESSION_CLOSED[reason], at, facts)
+        self._log.happened(at, (SESSION_CLOSED[reason], facts))
 
     def _facts(self, session: ledger.Entry) -> dict[str, object]:
         """Make the fields that each record about an admitted session has."""
@@ -272,10 +282,18 @@ class Journal:
         )
 
 
-def _render_json(_logger: object, _level: str, record: MutableMapping[str, Any]) -> bytes:
-    return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+_Rendered: TypeAlias = tuple[tuple[list[bytes]], dict[str, Any]]
+"""Arguments for the logger's method, as structlog takes them from the last processor."""
 
 
-def _render_text(_logger: object, level: str, record: MutableMapping[str, Any]) -> bytes:
+def _render_json(_logger: object, _method: str, given: MutableMapping[str, Any]) -> _Rendered:
+    return ([orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in given["records"]],), {}
+
+
+def _render_text(_logger: object, _method: str, given: MutableMapping[str, Any]) -> _Rendered:
+    return ([_line_of_text(record) for record in given["records"]],), {}
+
+
+def _line_of_text(record: Mapping[str, Any]) -> bytes:
     message = record["message"].translate(CONTROL)
-    return f"{record['timestamp']} {level.upper()} {message}\n".encode()
+    return f"{record['timestamp']} {record['level'].upper()} {message}\n".encode()

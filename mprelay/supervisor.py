@@ -425,7 +425,6 @@ class Supervisor:
                 self._accept_failed(failure)
                 break
             ip, port = sockets.plain_ip(address[0]), address[1]
-            journal.attempt(ip, port, at)
             if not self._config.acl.allows(ip):
                 journal.reject(ip, port, at, str(self._config.acl))
                 os.close(client)

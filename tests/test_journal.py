@@ -55,7 +55,6 @@ def records(written):
 def test_a_session_from_attempt_to_end(written):
     """All eight messages, in order, with the same facts."""
     book = journal(written)
-    book.attempt("192.0.2.7", 4711, 1.0)
     session = book.admit("192.0.2.7", 4711, 1.0, 50.0)
     book.ledger.open_worker(3, 10)
     book.ledger.place(session)
@@ -95,9 +94,7 @@ def test_session_detail_writes_how_sessions_end_and_refusals(written):
     """16 and 18 are left out too; `seq` has no gap for what is left out."""
     book = journal(written, every_session=False)
     for _ in range(3):
-        book.attempt("192.0.2.7", 1, 1.0)
         book.admit("192.0.2.7", 1, 1.0, 1.0)
-    book.attempt("192.0.2.8", 1, 1.0)
     book.reject("192.0.2.8", 1, 1.0, "10.0.0.0/8")
     book.closed(Closed(2, 2.0, 1.0, None, None, 0, 0), CloseReason.DRAINED)
     book.flush()
@@ -165,8 +162,9 @@ def test_text_is_the_manuals_sentence(written):
     book = journal(written, as_text=True)
     book.reject("192.0.2.8", 1, 1.25, "10.0.0.0/8")
     book.flush()
-    expected = b"1970-01-01T00:00:01.250000Z WARNING Connection from 192.0.2.8 rejected due to ACL mismatch.\n"
-    assert written.lines == [expected]
+    attempt = b"1970-01-01T00:00:01.250000Z INFO Connection attempt made from 192.0.2.8.\n"
+    reject = b"1970-01-01T00:00:01.250000Z WARNING Connection from 192.0.2.8 rejected due to ACL mismatch.\n"
+    assert written.lines == [attempt, reject]
 
 
 @given(st.floats(0, 4e9))
