@@ -51,21 +51,22 @@ class Clock:
     def __init__(self) -> None:
         self._at = -1.0
         self._shown = ""
-        self._second = -1
+        self._second = ""
         self._prefix = ""
 
     def show(self, at: float) -> str:
         """Show `at`, in seconds since 1970."""
-        if at == self._at:
-            return self._shown
-        micros = int(at * 1_000_000)
-        second = micros // 1_000_000
-        if second != self._second:
-            self._prefix = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-            self._second = second
-        self._at = at
-        self._shown = f"{self._prefix}.{micros - second * 1_000_000:06d}Z"
+        if at != self._at:
+            self._at = at
+            second, _, micros = f"{at:.6f}".partition(".")
+            if second != self._second:
+                self._prefix = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(int(second)))
+                self._second = second
+            self._shown = f"{self._prefix}.{micros}Z"
         return self._shown
+
+
+_NAMES: Final = {reason: reason.value for reason in CloseReason}
 
 
 class _Lines:
@@ -236,7 +237,7 @@ class Journal:
     ) -> None:
         self.ledger.close(session.serial, reason)
         facts = self._facts(session)
-        facts["reason"] = reason.value
+        facts["reason"] = _NAMES[reason]
         facts["bytes_from_client"] = session.bytes_from_client
         facts["bytes_from_target"] = session.bytes_from_target
         facts["connect_ms"] = session.connect_ms

@@ -38,6 +38,7 @@ _MAY_READ: Final = poller.READ | _READ_ON
 _TROUBLE: Final = poller.ERROR | poller.HANGUP
 _WRITE: Final = poller.WRITE
 _ERROR: Final = poller.ERROR
+_URGENT: Final = poller.URGENT
 _DATA: Final = poller.READ | poller.WRITE
 _LAST: Final = poller.END
 """Of _READ_ON, alone: the peer's FIN is there, and nothing else is behind the data."""
@@ -65,6 +66,9 @@ _START: Final = Action.START
 _CLOSE_TARGET_WRITE: Final = Action.CLOSE_TARGET_WRITE
 _CLOSE_CLIENT_WRITE: Final = Action.CLOSE_CLIENT_WRITE
 _FINISH: Final = Action.FINISH
+_CONNECTED: Final = Input.CONNECTED
+_CLIENT_RESET: Final = Input.CLIENT_RESET
+_TARGET_RESET: Final = Input.TARGET_RESET
 
 _AFTER_CONNECT: Final = {errno.ECONNRESET, errno.EPIPE}
 """Errors of a connection that was made: a reset in answer to a SYN is ECONNREFUSED (tcp_reset: SYN_SENT)."""
@@ -253,7 +257,7 @@ class Relay:
             if read_on := mask & _READ_ON:
                 reads.insistent = True
                 reads.last = read_on == _LAST
-                if mask & poller.URGENT:
+                if mask & _URGENT:
                     reads.urgent = True
         if link.state is _CONNECTING:
             if reads is link.down:
@@ -267,9 +271,7 @@ class Relay:
                     self._drive(link, writes)
         if mask & _ERROR and link.state is not _CLOSED:
             # Not met by reading: nothing is read yet, or no more, or what was read waits behind a full sink.
-            sock, reset = (
-                (link.client, Input.CLIENT_RESET) if reads is link.up else (link.target, Input.TARGET_RESET)
-            )
+            sock, reset = (link.client, _CLIENT_RESET) if reads is link.up else (link.target, _TARGET_RESET)
             if number := sockets.pending_error(sock):
                 self._happened(link, reset, stream_error(number))
 
@@ -277,16 +279,16 @@ class Relay:
         number = sockets.pending_error(link.target) if mask & _TROUBLE else 0
         if number in _AFTER_CONNECT:
             # The target took the connection, and reset it before we came to look. What it sent is still there.
-            self._happened(link, Input.CONNECTED)
+            self._happened(link, _CONNECTED)
             link.up.writable = False
             link.down.doom = stream_error(number)
             self._drive(link, link.down)
             if link.state is not _CLOSED:
-                self._happened(link, Input.TARGET_RESET, link.down.doom)
+                self._happened(link, _TARGET_RESET, link.down.doom)
         elif number:
             self._not_connected(link, number)
         elif mask & (_WRITE | _TROUBLE):
-            self._happened(link, Input.CONNECTED)
+            self._happened(link, _CONNECTED)
             for pump in (link.up, link.down):
                 if pump.readable and link.state is not _CLOSED:
                     self._drive(link, pump)
@@ -324,9 +326,9 @@ class Relay:
             connect_ms = (self._now - link.admitted_at) * 1000
             self._uplink.report(Connected(link.serial, self._wall, connect_ms))
         elif action is _CLOSE_CLIENT_WRITE:
-            self._close_write(link, link.client, Input.CLIENT_RESET)
+            self._close_write(link, link.client, _CLIENT_RESET)
         elif action is _CLOSE_TARGET_WRITE:
-            self._close_write(link, link.target, Input.TARGET_RESET)
+            self._close_write(link, link.target, _TARGET_RESET)
         else:
             self._close(link, reason, error, normally=action is _FINISH)
 

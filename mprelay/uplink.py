@@ -33,15 +33,15 @@ FRAME: Final = 24
 _KINDS: Final = (Ready, Connected, Progress, Closed, Crashed)
 _CODES: Final = {kind: code for code, kind in enumerate(_KINDS)}
 _CLOSED: Final = _CODES[Closed]
-_REASONS: Final[dict[str | None, CloseReason | None]] = {None: None} | {r.value: r for r in CloseReason}
+_NAMES: Final[dict[CloseReason | None, str | None]] = {None: None} | {r: r.value for r in CloseReason}
+_REASONS: Final = {name: reason for reason, name in _NAMES.items()}
 
 
 def pack(event: Event) -> tuple[Any, ...]:
     """Make a plain tuple of an event: pickled in a tenth of the time of a named one with an enum in it."""
     if type(event) is Closed:
         serial, at, duration_ms, reason, error, from_client, from_target = event
-        name = None if reason is None else reason.value
-        return (_CLOSED, serial, at, duration_ms, name, error, from_client, from_target)
+        return (_CLOSED, serial, at, duration_ms, _NAMES[reason], error, from_client, from_target)
     return (_CODES[type(event)], *event)
 
 
