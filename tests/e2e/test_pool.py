@@ -6,6 +6,8 @@ import resource
 import selectors
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -32,9 +34,9 @@ MIB = 1 << 20
 
 @pytest.fixture
 def _many_files():
-    """Room for some thousand descriptors in this process, as far as the hard limit goes."""
+    """Room for ten thousand descriptors in this process, and some, as far as the hard limit goes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 4096 if hard == resource.RLIM_INFINITY else min(4096, hard)
+    wanted = 10_500 if hard == resource.RLIM_INFINITY else min(10_500, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -516,9 +518,19 @@ def switches(processes: list[psutil.Process]) -> dict[int, int]:
     return found
 
 
+def nobody_wakes(relay: Relay) -> None:
+    """While nothing happens no process goes to sleep a second time."""
+    processes = [psutil.Process(relay.process.pid), *relay.family()]
+    pause = threading.Event()
+    pause.wait(1.5)  # what was counted in the last second is still reported
+    before = switches(processes)
+    pause.wait(2.0)
+    assert before == switches(processes)
+
+
 @pytest.mark.usefixtures("_many_files")
 def test_500_idle_sessions_take_no_cpu():
-    """Nobody wakes up while nothing happens: no process goes to sleep a second time."""
+    """Nobody wakes up for them."""
     with echoing() as server, Relay(server.getsockname(), "--stats-interval", "0") as relay:
         with contextlib.ExitStack() as stack:
             clients = [stack.enter_context(relay.connect()) for _ in range(500)]
@@ -526,17 +538,54 @@ def test_500_idle_sessions_take_no_cpu():
                 client.sendall(b"once")
                 assert receive(client, 4) == b"once"
             relay.wait("session.target_channel_active", 500)
-            processes = [psutil.Process(relay.process.pid), *relay.family()]
-            pause = threading.Event()
-            pause.wait(1.5)  # what was counted in the last second is still reported
-            before = switches(processes)
-            pause.wait(2.0)
-            assert before == switches(processes)
+            nobody_wakes(relay)
             for client in clients:
                 client.shutdown(socket.SHUT_WR)
             for client in clients:
                 assert receive(client) == b""
         relay.wait("session.closed", 500, reason="requester_read_closed")
+
+
+@contextlib.contextmanager
+def echoing_elsewhere():
+    """The address of a target that sends back what it gets, in another process: its descriptors are its own."""
+    code = """if True:
+        import asyncio, resource
+        resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+        class Echo(asyncio.Protocol):
+            def connection_made(self, transport):
+                self.data_received = transport.write
+        async def serve():
+            server = await asyncio.get_running_loop().create_server(Echo, "127.0.0.1", 0, backlog=4096)
+            print(server.sockets[0].getsockname()[1], flush=True)
+            await server.serve_forever()
+        asyncio.run(serve())
+    """
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        try:
+            yield "127.0.0.1", int(process.stdout.readline())
+        finally:
+            process.kill()
+
+
+@pytest.mark.usefixtures("_many_files")
+def test_ten_thousand_sessions_at_once():
+    """All of them relay, the next is refused, nobody wakes up for them, and each has its record."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 10_500:
+        pytest.skip(f"needs 10 500 open files in one process; the hard limit is {hard} (ulimit -Hn)")
+    options = ("--max-sessions", "10000", "--log-detail", "session", "--stats-interval", "0")
+    with echoing_elsewhere() as target, Relay(target, *options) as relay:
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(relay.connect()) for _ in range(10_000)]
+            for client in clients:
+                client.sendall(b"here")
+            assert [receive(client, 4) for client in clients] == [b"here"] * 10_000
+            with attempt(relay):
+                assert relay.wait("connection.pool_exhausted")["active"] == 10_000
+            nobody_wakes(relay)
+        relay.wait("session.closed", 10_000, reason="requester_read_closed")
+    assert relay.records[-1]["admitted"] == 10_000
 
 
 # -- relay.stats ---------------------------------------------------------------------------------------------
