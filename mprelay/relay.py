@@ -16,6 +16,11 @@ Rules:
    session could get the same numbers: new tickets are taken after all other events of a turn.
 4. Whatever happens to a session goes through :func:`mprelay.session.step`.
 5. The clock is read once for each wake-up.
+
+What a new connection costs here (measured as in :mod:`mprelay.supervisor`): 85 µs in the kernel, for about twenty
+system calls, of which send, connect and close take two thirds, and 55 µs of Python. HAProxy has the same 82 µs in
+the kernel and 11 µs of its own: what is left between the two is the interpreter. Each socket is registered by one
+epoll_ctl, and leaves by its close. A request on an open session is four system calls, as HAProxy's.
 """
 
 import errno

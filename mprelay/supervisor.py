@@ -30,6 +30,12 @@ The phases of a run::
 Rules of the loop: what is due by the clock comes first, then what happened, and new connections last, so that a
 slot that was given back is free for them. In no turn is anything done for each session. The loop never waits
 but in ``poller.wait``.
+
+What a new connection costs here, with one record (about 7 000 a second, two CPUs shared with load and target,
+CPython 3.11 built without optimisations; CPU times of the processes, py-spy): 38 µs of Python and 9 µs in the
+kernel. Of the 38 the record takes 9 (structlog and orjson 4), hearing and unpacking the worker's two events 3,
+and the rest is spread thin over accepting, placing and handing over. With all eight records it is 50 µs. What the
+worker adds stands in :mod:`mprelay.relay`.
 """
 
 import gc

@@ -335,7 +335,7 @@ def measure(name: str, seconds: int, *, quick: bool) -> dict[str, float]:
             with contextlib.ExitStack() as stack:
                 for _ in range(IDLE - 10):
                     stack.enter_context(socket.create_connection((HOST, port)))
-                time.sleep(0.5)
+                time.sleep(1.5)  # what moved in the last second is still reported
                 crowd = relay.rss()
                 figures["rss_500"] = crowd / 2**20
                 figures["rss_session"] = (crowd - rest) / (IDLE - 10) / 1024
@@ -510,10 +510,11 @@ def main() -> int:
         document: dict[str, Any] = {
             "machine": machine(),
             "seconds": seconds,
+            "columns": {key: {"title": t, "unit": u, "more_is_better": b} for key, (t, u, b) in COLUMNS.items()},
             "medians": results,
             "rounds": all_rounds,
+            "failed": failed,
         }
-        document["failed"] = failed
         asked.json.write_text(json.dumps(document, indent=1) + "\n")
     if asked.svg:
         draw(results, asked.svg)

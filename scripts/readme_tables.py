@@ -1,17 +1,19 @@
-"""Writes the tables of README from the catalogue and the table of parameters, between their marks.
+"""Writes the tables of README between their marks: from the catalogue, the parameters and docs/bench.json.
 
     .venv/bin/python scripts/readme_tables.py
 
 A test holds README against :func:`render`.
 """
 
+import json
 import re
 from pathlib import Path
 
 from mprelay.catalogue import ENTRIES, SESSION_CLOSED, Entry
 from mprelay.config import PARAMETERS
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
 
 
 def options() -> str:
@@ -46,9 +48,28 @@ def records() -> str:
     return "\n".join(rows)
 
 
+def figures() -> str:
+    """What scripts/bench measured, as its JSON has it: the medians, and in brackets their ratio to HAProxy's."""
+    bench = json.loads((ROOT / "docs" / "bench.json").read_text())
+    medians = bench["medians"]
+    rows = ["| | " + " | ".join(medians) + " |", "|---" * (len(medians) + 1) + "|"]
+    for key, column in bench["columns"].items():
+        cells = []
+        for name, measured in medians.items():
+            value, base = measured.get(key), medians["haproxy"].get(key)
+            cell = "" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"  # noqa: PLR2004
+            if name != "haproxy" and value is not None and base and column["more_is_better"] is not None:
+                cell += f" ({value / base:.2f})"
+            cells.append(cell)
+        unit = column["unit"]
+        rows.append(f"| {column['title']}{', ' + unit if unit else ''} | " + " | ".join(cells) + " |")
+    rounds = max(map(len, bench["rounds"].values()))
+    return f"{bench['machine']}; medians of {rounds} rounds:\n\n" + "\n".join(rows)
+
+
 def render(text: str) -> str:
     """Put the current tables into README's `text`."""
-    for name, table in (("options", options()), ("records", records())):
+    for name, table in (("options", options()), ("records", records()), ("bench", figures())):
         between = re.compile(f"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
         text, count = between.subn(lambda mark, table=table: mark[1] + table + mark[2], text)
         if count != 1:
