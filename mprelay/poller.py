@@ -45,7 +45,12 @@ if sys.platform == "linux":
 
             The time is rounded up to milliseconds, so a deadline is over when the call returns for it.
             """
-            left = -1 if timeout is None else min(max(timeout, 0.0), _LONGEST)
+            if timeout is None:
+                left = -1.0
+            elif timeout < _LONGEST:
+                left = max(0.0, timeout)
+            else:
+                left = _LONGEST
             try:
                 return self._epoll.poll(left, MOST)
             except MemoryError:

@@ -11,7 +11,8 @@ Rules:
    Every edge is noted in the flags of the two pumps that it concerns; those are driven that it sets free.
 2. Work is proportional to what happened, never to how many sessions there are. Timeouts are two queues in
    the order of their deadlines: a session that moved bytes goes to the end of the idle queue, so the head
-   is always the one that was quiet for longest. No scan, no stale entry.
+   is always the one that was quiet for longest. No scan, no stale entry. `_look_at` is never later than the
+   nearest of all deadlines, and the queues are looked at only then.
 3. Descriptors of sessions that ended in this turn may stand in the rest of the turn's events, and a new
    session could get the same numbers: new tickets are taken after all other events of a turn.
 4. Whatever happens to a session goes through :func:`mprelay.session.step`.
@@ -119,6 +120,8 @@ class Relay:
         self._dirty: dict[Link, None] = {}  # moved bytes since their last Progress
         self._progress_at: float | None = None
         self._deadline = settings.deadline
+        self._look_at = settings.deadline
+        """When to see what is due; None: nothing can be."""
         self._uplink_full = False
         self._now = time.monotonic()
         self._wall = time.time()
@@ -134,10 +137,14 @@ class Relay:
     def _turn(self) -> bool:
         """Wait once and do what came; False when told to stop."""
         tickets_wait = False
-        ready = self._poller.wait(self._time_left())
+        again = None
+        if self._unfinished:
+            again, self._unfinished = self._unfinished, {}
+            ready = self._poller.wait(0.0)
+        else:
+            ready = self._poller.wait(None if self._look_at is None else self._look_at - self._now)
         self._now = time.monotonic()
         self._wall = time.time()
-        again, self._unfinished = self._unfinished, {}
         for descriptor, mask in ready:
             end = self._ends.get(descriptor)
             if end is not None:
@@ -145,32 +152,34 @@ class Relay:
                 self._on_edge(link, reads, writes, mask)
             elif descriptor == self._inbox.fileno():
                 tickets_wait = True
-        for pump, link in again.items():
-            if link.state is not _CLOSED and pump.can_move and pump not in self._unfinished:
-                self._drive(link, pump)
-        self._on_time(all_seen=len(ready) < poller.MOST)
+        if again is not None:
+            for pump, link in again.items():
+                if link.state is not _CLOSED and pump.can_move and pump not in self._unfinished:
+                    self._drive(link, pump)
+        if self._look_at is not None and self._now >= self._look_at:
+            self._on_time(all_seen=len(ready) < poller.MOST)
         if tickets_wait and not self._take_tickets():
             return False
-        self._send_reports()
+        if self._uplink.waiting:
+            self._send_reports()
         return True
 
     # -- time ------------------------------------------------------------------------------------------------
 
-    def _time_left(self) -> float | None:
-        """Seconds until the nearest deadline; None where there is none."""
-        if self._unfinished:
-            return 0.0
-        nearest = self._deadline
-        for at in (
-            next(iter(self._connecting)).admitted_at + self._settings.connect_timeout
-            if self._connecting
-            else None,
-            next(iter(self._idle)).active_at + self._settings.idle_timeout if self._idle else None,
-            self._progress_at,
-        ):
-            if at is not None and (nearest is None or at < nearest):
-                nearest = at
-        return None if nearest is None else nearest - self._now
+    def _look_by(self, at: float) -> None:
+        """See what is due at `at`, if not earlier."""
+        if self._look_at is None or at < self._look_at:
+            self._look_at = at
+
+    def _look_again(self) -> None:
+        """Find the nearest deadline there is."""
+        self._look_at = self._deadline
+        if self._connecting:
+            self._look_by(next(iter(self._connecting)).admitted_at + self._settings.connect_timeout)
+        if self._idle:
+            self._look_by(next(iter(self._idle)).active_at + self._settings.idle_timeout)
+        if self._progress_at is not None:
+            self._look_by(self._progress_at)
 
     def _on_time(self, *, all_seen: bool) -> None:
         """Do what is due. A session is not idle, nor late, whose event may still be waiting to be seen."""
@@ -179,7 +188,7 @@ class Relay:
             self._deadline = None
             self._end_all(Input.EXPIRED)
         if not all_seen:
-            return
+            return  # and look again in the next turn
         while self._connecting:
             link = next(iter(self._connecting))
             if link.admitted_at + self._settings.connect_timeout > now:
@@ -192,6 +201,7 @@ class Relay:
             self._happened(link, Input.IDLE_TIMEOUT)
         if self._progress_at is not None and now >= self._progress_at:
             self._report_progress()
+        self._look_again()
 
     # -- the life of a session -------------------------------------------------------------------------------
 
@@ -228,6 +238,7 @@ class Relay:
             return
         link = Link(ticket, client, target, up, down)
         self._connecting[link] = None
+        self._look_by(link.admitted_at + self._settings.connect_timeout)
         number = target.connect_ex(self._address)
         if number not in (0, errno.EINPROGRESS):
             self._not_connected(link, number)
@@ -313,6 +324,7 @@ class Relay:
                 self._dirty[link] = None
                 if self._progress_at is None:
                     self._progress_at = now + _PROGRESS_AFTER
+                    self._look_by(self._progress_at)
         if outcome is _STARVED or outcome is _BLOCKED:
             return
         if outcome is _UNFINISHED:
@@ -328,6 +340,7 @@ class Relay:
             del self._connecting[link]
             self._idle[link] = None
             link.active_at = self._now
+            self._look_by(self._now + self._settings.idle_timeout)
             connect_ms = (self._now - link.admitted_at) * 1000
             self._uplink.report(Connected(link.serial, self._wall, connect_ms))
         elif action is _CLOSE_CLIENT_WRITE:

@@ -86,22 +86,18 @@ class Uplink:
         self._queue = queue
         queue.reader.close()  # else our own copy would keep the pipe alive when the supervisor is gone
         _never_wait(queue.writer.fileno())
-        self._waiting: list[Event] = []
-        self.report = self._waiting.append
+        self.waiting: list[Event] = []
+        """What is not sent yet."""
+        self.report = self.waiting.append
         """report(event): note it; :meth:`flush` sends it."""
 
     def fileno(self) -> int:
         """Return the descriptor that is writable when there is room."""
         return int(self._queue.writer.fileno())
 
-    @property
-    def waiting(self) -> bool:
-        """Whether any event waits."""
-        return bool(self._waiting)
-
     def flush(self) -> bool:
         """Send what waits; False where not all could be sent. BrokenPipeError: nobody reads any more."""
-        waiting = self._waiting
+        waiting = self.waiting
         while waiting:
             try:
                 self._queue.put([pack(event) for event in waiting[:FRAME]])

@@ -2,6 +2,8 @@
 
 import socket
 import threading
+import time
+from contextlib import contextmanager
 
 import pytest
 from harness import accept, free_port, listening, receive
@@ -18,8 +20,12 @@ class Kept:
         self.events = []
         self.report = self.events.append
         self.news = threading.Semaphore(0)
-        self.waiting = False
         self._told = 0
+
+    @property
+    def waiting(self):
+        """Whether the relay has anything to tell."""
+        return len(self.events) > self._told
 
     def flush(self):
         """Tell the test."""
@@ -61,12 +67,23 @@ class Running:
         self.sender.close()
         self._thread.join(20)
         assert not self._thread.is_alive()
+        self._close()
+
+    @contextmanager
+    def unattended(self):
+        """Without the thread: the test takes the turns."""
+        yield
+        self.sender.close()
+        assert not self.relay._turn()
+        self._close()
+
+    def _close(self):
         self.relay._poller.close()
         self._inbox.close()
 
-    def admit(self, sock, serial=1):
+    def admit(self, sock, serial=1, admitted_at=0.0):
         """Hand a client's socket over."""
-        self.sender.send([Ticket(serial, 0.0)], [sock.fileno()])
+        self.sender.send([Ticket(serial, admitted_at)], [sock.fileno()])
         sock.close()
 
 
@@ -121,6 +138,41 @@ def test_progress_is_reported_while_bytes_move_and_not_when_idle(client):
             assert running.uplink.wait(Progress) == Progress(1, 5, 0)
             assert running.relay._progress_at is None
             assert running.relay._dirty == {}
+
+
+def test_the_worker_never_sleeps_past_a_deadline(client):
+    """Whatever a session does, the moment to look at the deadlines is not later than the nearest of them."""
+    far, near = client
+    idle_timeout, connect_timeout = 1.5, 3.0
+    with listening() as server:
+        running = Running(server.getsockname(), idle_timeout=idle_timeout, connect_timeout=connect_timeout)
+        relay, events = running.relay, running.uplink.events
+
+        def turn():
+            assert relay._turn()
+            deadlines = [link.admitted_at + connect_timeout for link in relay._connecting]
+            deadlines += [link.active_at + idle_timeout for link in relay._idle]
+            deadlines += [] if relay._progress_at is None else [relay._progress_at]
+            assert (relay._look_at is not None) >= bool(deadlines)
+            assert all(relay._look_at <= deadline for deadline in deadlines)
+            return deadlines
+
+        with running.unattended():
+            running.admit(near, admitted_at=time.monotonic())
+            assert len(turn()) == 1  # it connects
+            with accept(server) as target:
+                turn()
+                assert isinstance(events[-1], Connected)
+                far.sendall(b"x")
+                assert len(turn()) == 2  # the idle timeout, and the report of progress
+                assert receive(target, 1) == b"x"
+                active_at = next(iter(relay._idle)).active_at
+                while not isinstance(events[-1], Closed):
+                    turn()
+                assert events[-1].reason is CloseReason.IDLE_TIMEOUT
+                assert relay._now >= active_at + idle_timeout
+            while relay._look_at is not None:
+                turn()  # what was left to look at; then nothing wakes it
 
 
 def test_nothing_is_kept_of_a_session_that_ended(client):
