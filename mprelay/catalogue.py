@@ -26,7 +26,6 @@ class Entry(NamedTuple):
     msg_id: int | None
     sentence: str
     fields: tuple[str, ...] = ()
-    every_session: bool = False  # left out with `--log-detail session`
 
 
 # -- the start (manual messages 1 to 15) ---------------------------------------------------------------------
@@ -101,7 +100,6 @@ CONNECTION_ATTEMPT: Final = Entry(
     "info",
     16,
     "Connection attempt made from {client_ip}.",
-    every_session=True,
 )
 CONNECTION_REJECTED: Final = Entry(
     "connection.rejected",
@@ -115,7 +113,6 @@ CONNECTION_ACCEPTED: Final = Entry(
     "info",
     18,
     "Connection from {client_ip} was accepted.  Allocating a session handler.",
-    every_session=True,
 )
 CONNECTION_POOL_EXHAUSTED: Final = Entry(
     "connection.pool_exhausted",
@@ -143,7 +140,6 @@ SESSION_ALLOCATED: Final = Entry(
     26,
     "Session handler serial number {session} was allocated for request from {client_ip}.  "
     "Connecting to target {target_ip}.",
-    every_session=True,
 )
 SESSION_CONNECTED: Final = Entry(
     "session.connected",
@@ -152,28 +148,24 @@ SESSION_CONNECTED: Final = Entry(
     "Session handler serial number {session} made a successful connection to the target.  "
     "Starting the relay threads.",
     ("connect_ms",),
-    every_session=True,
 )
 SESSION_RELAYING: Final = Entry(
     "session.relaying",
     "info",
     31,
     "Session handler serial number {session} successfully started both relay threads.",
-    every_session=True,
 )
 SESSION_REQUESTER_CHANNEL_ACTIVE: Final = Entry(
     "session.requester_channel_active",
     "info",
     33,
     "Session handler serial number {session} requester-to-target channel is now active.",
-    every_session=True,
 )
 SESSION_TARGET_CHANNEL_ACTIVE: Final = Entry(
     "session.target_channel_active",
     "info",
     37,
     "Session handler serial number {session} target-to-requester channel is now active.",
-    every_session=True,
 )
 
 # -- the end of a session (19, 20, 24, 25, 27, 29, 30, 32, 34 to 36, 38, 39) ---------------------------------

@@ -15,8 +15,8 @@ Rules:
    `insistent`, and then only EAGAIN counts. Where it tells of a FIN, and of nothing else, it sets `last`: a FIN
    lies behind all data (tcp_fin), so a short read has met it, and to read it as well is a system call saved.
 4. A pump works for a bounded time, then yields (UNFINISHED): no flow starves the others.
-5. What is in a pipe counts as read and not yet delivered. How full a pipe is in bytes does not tell whether it
-   has room.
+5. What is in a pipe counts as read and not yet delivered. A pipe is filled only when it is empty: how full it is
+   in bytes does not tell whether it has room.
 """
 
 import errno
@@ -110,7 +110,7 @@ class Pump:
         "pipe",
         "readable",
         "received",
-        "urgent",
+        "unspliceable",
         "writable",
     )
 
@@ -137,10 +137,10 @@ class Pump:
         self.writable = True
         self.insistent = False
         self.last = False
-        """Whether nothing can follow what can be read now but a normal end."""
+        """Whether behind what can be read now there is a FIN, and nothing else yet."""
         self.ended = False
-        self.urgent = False
-        """Whether TCP's urgent mark was seen: splice(2) never gets past one, recv(2) does."""
+        self.unspliceable = False
+        """Whether splice(2) met what it never gets past, and recv(2) does: TCP's urgent mark, or the end."""
         self.doom: str | None = None
         """The source's error, where it was taken already: what then reads as an end is none."""
         self.error: str | None = None
@@ -231,7 +231,7 @@ class Pump:
     def _borrow(self) -> "Pipe | None":
         """Borrow a pipe; None where that is of no use, or none is to be had."""
         self._streak = 0
-        if self._pipes is None or self.urgent:
+        if self._pipes is None or self.unspliceable:
             return None
         self.pipe = self._pipes.borrow()
         if self.pipe is not None:
@@ -258,17 +258,14 @@ class Pump:
         if self._pipes is not None:
             self._pipes.watch(self)
         before = self.received
+        if outcome := self._flush(pipe):
+            return outcome
         for _ in range(_ROUNDS):
-            if pipe.held and (outcome := self._flush(pipe)):
-                return outcome
-            if not self._fill(pipe):
+            if self.readable and not self.unspliceable and not self._fill(pipe):
                 return Outcome.READ_FAILED
-            if pipe.last and not pipe.held:
-                self.give_back()
-                return self._at_end()
-            if pipe.held and (outcome := self._flush(pipe)):
+            if outcome := self._flush(pipe):
                 return outcome
-            if self.urgent:
+            if self.unspliceable:
                 self.give_back()
                 return self.move()
             if not self.readable:
@@ -282,16 +279,11 @@ class Pump:
         return Outcome.UNFINISHED
 
     def _fill(self, pipe: "Pipe") -> bool:
-        """Take what the source has into the pipe; False where it failed: `error` says how."""
-        if not self.readable or pipe.last or self.urgent:
-            return True
+        """Take what the source has into the pipe, which is empty; False where it failed: `error` says how."""
         try:
             got = _splice(self._source.fileno(), pipe.way_in, pipe.size)
         except BlockingIOError:
-            # Nothing to read, or, with anything in it, a pipe that is full: sixteen single bytes can fill one.
-            # So only with an empty pipe this tells of an empty source.
-            if not pipe.held:
-                self.readable = False
+            self.readable = False
             return True
         except OSError as failure:
             self.error = stream_error(failure.errno)
@@ -300,11 +292,10 @@ class Pump:
             self.received += got
             pipe.held += got
             self.moved = True
-        elif self.doom:
-            self.error = self.doom
-            return False
         else:
-            pipe.last = True
+            # Not only the end: with a FIN there it also says 0, and not EAGAIN, before the urgent mark
+            # (tcp_splice_read). recv(2) tells them apart.
+            self.unspliceable = True
         return True
 
     def _flush(self, pipe: "Pipe") -> Outcome | None:
@@ -330,11 +321,10 @@ if sys.platform == "linux":
     class Pipe:
         """A pipe as splice(2) wants one: grown as far as the system allows, `size` bytes. Raises OSError."""
 
-        __slots__ = ("held", "last", "quiet", "size", "way_in", "way_out")
+        __slots__ = ("held", "quiet", "size", "way_in", "way_out")
 
         def __init__(self) -> None:
             self.held = 0  # bytes in it
-            self.last = False  # the source has ended: after what is in it nothing comes
             self.quiet = 0  # fillings in a row that moved little
             self.way_out, self.way_in = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             self.size = 0
@@ -368,7 +358,6 @@ else:
         """Not here: every flow goes on copying."""
 
         held = quiet = size = way_in = way_out = 0
-        last = False
 
         def __init__(self) -> None:
             raise OSError(errno.ENOSYS, "no splice")
@@ -404,7 +393,6 @@ class PipePool:
     def take_back(self, pump: Pump, pipe: Pipe) -> None:
         """Take an empty pipe back."""
         self._watched.pop(pump, None)
-        pipe.last = False
         pipe.quiet = 0
         self._spare.append(pipe)
 
@@ -418,10 +406,10 @@ class PipePool:
         self._watched.setdefault(pump, -1)
 
     def reclaim(self) -> bool:
-        """Take the pipes of the flows that have received nothing since the last call; with none lent, close all.
+        """Take the pipes of the flows that have received nothing since the last call.
 
-        Returns whether any flow is worth another look. One that cannot deliver what is in its pipe keeps it,
-        and is not looked at again before it moves.
+        Returns whether any flow is worth another look; where none is, closes the pipes that nobody has. One that
+        cannot deliver what is in its pipe keeps it, and is not looked at again before it moves.
         """
         for pump, received in list(self._watched.items()):
             if pump.received != received:

@@ -274,7 +274,7 @@ class Relay:
                 reads.insistent = True
                 reads.last = read_on == _LAST
                 if mask & _URGENT:
-                    reads.urgent = True
+                    reads.unspliceable = True
         if link.state is _CONNECTING:
             if reads is link.down:
                 self._on_connecting(link, mask)

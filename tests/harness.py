@@ -71,6 +71,9 @@ class Relay:
         self._output = bytearray()
         self.records: list[dict] = []
         self.errors = ""
+        self.reading = threading.Event()
+        """Clear it, and the collector stands still, with at most 8 KiB in its hands."""
+        self.reading.set()
 
     def __enter__(self):
         self.process = subprocess.Popen(
@@ -113,6 +116,7 @@ class Relay:
 
     def _read_records(self) -> None:
         for line in self.process.stdout:
+            self.reading.wait()
             with self._news:
                 self._output += line
                 if line.endswith(b"\n"):
@@ -131,6 +135,7 @@ class Relay:
 
     def _end(self) -> None:
         """Leave nothing behind, whatever happened."""
+        self.reading.set()
         family = self.family()
         if self.process.poll() is None:
             self.process.kill()

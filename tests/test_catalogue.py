@@ -31,8 +31,3 @@ def test_every_close_reason_has_its_entry():
     """Each once, as the contract has it."""
     assert {reason.value: (e.msg_id, e.level) for reason, e in SESSION_CLOSED.items()} == checker.REASONS
     assert set(SESSION_CLOSED) == set(CloseReason)
-
-
-def test_what_session_detail_leaves_out():
-    """Refusals, failures and the relay's own records always stay."""
-    assert {entry.event for entry in ENTRIES if entry.every_session} == set(checker.LIFE) - {"session.closed"}

@@ -3,7 +3,7 @@
 import socket
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 from harness import accept, free_port, listening, receive
@@ -72,10 +72,12 @@ class Running:
     @contextmanager
     def unattended(self):
         """Without the thread: the test takes the turns."""
-        yield
-        self.sender.close()
-        assert not self.relay._turn()
-        self._close()
+        try:
+            yield
+        finally:
+            self.sender.close()
+            self.relay.run()
+            self._close()
 
     def _close(self):
         self.relay._poller.close()
@@ -87,15 +89,21 @@ class Running:
         sock.close()
 
 
-@pytest.fixture
-def client():
+@contextmanager
+def connected():
     """A client's end, and the relay's."""
     with sockets.listen("127.0.0.1", free_port()) as server:
         far = socket.create_connection(server.getsockname(), timeout=20)
         near, _ = server.accept()
-    yield far, near
-    far.close()
-    near.close()
+    with far, near:
+        yield far, near
+
+
+@pytest.fixture
+def client():
+    """One client."""
+    with connected() as ends:
+        yield ends
 
 
 def test_told_to_stop_every_session_is_reset_and_reported(client):
@@ -173,6 +181,61 @@ def test_the_worker_never_sleeps_past_a_deadline(client):
                 assert relay._now >= active_at + idle_timeout
             while relay._look_at is not None:
                 turn()  # what was left to look at; then nothing wakes it
+
+
+def test_one_edge_may_tell_of_data_and_of_room(client):
+    """A target that reads what was stuck, and sends something, between two looks."""
+    far, near = client
+    far.setblocking(False)  # noqa: FBT003
+    with listening() as server:
+        running = Running(server.getsockname())
+        relay = running.relay
+        with running.unattended():
+            running.admit(near, admitted_at=time.monotonic())
+            relay._turn()
+            with accept(server) as target:
+                relay._turn()
+                (link,) = relay._idle
+                while link.up.writable:
+                    with suppress(BlockingIOError):
+                        far.send(b"x" * 1_000_000)
+                    relay._turn()
+                stuck, received = link.up.pipe.held, link.up.received
+                assert stuck
+                target.send(b"data")
+                target.setblocking(False)  # noqa: FBT003
+                with suppress(BlockingIOError):
+                    while target.recv(1 << 20):
+                        pass
+                relay._turn()
+                assert receive(far, 4) == b"data"
+                assert link.up.received > received or link.up.pipe.held < stuck
+
+
+def test_no_session_is_idle_whose_event_was_not_seen_yet(client, monkeypatch):
+    """A loop that was held up, and then sees only a part of what came meanwhile."""
+    monkeypatch.setattr(poller, "MOST", 1)
+    with listening() as server, connected() as other:
+        running = Running(server.getsockname())
+        relay = running.relay
+        with running.unattended(), ExitStack() as stack:
+            for serial, (_far, near) in enumerate((client, other), 1):
+                running.admit(near, serial, admitted_at=time.monotonic())
+                relay._turn()
+                stack.enter_context(accept(server))
+            while len(relay._idle) < 2:
+                relay._turn()
+            links = list(relay._idle)
+            for far, _near in (client, other):
+                far.send(b"x")
+            for link in links:
+                link.active_at -= 1000
+            relay._look_again()
+            relay._turn()
+            assert sorted(link.up.received for link in links) == [0, 1]
+            assert not any(isinstance(event, Closed) for event in running.uplink.events)
+            while not all(link.up.received for link in links):
+                relay._turn()
 
 
 def test_nothing_is_kept_of_a_session_that_ended(client):

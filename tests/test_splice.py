@@ -126,7 +126,7 @@ def test_a_flow_that_fills_the_buffer_borrows_and_a_quiet_one_gives_back(ends):
 
 
 def test_without_a_pipe_to_be_had_the_flow_goes_on_copying(ends):
-    """The second flow of a pool of one; and with no descriptor left."""
+    """The second flow of a pool of one."""
     client, near, far, target = ends
     pumps, first = borrowing(far, near)
     second = pumps.make(near, far)
@@ -141,7 +141,7 @@ def test_without_a_pipe_to_be_had_the_flow_goes_on_copying(ends):
 
 
 def test_single_bytes_can_fill_a_pipe(ends):
-    """EAGAIN with a pipe that is not empty says nothing of the source: no byte is lost, nothing spins."""
+    """Its room is counted in pages, not in bytes: no byte is lost, nothing spins."""
     client, near, far, target = ends
     pumps, pump = borrowing(near, far)
     small(far, socket.SO_SNDBUF)
@@ -219,8 +219,9 @@ def test_errors_are_told(ends, side):
     pumps.close()
 
 
-def test_the_urgent_mark_is_passed_by_copying(ends):
-    """splice(2) never gets past it."""
+@pytest.mark.parametrize("edge_seen", [True, False])
+def test_the_urgent_mark_is_passed_by_copying(ends, edge_seen):
+    """splice(2) never gets past it, and with a FIN there it tells of an end instead, whatever an edge told."""
     client, near, far, target = ends
     for sock in (near, far):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
@@ -228,18 +229,71 @@ def test_the_urgent_mark_is_passed_by_copying(ends):
     client.send(b"before")
     client.send(b"!", socket.MSG_OOB)
     client.send(b"after")
+    client.shutdown(socket.SHUT_WR)
     arrived = Target(target)
     poll = select.poll()
-    poll.register(near, select.POLLPRI)
+    poll.register(near, select.POLLRDHUP)
     assert poll.poll(20_000)
-    pump.urgent = pump.insistent = True
-    while len(arrived.data) < 12:
+    pump.unspliceable = pump.insistent = edge_seen
+    outcome = None
+    while outcome is not Outcome.ENDED:
         edge(pump)
-        pump.move()
-        arrived()
+        outcome = pump.move()
+    arrived.until(12)
     assert bytes(arrived.data) == b"before!after"
+    assert pump.received == 12
     assert pump.pipe is None
     pumps.close()
+
+
+def test_a_flow_never_gets_what_an_earlier_one_left_in_its_pipe(ends):
+    """A pump that is closed with data in its pipe, and the next one of a pool of one pipe."""
+    client, near, far, _target = ends
+    pumps, pump = borrowing(near, far)
+    until_blocked(client, pump)
+    pump.close()
+    with contextlib.ExitStack() as stack:
+        far_client, near_client, near_target, far_target = (*tcp_pair(), *reversed(tcp_pair()))
+        for sock in (far_client, near_client, near_target, far_target):
+            stack.enter_context(sock)
+        second = pumps.make(near_client, near_target)
+        assert second._borrow() is not None
+        arrived = Target(far_target)
+        feed(far_client, second, b"its own", arrived)
+        arrived.until(7)
+        assert bytes(arrived.data) == b"its own"
+        second.close()
+    pumps.close()
+
+
+@pytest.mark.parametrize("pipes", [0, 1])
+def test_an_end_is_a_reset_where_that_was_taken_already(ends, pipes):
+    """SO_ERROR was read before: then recv(2) says 0, and the session must not look complete."""
+    client, near, far, _target = ends
+    pumps, pump = borrowing(near, far, pipes)
+    client.close()
+    pump.doom = "ECONNRESET"
+    outcome = Outcome.STARVED
+    while outcome is Outcome.STARVED:
+        edge(pump)
+        outcome = pump.move()
+    assert (outcome, pump.error, pump.ended) == (Outcome.READ_FAILED, "ECONNRESET", False)
+    pump.close()
+    pumps.close()
+
+
+def test_the_pipe_of_a_silent_flow_is_taken_back(ends):
+    """At the second look; and when nobody has one the spare ones are closed."""
+    client, near, far, target = ends
+    pumps, pump = borrowing(near, far)
+    descriptor = pump.pipe.way_in
+    feed(client, pump, b"x", Target(target))
+    assert pumps.reclaim()
+    assert pump.pipe is not None
+    assert not pumps.reclaim()
+    assert pump.pipe is None
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
 
 
 def test_a_pipe_with_data_in_it_is_thrown_away():
