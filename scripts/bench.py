@@ -433,12 +433,19 @@ def show(results: dict[str, dict[str, float]], failed: dict[str, str]) -> None:
 
 
 def machine() -> str:
-    """Name this machine, and the Python that runs mprelay: one built with optimisations is a good deal faster."""
+    """Name this machine, and the Python that runs mprelay: one built with optimisations is a good deal faster.
+
+    What a distribution builds says in its own way how; so it is named as the distribution's.
+    """
     model = re.search(r"^model name\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    optimised = "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "")
+    if sys.base_prefix == "/usr":
+        build = "the distribution's"
+    else:
+        optimised = "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "")
+        build = f"built with{'' if optimised else 'out'} optimisations"
     return (
         f"{CPUS} CPUs, {model[1] if model else platform.machine()}, Linux {platform.release().split('-')[0]}, "
-        f"Python {platform.python_version()} built with{'' if optimised else 'out'} optimisations"
+        f"Python {platform.python_version()}, {build}"
     )
 
 
