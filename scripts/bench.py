@@ -112,7 +112,11 @@ class Running:
 
     def rss(self) -> float:
         """Bytes of all processes."""
-        return sum(process.memory_info().rss for process in self.tree())
+        total = 0
+        for process in self.tree():
+            with contextlib.suppress(psutil.NoSuchProcess):  # socat's children come and go
+                total += process.memory_info().rss
+        return total
 
     def wakeups(self) -> int:
         """Voluntary context switches of all threads so far."""
