@@ -6,7 +6,7 @@ import time
 from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
-from harness import accept, free_port, listening, receive
+from harness import accept, free_port, listening, receive, reset
 
 from mprelay import handoff, poller, sockets
 from mprelay.events import Closed, CloseReason, Connected, Progress, Settings, Ticket
@@ -210,6 +210,23 @@ def test_one_edge_may_tell_of_data_and_of_room(client):
                 relay._turn()
                 assert receive(far, 4) == b"data"
                 assert link.up.received > received or link.up.pipe.held < stuck
+
+
+def test_a_session_that_ended_is_not_heard_of_again(client):
+    """Also where the supervisor still has its copy of the client's socket, which epoll(7) takes for open then."""
+    far, near = client
+    with listening() as server:
+        running = Running(server.getsockname())
+        relay = running.relay
+        with running.unattended():
+            running.sender.send([Ticket(1, time.monotonic())], [near.fileno()])
+            relay._turn()
+            reset(accept(server))
+            while not any(isinstance(event, Closed) for event in running.uplink.events):
+                relay._turn()
+            far.send(b"late")
+            assert near.recv(4, socket.MSG_PEEK) == b"late"
+            assert relay._poller.wait(0.0) == []
 
 
 def test_no_session_is_idle_whose_event_was_not_seen_yet(client, monkeypatch):
