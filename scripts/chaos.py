@@ -1,0 +1,503 @@
+"""Throws faults at a relay under load, in a seeded random order, and judges what is left.
+
+The load (``scripts/traffic.py``) checks every byte. Afterwards the records are held against the contract and
+against what the clients and the target saw: one ``session.closed`` for each serial, bytes exact where a session
+ended normally, no session broken but by a fault, nothing leaked. Exit code 1 where anything is wrong.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import random
+import resource
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+from harness import PATIENCE, Relay, eventually
+from traffic import ALLOWED, HEADER, NORMAL, address_of, plan
+
+MIB = 1 << 20
+RSS_SLACK = 24 * MIB
+"""Growth of one process that is no leak: 15 MiB of the supervisor were seen after 20 seconds of faults, and 14
+after 60. A stalled collector leaves it with a heap for the records that waited, a burst with one for its sessions."""
+
+_WORKERS = 3
+_WARM_UP = 3.0  # seconds of load before the baseline is taken
+_NORMAL_ENDS = {"requester_read_closed", "target_read_closed"}
+
+
+class Peer:
+    """A process of ``traffic.py``, and what it told."""
+
+    def __init__(self, *arguments: str) -> None:
+        script = Path(__file__).with_name("traffic.py")
+        self.process = subprocess.Popen(
+            [sys.executable, str(script), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self._in: Any = self.process.stdin
+        self._out: Any = self.process.stdout
+        self.lines: list[dict[str, Any]] = []
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
+
+    def _read(self) -> None:
+        for line in self._out:
+            self.lines.append(json.loads(line))
+
+    def say(self, command: str) -> None:
+        """Tell it to do something."""
+        self._in.write(command + "\n")
+        self._in.flush()
+
+    def first(self, name: str) -> Any:  # noqa: ANN401 - JSON
+        """Wait for the first line that has this name, and return its value."""
+        eventually(lambda: any(name in line for line in self.lines), f"{name} from the load")
+        return next(line[name] for line in self.lines if name in line)
+
+    def close(self) -> None:
+        """End it."""
+        with suppress(BrokenPipeError):
+            self._in.close()
+        try:
+            self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._thread.join()
+        self._out.close()
+
+
+@dataclasses.dataclass
+class Caused:
+    """One fault that was caused: when, and which workers' sessions it may touch."""
+
+    name: str
+    began: float  # monotonic
+    workers: set[int]
+    breaks: bool  # whether it may break a session; else it may only make it wait
+    over: float = float("inf")
+    leaked: int = 0
+    hit: int = 0
+    lost: int = 0
+
+
+class Chaos:
+    """One run."""
+
+    def __init__(self, seed: str, stall: float, detail: str) -> None:
+        self.dice = random.Random(seed)  # noqa: S311 - no secret
+        self.stall = stall
+        self.caused: list[Caused] = []
+        self.wrong: list[str] = []
+        self.target = Peer("target", seed, "127.0.0.1")
+        self.relay = Relay(
+            ("127.0.0.1", self.target.first("port")),
+            *("--stats-interval", "1", "--log-detail", detail),
+            acl=ALLOWED,
+            workers=_WORKERS,
+        )
+        self.clients: Peer
+        self.seed = seed
+        self.samples: list[tuple[float, dict[str, int], dict[str, int]]] = []
+        """Of a soak: when (monotonic), descriptors and RSS (bytes) of each process."""
+
+    # -- what an operator sees -------------------------------------------------------------------------------
+
+    def pids(self) -> dict[int, int]:
+        """Return the pid of each worker that is ready and lives."""
+        return {number: pid for number, pid in self.relay.workers().items() if _lives(pid)}
+
+    def all_ready(self) -> bool:
+        """Whether no worker is missing."""
+        return len(self.pids()) == _WORKERS
+
+    def footprint(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Return descriptors and RSS (bytes) of the supervisor and each worker."""
+        named = {"supervisor": self.relay.process.pid}
+        named |= {f"worker {number}": pid for number, pid in self.pids().items()}
+        processes = {name: psutil.Process(pid) for name, pid in named.items()}
+        return (
+            {name: process.num_fds() for name, process in processes.items()},
+            {name: process.memory_info().rss for name, process in processes.items()},
+        )
+
+    def supervisor_fds(self) -> int:
+        """Return how many descriptors the supervisor has; a batch of accepted connections comes and goes."""
+        process = psutil.Process(self.relay.process.pid)
+        return min(process.num_fds() for _ in range(20))
+
+    # -- faults ----------------------------------------------------------------------------------------------
+
+    def _one(self) -> int:
+        return self.dice.choice(sorted(self.pids()))
+
+    @contextmanager
+    def fault(self, name: str, workers: Iterable[int], *, breaks: bool = True) -> Any:  # noqa: ANN401
+        """Note what is done inside, and wait until all is well again."""
+        before = self.supervisor_fds()
+        self.caused.append(this := Caused(name, time.monotonic(), set(workers), breaks))
+        yield
+        eventually(self.all_ready, f"all workers again after {name}")
+        this.over = time.monotonic()
+        this.leaked = max(0, self.supervisor_fds() - before)
+
+    def kill_worker(self) -> None:
+        """SIGKILL."""
+        number = self._one()
+        with self.fault("kill -9 of a worker", [number]):
+            self._end(self.pids()[number], signal.SIGKILL)
+
+    def crash_worker(self) -> None:
+        """SIGSEGV."""
+        number = self._one()
+        with self.fault("SIGSEGV of a worker", [number]):
+            self._end(self.pids()[number], signal.SIGSEGV)
+
+    def kill_all(self) -> None:
+        """SIGKILL to each at once."""
+        pids = self.pids()
+        with self.fault("kill -9 of all workers", pids):
+            for pid in pids.values():
+                os.kill(pid, signal.SIGKILL)
+            for pid in pids.values():
+                eventually(lambda pid=pid: not _lives(pid), "its end")
+
+    def _end(self, pid: int, number: signal.Signals) -> None:
+        os.kill(pid, number)
+        eventually(lambda: not _lives(pid), "its end")
+
+    def stop_worker(self) -> None:
+        """SIGSTOP, and after a while SIGCONT: its sessions wait, and those on their way to it may time out."""
+        number = self._one()
+        pid = self.pids()[number]
+        with self.fault("SIGSTOP of a worker", [number]):
+            _stopped(pid, self.stall / 2)
+
+    def stop_supervisor(self) -> None:
+        """SIGSTOP, SIGCONT: sessions in flight go on; new ones wait."""
+        with self.fault("SIGSTOP of the supervisor", [], breaks=False):
+            _stopped(self.relay.process.pid, self.stall / 2)
+
+    def stall_collector(self) -> None:
+        """Nobody reads the records for a while: sessions in flight go on; new ones wait."""
+        with self.fault("collector stalls", [], breaks=False):
+            self.relay.reading.clear()
+            time.sleep(self.stall)
+            self.relay.reading.set()
+
+    def stop_target(self) -> None:
+        """SIGSTOP, SIGCONT of the target: everything waits."""
+        with self.fault("target stalls", range(1, _WORKERS + 1)):
+            _stopped(self.target.process.pid, self.stall / 2)
+
+    def shut_target(self) -> None:
+        """Nobody listens there for a while: refused, and what waited in its backlog is reset."""
+        with self.fault("target refuses", range(1, _WORKERS + 1)):
+            self.target.say("shut")
+            time.sleep(self.stall / 3)
+            self.target.say("open")
+
+    def starve_supervisor(self) -> None:
+        """EMFILE: accept(2) fails; new connections wait."""
+        with (
+            self.fault("no descriptors: supervisor", [], breaks=False),
+            _no_descriptors(self.relay.process.pid),
+        ):
+            time.sleep(self.stall / 3)
+
+    def starve_worker(self) -> None:
+        """EMFILE: its new sessions are refused; those that it has go on, copying where they get no pipe."""
+        number = self._one()
+        with self.fault("no descriptors: worker", [number]), _no_descriptors(self.pids()[number]):
+            time.sleep(self.stall / 3)
+
+    def burst(self) -> None:
+        """Many connections at once, every second one from where nobody is let in."""
+        with self.fault("burst of 600, half rejected", [], breaks=False):
+            self.clients.say("burst 600")
+
+    FAULTS = (
+        kill_worker,
+        crash_worker,
+        kill_all,
+        stop_worker,
+        stop_supervisor,
+        stall_collector,
+        stop_target,
+        shut_target,
+        starve_supervisor,
+        starve_worker,
+        burst,
+    )
+
+    # -- the run ---------------------------------------------------------------------------------------------
+
+    def run(self, seconds: float, most: int, sessions: int) -> None:
+        """Cause faults for about `seconds`, at most `most`, with so many sessions at once; then judge."""
+        try:
+            with self.relay:
+                self.clients = Peer("clients", self.seed, "127.0.0.1", str(self.relay.port))
+                try:
+                    self._load(seconds, most, sessions)
+                finally:
+                    self.clients.close()
+        finally:
+            self.target.close()
+        self._judge()
+
+    def _load(self, seconds: float, most: int, sessions: int) -> None:
+        self.clients.say(f"go {sessions}")
+        time.sleep(_WARM_UP)
+        self._rest(1)
+        fds, rss = self.footprint()
+        self.clients.say(f"go {sessions}")
+        self.quiet_from = time.monotonic()
+        time.sleep(_WARM_UP)
+        self.quiet_to = until = time.monotonic()
+        until += seconds
+        while most and time.monotonic() < until and len(self.caused) < most:
+            for cause in self.dice.sample(self.FAULTS, len(self.FAULTS)):
+                if time.monotonic() < until and len(self.caused) < most:
+                    cause(self)
+                    time.sleep(self.dice.random() / 2)
+        while not most and time.monotonic() < until:
+            self.samples.append((time.monotonic(), *self.footprint()))
+            time.sleep(5.0)
+        self._rest(2)
+        self._compare(fds, rss)
+
+    def _rest(self, times: int) -> None:
+        """Let all sessions end."""
+        self.clients.say("rest")
+        while sum("resting" in line for line in self.clients.lines) < times:
+            time.sleep(0.05)  # clients give up by themselves
+        # Pipes that nobody uses come back within two seconds.
+        said = self.relay.wait("relay.stats", len(self.relay.all("relay.stats")) + 4)
+        if said["active"]:
+            self.wrong.append(f"{said['active']} sessions are left when their clients are gone")
+
+    def _compare(self, fds: dict[str, int], rss: dict[str, int]) -> None:
+        fds_now, rss_now = self.footprint()
+        if fds_now != fds:
+            self.wrong.append(f"descriptors: {fds} at rest before, {fds_now} after")
+        self.growth = {name: rss_now[name] - rss[name] for name in rss}
+        for name, grown in self.growth.items():
+            if grown > RSS_SLACK:
+                self.wrong.append(f"RSS of the {name} grew by {grown / MIB:.1f} MiB")
+
+    # -- the judge -------------------------------------------------------------------------------------------
+
+    def _judge(self) -> None:
+        """Hold what clients and target saw against the records, which the checker has found to be whole."""
+        closed: dict[str, list[dict[str, Any]]] = {}
+        for record in self.relay.records:
+            if record["event"] == "session.closed":
+                closed.setdefault(record["client_ip"], []).append(record)
+            elif record["event"] == "internal.error":
+                self.wrong.append(f"{record}")
+        self.worker_of = {address: records[-1].get("worker") for address, records in closed.items()}
+        served = {line["n"]: line for line in self.target.lines if "n" in line}
+        self.ends: Counter[str] = Counter()
+        self.bytes = 0
+        refused = {record["client_ip"] for record in self.relay.all("connection.pool_exhausted")}
+        for line in self.clients.lines:
+            if "n" in line and address_of(line["n"]) not in refused:
+                self._judge_session(line, served.get(line["n"]), closed.get(address_of(line["n"]), []))
+            elif "n" in line and (line["received"] or line["how"] == "hung"):
+                self.wrong.append(f"there was no room for it, and yet: {line}")
+        for line in self.clients.lines:
+            if line.get("stranger") in ("answered", "hung"):
+                self.wrong.append(f"a stranger was {line['stranger']}")
+        strangers = sum("stranger" in line for line in self.clients.lines)
+        rejected = len(self.relay.all("connection.rejected"))
+        if strangers != rejected:
+            self.wrong.append(f"{strangers} strangers, {rejected} rejected")
+
+    def _judge_session(
+        self,
+        seen: dict[str, Any],
+        served: dict[str, Any] | None,
+        records: list[dict[str, Any]],
+    ) -> None:
+        does = plan(self.seed, seen["n"])
+        what = f"session of {address_of(seen['n'])} ({does.kind}, {does.up} up, {does.down} down)"
+        wrong = []
+        if seen["how"] == "hung":
+            wrong.append("its client waits for ever")
+        if not seen["right"] or (served and not served["right"]):
+            wrong.append("wrong bytes")
+        if seen["how"] == "end" and seen["received"] != (does.cut if does.kind == "target_reset" else does.down):
+            wrong.append("a cut transfer looked complete to the client")
+        leaves = does.kind in ("client_reset", "leave")
+        if served and served["how"] == "end" and served["received"] != does.up and not leaves:
+            wrong.append("a cut transfer looked complete to the target")
+        if does.kind == "target_reset" and seen["how"] == "end":
+            wrong.append("the target's reset did not arrive")
+        if len(records) != 1:
+            wrong.append(f"{len(records)} records of its end")
+            self._blame("lost", seen, None)
+        for record in records:
+            wrong += self._judge_bytes(does.up, does.down, seen, served, record)
+            self.ends[record["reason"]] += 1
+            self.bytes += record["bytes_from_client"] + record["bytes_from_target"]
+            fine = record["reason"] in _NORMAL_ENDS and record["error"] is None and seen["how"] == "end"
+            if does.kind in NORMAL and not fine and not self._blame("hit", seen, record.get("worker")):
+                wrong.append("broken, but by no fault")
+        self.wrong += [f"{what}: {text}; client {seen}, target {served}, records {records}" for text in wrong]
+
+    def _judge_bytes(
+        self, up: int, down: int, seen: dict[str, Any], served: dict[str, Any] | None, record: dict[str, Any]
+    ) -> list[str]:
+        client, target = record["bytes_from_client"], record["bytes_from_target"]
+        complete = served and seen["how"] == served["how"] == "end"
+        if record["reason"] == "worker_lost":  # the last known
+            ok = client <= HEADER.size + seen["offered"] and target <= (served["offered"] if served else down)
+        elif complete and record["error"] is None:
+            ok = (client, target) == (HEADER.size + up, down)
+        else:
+            ok = client <= HEADER.size + seen["offered"] and target >= seen["received"]
+            if served:
+                ok = ok and target <= served["offered"] and client >= HEADER.size + served["received"]
+        return [] if ok else ["bytes do not reconcile"]
+
+    def _blame(self, effect: str, seen: dict[str, Any], worker: int | None) -> bool:
+        """Find the fault that a broken session's end belongs to."""
+        for fault in reversed(self.caused):
+            touches = worker is None or worker in fault.workers
+            if fault.breaks and touches and fault.began <= seen["ended"] and seen["began"] <= fault.over:
+                setattr(fault, effect, getattr(fault, effect) + 1)
+                return True
+        return False
+
+    def stalls(self) -> tuple[float, float]:
+        """Return the longest that a probe had to wait, in seconds: without faults, and where none hit it."""
+        quiet = free = 0.0
+        for line in self.clients.lines:
+            if "probe" not in line:
+                continue
+            began, late = line["began"], line["late"]
+            worker = self.worker_of.get(line["probe"])
+            if self.quiet_from <= began and began + late <= self.quiet_to:
+                quiet = max(quiet, late)
+            elif began > self.quiet_to and not any(
+                worker in fault.workers and fault.began <= began + late and began <= fault.over
+                for fault in self.caused
+            ):
+                free = max(free, late)
+        return quiet, free
+
+    def show(self, console: Console) -> None:
+        """Print the table, and what is wrong."""
+        table = Table("fault", *("times", "sessions hit", "lost", "leaked"))
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for name in sorted({fault.name for fault in self.caused}):
+            these = [fault for fault in self.caused if fault.name == name]
+            sums = [sum(getattr(fault, what) for fault in these) for what in ("hit", "lost", "leaked")]
+            table.add_row(name, str(len(these)), *map(str, sums))
+        console.print(table)
+        last = self.relay.records[-1]
+        quiet, free = self.stalls()
+        console.print(
+            f"{last['admitted']} sessions, {self.bytes / MIB:.0f} MiB, {len(self.relay.records)} records; ends: "
+            + ", ".join(f"{reason} {count}" for reason, count in self.ends.most_common())
+        )
+        console.print(
+            f"stall: {quiet * 1000:.0f} ms without faults, {free * 1000:.0f} ms where none hit; RSS grew by "
+            + ", ".join(f"{grown / MIB:.1f} MiB ({name})" for name, grown in self.growth.items())
+        )
+        if self.samples:
+            self._show_soak(console)
+        for text in self.wrong:
+            console.print("WRONG:", text, style="bold", markup=False)
+
+    def _show_soak(self, console: Console) -> None:
+        """Print how descriptors, RSS and latency went."""
+        times = [at / 3600 for at, _fds, _rss in self.samples]
+        for name in self.samples[0][1]:
+            fds = [fds[name] for _at, fds, _rss in self.samples]
+            rss = [rss[name] / 1024 for _at, _fds, rss in self.samples]
+            half = len(rss) // 2
+            slope = statistics.linear_regression(times[half:], rss[half:]).slope
+            console.print(
+                f"{name}: {min(fds)} to {max(fds)} descriptors; RSS {rss[0]:.0f} to {rss[-1]:.0f} KiB, "
+                f"slope {slope:+.0f} KiB/h in the second half"
+            )
+        pulses = [line for line in self.clients.lines if line.get("latencies") and line["at"] > self.quiet_to]
+        window = min(300.0, (pulses[-1]["at"] - pulses[0]["at"]) / 2)
+        first = [us for line in pulses if line["at"] <= pulses[0]["at"] + window for us in line["latencies"]]
+        last = [us for line in pulses if line["at"] >= pulses[-1]["at"] - window for us in line["latencies"]]
+        for which, found in (("first", first), ("last", last)):
+            p50, p99 = (statistics.quantiles(found, n=100)[index] / 1000 for index in (49, 98))
+            console.print(
+                f"probes, {which} {window:.0f} s: p50 {p50:.2f} ms, p99 {p99:.2f} ms, {len(found)} answers"
+            )
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _stopped(pid: int, seconds: float) -> None:
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(seconds)
+    os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def _no_descriptors(pid: int) -> Any:  # noqa: ANN401
+    """Let a process have no more descriptors than it has."""
+    _soft, hard = before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(os.listdir(f"/proc/{pid}/fd")), hard))  # noqa: PTH208
+    try:
+        yield
+    finally:
+        with suppress(ProcessLookupError):
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run as the arguments say; return the exit code."""
+    parser = argparse.ArgumentParser(prog="scripts/chaos", description=__doc__)
+    parser.add_argument("--seed", default=str(random.SystemRandom().randrange(10**6)))
+    parser.add_argument("--seconds", type=float, default=60.0, help="of faults (default: %(default)s)")
+    parser.add_argument(
+        "--faults", type=int, default=10**6, help="at most so many; 0 is a soak (default: no limit)"
+    )
+    parser.add_argument("--sessions", type=int, default=40, help="at once (default: %(default)s)")
+    parser.add_argument(
+        "--stall",
+        type=float,
+        default=3.0,
+        help="seconds that a stalled collector stands still (default: %(default)s)",
+    )
+    parser.add_argument("--log-detail", choices=("full", "session"), default="full")
+    asked = parser.parse_args(argv)
+    console = Console(width=None if sys.stdout.isatty() else 140, soft_wrap=True)
+    console.print(f"seed {asked.seed}: {asked.seconds:g} s of faults, {asked.sessions} sessions at once")
+    chaos = Chaos(asked.seed, asked.stall, asked.log_detail)
+    chaos.run(asked.seconds, asked.faults, asked.sessions)
+    chaos.show(console)
+    return 1 if chaos.wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,397 @@
+"""Clients and a target that check every byte: the load under which ``scripts/chaos`` throws its faults.
+
+``traffic.py target SEED HOST`` listens, says on which port, and serves; ``traffic.py clients SEED HOST PORT``
+makes sessions as it is told on stdin: ``go COUNT``, ``rest`` (let all end, then say so), ``burst COUNT``. Both
+write a line of JSON for each session that ended, and end with their stdin.
+
+What a session does follows from the seed and its number alone, so that both ends know it, and so does the judge.
+Each session has a client address of its own, by which the relay's records name it.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import random
+import resource
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+HEADER = struct.Struct("<8sQ")
+MAGIC = b"mprelay\n"
+ALLOWED = "127.0.0.0/9"
+"""The ACL under which all clients are let in, but for the strangers of a burst."""
+
+_BLOCK = 1 << 20
+_CHUNK = 1 << 16
+_ABORT = struct.pack("ii", 1, 0)
+_PATIENCE = 100.0  # seconds until a session that has not ended counts as hung
+_PROBES = 4
+_PROBE_EVERY = 0.01  # seconds
+_STALL = 0.02  # seconds: what a probe tells about at once
+_PULSE = 5.0  # seconds between two reports of all that the probes have measured
+_ECHO = 1 << 40  # session numbers of probes begin here
+
+NORMAL = ("exchange", "answer", "push", "slow")
+"""Kinds of sessions that end normally on both sides, unless a fault hits them."""
+
+
+class Plan(NamedTuple):
+    """What a session does."""
+
+    kind: str
+    up: int  # bytes from client to target, after the header
+    down: int  # bytes from target to client
+    cut: int  # bytes after which who cuts it leaves
+    start: int  # where in the block its bytes begin
+
+
+def plan(seed: str, number: int) -> Plan:
+    """Tell what the session with this number does."""
+    dice = random.Random(f"{seed}/{number}")  # noqa: S311 - no secret
+
+    def size() -> int:
+        kind = dice.random()
+        if kind < 0.15:  # noqa: PLR2004 - a share
+            return 0
+        most = 1 << 16 if kind < 0.75 else 1 << 21 if kind < 0.96 else 20_000_000  # noqa: PLR2004 - shares
+        return int(most ** dice.random()) if most == 1 << 16 else dice.randrange(1 << 16, most)
+
+    kinds = ("exchange", "answer", "push", "slow", "leave", "client_reset", "target_reset")
+    kind = dice.choices(kinds, (36, 24, 14, 6, 8, 6, 6))[0]
+    up, down = (dice.randrange(40), dice.randrange(40)) if kind == "slow" else (size(), size())
+    cut = dice.randrange(1 + (up if kind == "client_reset" else down))
+    return Plan(kind, up, down, cut, dice.randrange(_BLOCK))
+
+
+def address_of(number: int) -> str:
+    """Return the client address of a session; 8 million of them are let in."""
+    return f"127.{1 + (number >> 16)}.{number >> 8 & 255}.{number & 255}"
+
+
+def _flow(seed: str) -> memoryview:
+    block = random.Random(seed).randbytes(_BLOCK)  # noqa: S311 - no secret
+    return memoryview(block + block)
+
+
+class End:
+    """One end of a session: what it sent, what it received, and whether that was right."""
+
+    def __init__(self, sock: socket.socket, flow: memoryview, start: int, pause: float = 0.0) -> None:
+        self.offered = 0  # bytes given to the kernel, and those of the call that failed
+        self.received = 0
+        self._sock = sock
+        self._flow = flow
+        self._start = start
+        self._pause = pause
+        self._seen = hashlib.blake2b()
+        self._loop = asyncio.get_running_loop()
+
+    async def send(self, size: int) -> None:
+        """Send the first `size` bytes of the flow."""
+        sent, chunk = 0, 1 if self._pause else _CHUNK
+        while sent < size:
+            at = (self._start + sent) % _BLOCK
+            part = self._flow[at : at + min(chunk, size - sent)]
+            self.offered += len(part)
+            await self._loop.sock_sendall(self._sock, part)
+            sent += len(part)
+            if self._pause:
+                await asyncio.sleep(self._pause)
+
+    async def receive(self, most: int | None = None) -> bool:
+        """Receive up to the end, or `most` bytes; return whether that was the end."""
+        left = _CHUNK * 4 if most is None else most
+        while left:
+            data = await self._loop.sock_recv(self._sock, min(left, _CHUNK * 4))
+            if not data:
+                return True
+            self._seen.update(data)
+            self.received += len(data)
+            if most is not None:
+                left -= len(data)
+        return False
+
+    def finish(self) -> None:
+        """Send no more."""
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError as failure:  # ENOTCONN: there was a reset meanwhile
+            raise ConnectionResetError from failure
+
+    def right(self) -> bool:
+        """Whether what was received is what the other end sends first."""
+        expected, done = hashlib.blake2b(), 0
+        while done < self.received:
+            at = (self._start + done) % _BLOCK
+            part = self._flow[at : at + min(_BLOCK, self.received - done)]
+            expected.update(part)
+            done += len(part)
+        return expected.digest() == self._seen.digest()
+
+    def reset(self) -> None:
+        """Leave by a reset."""
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
+
+
+async def _both(*works: Any) -> None:  # noqa: ANN401 - coroutines
+    async with asyncio.TaskGroup() as group:
+        for work in works:
+            group.create_task(work)
+
+
+async def _send_all(end: End, size: int) -> None:
+    await end.send(size)
+    end.finish()
+
+
+async def _how(work: Any) -> str:  # noqa: ANN401 - a coroutine
+    """Do it, and tell how it ended."""
+    how = ""
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            how = str(await work or "end")
+    except* ConnectionRefusedError:
+        how = "refused"
+    except* ConnectionError:
+        how = "reset"
+    except* TimeoutError:
+        how = "hung"
+    return how
+
+
+def _tell(**line: Any) -> None:  # noqa: ANN401 - JSON
+    print(json.dumps(line), flush=True)
+
+
+# -- the target ----------------------------------------------------------------------------------------------
+
+
+async def _serve_plan(asked: Plan, end: End) -> str:
+    if asked.kind == "answer":
+        await end.receive()
+        await end.send(asked.down)
+    elif asked.kind == "push":
+        await _send_all(end, asked.down)
+        await end.receive()
+    elif asked.kind == "target_reset":
+        await end.send(asked.cut)
+        end.reset()
+        return "cut"
+    else:
+        await _both(_send_all(end, asked.down), end.receive())
+    return ""
+
+
+async def _echo(conn: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    while data := await loop.sock_recv(conn, 4096):
+        await loop.sock_sendall(conn, data)
+
+
+async def _serve(conn: socket.socket, seed: str, flow: memoryview) -> None:
+    loop = asyncio.get_running_loop()
+    number = None
+    with conn:
+        header = b""
+        with contextlib.suppress(ConnectionError):
+            while len(header) < HEADER.size and (data := await loop.sock_recv(conn, HEADER.size - len(header))):
+                header += data
+        if len(header) < HEADER.size:
+            return  # its client left, or was cut off, before it said what it wants
+        magic, number = HEADER.unpack(header)
+        if number >= _ECHO:
+            with contextlib.suppress(ConnectionError):
+                await _echo(conn)
+            return
+        asked = plan(seed, number)
+        end = End(conn, flow, asked.start, 0.01 if asked.kind == "slow" else 0.0)
+        how = await _how(_serve_plan(asked, end))
+        _tell(n=number, how=how, offered=end.offered, received=end.received, right=end.right() and magic == MAGIC)
+
+
+async def target(seed: str, host: str) -> None:
+    """Serve until stdin ends. ``shut`` and ``open`` on stdin close the listener and open it again."""
+    flow, loop, tasks = _flow(seed), asyncio.get_running_loop(), set()
+
+    def listen(port: int) -> socket.socket:
+        server = socket.socket()
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind((host, port))
+        server.listen(4096)
+        server.setblocking(False)  # noqa: FBT003 - socket's signature
+        return server
+
+    async def accept(server: socket.socket) -> None:
+        while True:
+            conn, _ = await loop.sock_accept(server)
+            task = asyncio.create_task(_serve(conn, seed, flow))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+    server = listen(0)
+    port = server.getsockname()[1]
+    accepting = asyncio.create_task(accept(server))
+    _tell(port=port)
+    async for command in _commands():
+        if command == "shut":
+            accepting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await accepting  # before the loop hears of a listener that is closed
+            server.close()
+        elif command == "open":
+            server = listen(port)
+            accepting = asyncio.create_task(accept(server))
+
+
+# -- the clients ---------------------------------------------------------------------------------------------
+
+
+class Clients:
+    """Makes sessions, as many at once as it is told."""
+
+    def __init__(self, seed: str, host: str, port: int) -> None:
+        self._seed = seed
+        self._flow = _flow(seed)
+        self._relay = (host, port)
+        self._loop = asyncio.get_running_loop()
+        self._numbers = itertools.count(1)
+        self._running: set[asyncio.Task[None]] = set()
+        self._going = 0
+        self._latencies: list[int] = []  # µs
+
+    async def obey(self) -> None:
+        """Do what stdin says."""
+        async for command in _commands():
+            word, _, count = command.partition(" ")
+            if word == "go":
+                self._going += 1
+                for _ in range(int(count)):
+                    self._start(self._one_after_another())
+                for _ in range(_PROBES):
+                    self._start(self._probe())
+                self._start(self._pulse())
+            elif word == "burst":
+                for index in range(int(count)):
+                    self._start(self._stranger(index) if index % 2 else self._session(next(self._numbers)))
+            elif word == "rest":
+                self._going += 1
+                await asyncio.gather(*self._running)
+                _tell(resting=True)
+
+    def _start(self, work: Any) -> None:  # noqa: ANN401 - a coroutine
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _one_after_another(self) -> None:
+        turn = self._going
+        while turn == self._going:
+            await self._session(next(self._numbers))
+            await asyncio.sleep(0.1)
+
+    async def _connect(self, sock: socket.socket, address: str) -> None:
+        sock.setblocking(False)  # noqa: FBT003 - socket's signature
+        sock.bind((address, 0))
+        await self._loop.sock_connect(sock, self._relay)
+
+    async def _session(self, number: int) -> None:
+        does = plan(self._seed, number)
+        address, began = address_of(number), time.monotonic()
+        with socket.socket() as sock:
+            end = End(sock, self._flow, does.start, 0.01 if does.kind == "slow" else 0.0)
+            how = await _how(self._do(sock, address, number, does, end))
+        _tell(
+            n=number,
+            how=how,
+            offered=end.offered,
+            received=end.received,
+            right=end.right(),
+            began=began,
+            ended=time.monotonic(),
+        )
+
+    async def _do(self, sock: socket.socket, address: str, number: int, does: Plan, end: End) -> str:
+        await self._connect(sock, address)
+        await self._loop.sock_sendall(sock, HEADER.pack(MAGIC, number))
+        if does.kind == "push":
+            await end.receive()
+            await end.send(does.up)
+        elif does.kind == "leave":
+            await end.receive(does.cut)
+            return "cut"
+        elif does.kind == "client_reset":
+            await end.send(does.cut)
+            end.reset()
+            return "cut"
+        else:
+            await _both(_send_all(end, does.up), end.receive())
+        return ""
+
+    async def _stranger(self, index: int) -> None:
+        """A client that the ACL does not let in: it gets its end at once, and not a byte."""
+        with socket.socket() as sock:
+
+            async def knock() -> str:
+                await self._connect(sock, f"127.200.{index >> 8 & 255}.{index & 255}")
+                return "answered" if await self._loop.sock_recv(sock, 1) else ""
+
+            _tell(stranger=await _how(knock()))
+
+    async def _probe(self) -> None:
+        """A session that is never quiet for long, and tells when an answer was late."""
+        turn = self._going
+        while turn == self._going:
+            number = next(self._numbers)
+            with socket.socket() as sock, contextlib.suppress(ConnectionError, TimeoutError):
+                await self._connect(sock, address_of(number))
+                await self._loop.sock_sendall(sock, HEADER.pack(MAGIC, _ECHO + number))
+                while turn == self._going:
+                    began = time.monotonic()
+                    await self._loop.sock_sendall(sock, b"?")
+                    if not await self._loop.sock_recv(sock, 1):
+                        break
+                    late = time.monotonic() - began
+                    self._latencies.append(int(late * 1e6))
+                    if late > _STALL:
+                        _tell(probe=address_of(number), began=began, late=late)
+                    await asyncio.sleep(_PROBE_EVERY)
+
+    async def _pulse(self) -> None:
+        """Tell what the probes have measured."""
+        turn = self._going
+        while turn == self._going:
+            await asyncio.sleep(_PULSE)
+            _tell(latencies=self._latencies, at=time.monotonic())
+            self._latencies = []
+
+
+async def _commands() -> Any:  # noqa: ANN401 - an asynchronous iterator of str
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    while line := await reader.readline():
+        yield line.decode().strip()
+
+
+async def _clients(seed: str, host: str, port: str) -> None:
+    await Clients(seed, host, int(port)).obey()
+
+
+def main(role: str, *arguments: str) -> None:
+    """Be a target, or clients."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    roles: dict[str, Callable[..., Any]] = {"target": target, "clients": _clients}
+    asyncio.run(roles[role](*arguments))
+    os._exit(0)  # what sessions are left is their kernel's business
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

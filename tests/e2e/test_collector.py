@@ -1,0 +1,123 @@
+"""A collector that does not keep up: the records wait, new connections wait, and sessions in flight do not."""
+
+import contextlib
+import signal
+import socket
+import subprocess
+import threading
+from pathlib import Path
+
+import psutil
+import pytest
+from checker import check_run, parse
+from harness import Relay, accept, eventually, listening, receive
+
+MIB = 1 << 20
+
+
+def echo(client, target):
+    """Bytes still go both ways."""
+    client.sendall(b"question")
+    assert receive(target, 8) == b"question"
+    target.sendall(b"answer")
+    assert receive(client, 6) == b"answer"
+
+
+def serve(server, stop):
+    """A target that answers each connection with its end, until `stop`."""
+    server.settimeout(0.1)
+    while not stop.is_set():
+        with contextlib.suppress(TimeoutError):
+            server.accept()[0].close()
+
+
+def knock(relay):
+    """One short session from beginning to end; False where it has to wait."""
+    with socket.socket() as client:
+        client.settimeout(1.0)
+        try:
+            client.connect(("127.0.0.1", relay.port))
+            client.sendall(b"x")
+            client.shutdown(socket.SHUT_WR)
+            client.recv(1)
+        except TimeoutError:
+            return False
+        except ConnectionResetError:
+            pass
+        return True
+
+
+def test_a_collector_that_stands_still():
+    """Admission pauses, a session in flight goes on, memory is bounded; then all goes on, and none is lost."""
+    with (
+        listening() as server,
+        Relay(server.getsockname(), "--label", "padding=" + "x" * 900, "--stats-interval", "0") as relay,
+        relay.connect() as client,
+        accept(server) as target,
+    ):
+        echo(client, target)
+        stop = threading.Event()
+        serving = threading.Thread(target=serve, args=(server, stop))
+        supervisor = psutil.Process(relay.process.pid)
+        relay.reading.clear()
+        serving.start()
+        try:
+            admitted = 0
+            while knock(relay):
+                admitted += 1
+                assert admitted < 3000, "nothing ever waits"
+            before = supervisor.memory_info().rss
+            with contextlib.ExitStack() as stack:
+                waiting = [stack.enter_context(relay.connect()) for _ in range(50)]
+                echo(client, target)
+                assert supervisor.memory_info().rss - before < MIB
+                relay.reading.set()
+                for sock in waiting:
+                    with contextlib.suppress(ConnectionResetError):
+                        assert receive(sock) == b""
+            relay.wait("connection.accepted", admitted + 50)
+        finally:
+            relay.reading.set()
+            stop.set()
+            serving.join()
+        echo(client, target)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own with room for 1 MiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "mprelay-test", place], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no file system of its own to be had: {mounted.stderr.decode().strip()}")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def test_a_disk_that_is_full_for_a_while(small_disk: Path):
+    """Said on stderr; sessions go on; when there is room again every record is there."""
+    log, ballast = small_disk / "log", small_disk / "ballast"
+    ballast.write_bytes(bytes(1000 * 1024))
+    with (
+        log.open("wb") as stdout,
+        listening() as server,
+        Relay(server.getsockname(), "--label", "padding=" + "x" * 900, stdout=stdout, quiet=False) as relay,
+    ):
+        eventually(lambda: b"relay.active" in log.read_bytes(), "the relay is active")
+        sessions = 0
+        while log.stat().st_size < 20 * 1024 or sessions < 10:
+            with relay.connect() as client, accept(server) as target:
+                echo(client, target)
+            sessions += 1
+        with relay.connect() as client, accept(server) as target:
+            echo(client, target)
+        ballast.unlink()
+        relay.process.send_signal(signal.SIGTERM)
+        assert relay.finish() == 0
+        records = parse(log.read_bytes())
+    check_run(records)
+    assert records[-1]["admitted"] == sessions + 1
+    assert "No space left on device" in relay.errors

@@ -1,0 +1,129 @@
+"""Clients and targets that behave badly, by the thousand or for ever."""
+
+import contextlib
+import resource
+import selectors
+import socket
+import threading
+from collections import Counter
+
+import pytest
+from harness import PATIENCE, Relay, accept, listening, receive, reset
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def _many_files():
+    """As many descriptors for the test itself as it may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard < 7000:
+        pytest.skip(f"a hard limit of {hard} open files")
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def answers(server: socket.socket, held: list[socket.socket] | None, stop: threading.Event) -> None:
+    """A target that greets, and holds each connection, or ends it."""
+    server.settimeout(0.1)
+    while not stop.is_set():
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            conn, _ = server.accept()
+            if held is None:
+                with conn:
+                    conn.sendall(b"!")
+            else:
+                held.append(conn)
+                conn.sendall(b"!")
+
+
+@pytest.mark.usefixtures("_many_files")
+def test_5000_connections_in_one_burst():
+    """Each is answered: 500 by the target, those from elsewhere by 17, all others by 21. None hangs."""
+    held: list[socket.socket] = []
+    stop = threading.Event()
+    with (
+        listening(backlog=4096) as server,
+        selectors.DefaultSelector() as selector,
+        Relay(server.getsockname(), acl="127.0.0.0/9") as relay,
+        contextlib.ExitStack() as stack,
+    ):
+        serving = threading.Thread(target=answers, args=(server, held, stop))
+        serving.start()
+        try:
+            for number in range(5000):
+                client = stack.enter_context(socket.socket())
+                client.setblocking(False)  # noqa: FBT003
+                client.bind((f"127.{200 if number % 5 == 4 else 1}.{number % 250}.1", 0))
+                client.connect_ex((relay.host, relay.port))
+                selector.register(client, selectors.EVENT_READ)
+            heard = Counter()
+            while selector.get_map():
+                ready = selector.select(PATIENCE)
+                assert ready, f"{len(selector.get_map())} were not answered; so far {heard}"
+                for key, _mask in ready:
+                    try:
+                        heard[key.fileobj.recv(2)] += 1
+                    except ConnectionResetError:
+                        heard[b""] += 1
+                    selector.unregister(key.fileobj)
+        finally:
+            stop.set()
+            serving.join()
+            for conn in held:
+                conn.close()
+        assert heard == {b"!": 500, b"": 4500}
+        relay.wait("connection.rejected", 1000)
+        relay.wait("connection.pool_exhausted", 3500)
+        assert len(relay.all("connection.accepted")) == 500
+        assert {record["worker"] for record in relay.all("session.allocated")} == {1, 2}
+
+
+def test_clients_that_leave_at_once():
+    """Normally, by a reset, or with bytes that nobody hears: each is one session with one end."""
+    with listening(backlog=1024) as server, Relay(server.getsockname()) as relay:
+        stop = threading.Event()
+        serving = threading.Thread(target=answers, args=(server, None, stop))
+        serving.start()
+        try:
+            for number in range(300):
+                client = relay.connect()
+                if number % 3 == 0:
+                    client.close()
+                elif number % 3 == 1:
+                    reset(client)
+                else:
+                    client.sendall(b"nobody will read this")
+                    client.close()
+            relay.wait("session.closed", 300)
+        finally:
+            stop.set()
+            serving.join()
+
+
+@pytest.mark.parametrize("buffer", ["100", "auto"])
+def test_a_target_that_sends_for_ever_after_the_client_has_ended(buffer):
+    """The half-closed session goes on while somebody reads; a client that stops reading stops the target."""
+    options = ("--idle-timeout", "1", "--buffer", buffer)
+    with listening() as server, Relay(server.getsockname(), *options) as relay:
+        sent = 0
+
+        def flood(target: socket.socket) -> None:
+            nonlocal sent
+            with contextlib.suppress(ConnectionError):
+                while True:
+                    sent += target.send(bytes(65536))
+
+        with relay.connect() as client, accept(server) as target:
+            client.sendall(b"go")
+            client.shutdown(socket.SHUT_WR)
+            assert receive(target) == b"go"
+            flooding = threading.Thread(target=flood, args=(target,))
+            flooding.start()
+            read = len(receive(client, 20 * MIB))
+            closed = relay.wait("session.closed")
+            flooding.join()
+        assert closed["reason"] == "idle_timeout"
+        assert read <= closed["bytes_from_target"] <= sent
+        assert sent < read + 40 * MIB  # what the kernel's buffers and one pipe hold
