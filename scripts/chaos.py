@@ -34,7 +34,7 @@ from traffic import ALLOWED, HEADER, NORMAL, address_of, plan
 MIB = 1 << 20
 RSS_SLACK = 24 * MIB
 """Growth of one process that is no leak: 15 MiB of the supervisor were seen after 20 seconds of faults, and 14
-after 60. A stalled collector leaves it with a heap for the records that waited, a burst with one for its sessions."""
+after 60. A stalled collector leaves it with a heap for the records that waited, a burst for its sessions."""
 
 _WORKERS = 3
 _WARM_UP = 3.0  # seconds of load before the baseline is taken
@@ -138,8 +138,11 @@ class Chaos:
 
     def supervisor_fds(self) -> int:
         """Return how many descriptors the supervisor has; a batch of accepted connections comes and goes."""
-        process = psutil.Process(self.relay.process.pid)
-        return min(process.num_fds() for _ in range(20))
+        process, until = psutil.Process(self.relay.process.pid), time.monotonic() + 0.1
+        least = process.num_fds()
+        while time.monotonic() < until:
+            least = min(least, process.num_fds())
+        return least
 
     # -- faults ----------------------------------------------------------------------------------------------
 
@@ -336,6 +339,7 @@ class Chaos:
     ) -> None:
         does = plan(self.seed, seen["n"])
         what = f"session of {address_of(seen['n'])} ({does.kind}, {does.up} up, {does.down} down)"
+        ended = max(seen["ended"], served["ended"] if served else 0.0)
         wrong = []
         if seen["how"] == "hung":
             wrong.append("its client waits for ever")
@@ -350,13 +354,13 @@ class Chaos:
             wrong.append("the target's reset did not arrive")
         if len(records) != 1:
             wrong.append(f"{len(records)} records of its end")
-            self._blame("lost", seen, None)
+            self._blame("lost", seen, ended, None)
         for record in records:
             wrong += self._judge_bytes(does.up, does.down, seen, served, record)
             self.ends[record["reason"]] += 1
             self.bytes += record["bytes_from_client"] + record["bytes_from_target"]
             fine = record["reason"] in _NORMAL_ENDS and record["error"] is None and seen["how"] == "end"
-            if does.kind in NORMAL and not fine and not self._blame("hit", seen, record.get("worker")):
+            if does.kind in NORMAL and not fine and not self._blame("hit", seen, ended, record.get("worker")):
                 wrong.append("broken, but by no fault")
         self.wrong += [f"{what}: {text}; client {seen}, target {served}, records {records}" for text in wrong]
 
@@ -375,11 +379,11 @@ class Chaos:
                 ok = ok and target <= served["offered"] and client >= HEADER.size + served["received"]
         return [] if ok else ["bytes do not reconcile"]
 
-    def _blame(self, effect: str, seen: dict[str, Any], worker: int | None) -> bool:
+    def _blame(self, effect: str, seen: dict[str, Any], ended: float, worker: int | None) -> bool:
         """Find the fault that a broken session's end belongs to."""
         for fault in reversed(self.caused):
             touches = worker is None or worker in fault.workers
-            if fault.breaks and touches and fault.began <= seen["ended"] and seen["began"] <= fault.over:
+            if fault.breaks and touches and fault.began <= ended and seen["began"] <= fault.over:
                 setattr(fault, effect, getattr(fault, effect) + 1)
                 return True
         return False

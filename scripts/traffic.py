@@ -213,7 +213,14 @@ async def _serve(conn: socket.socket, seed: str, flow: memoryview) -> None:
         asked = plan(seed, number)
         end = End(conn, flow, asked.start, 0.01 if asked.kind == "slow" else 0.0)
         how = await _how(_serve_plan(asked, end))
-        _tell(n=number, how=how, offered=end.offered, received=end.received, right=end.right() and magic == MAGIC)
+        _tell(
+            n=number,
+            how=how,
+            offered=end.offered,
+            received=end.received,
+            right=end.right() and magic == MAGIC,
+            ended=time.monotonic(),
+        )
 
 
 async def target(seed: str, host: str) -> None:

@@ -27,6 +27,7 @@ CALLS = {
     "epoll_ctl": (233, 21),
     "fork": (57, None),
     "listen": (50, 201),
+    "fcntl": (72, 25),
     "pipe2": (293, 59),
     "recvmsg": (47, 212),
     "sendmsg": (46, 211),

@@ -215,6 +215,16 @@ def listening(family=socket.AF_INET, host="127.0.0.1", backlog=128):
         yield server
 
 
+@contextlib.contextmanager
+def silent():
+    """A target that does not answer: its queue is full, so the kernel drops every further SYN.
+
+    Closing the socket that it yields beside the listener, and accepting it, lets the next one in.
+    """
+    with listening(backlog=0) as server, socket.create_connection(server.getsockname()) as filler:
+        yield server, filler
+
+
 def accept(server: socket.socket) -> socket.socket:
     """Accept one connection as the target."""
     conn, _ = server.accept()

@@ -10,6 +10,7 @@ import resource
 import signal
 import socket
 import sys
+import threading
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -483,6 +484,33 @@ def test_a_socket_that_cannot_be_watched(end, msg_id, reason):
                 files.append(open_files(pid))
             assert len(set(files)) == 1, files
             assert relay.workers() == {1: pid}
+
+
+@pytest.mark.parametrize("rule", ["pipe2,1=0x80800:EMFILE", "fcntl,1=1031:EPERM"])  # F_SETPIPE_SZ
+def test_pipes_that_are_refused(rule):
+    """No failure: bulk data is copied, whole, and the session ends normally."""
+    data = pattern(20 << 20)
+    with (
+        listening() as server,
+        Relay(server.getsockname(), workers=1, command=failing(rule)) as relay,
+        relay.connect() as client,
+        accept(server) as target,
+    ):
+        pipes = descriptors(relay.workers()[1], "pipe:[")
+
+        def send() -> None:
+            client.sendall(data)
+            client.shutdown(socket.SHUT_WR)
+
+        sending = threading.Thread(target=send)
+        sending.start()
+        assert receive(target) == data
+        sending.join()
+        assert descriptors(relay.workers()[1], "pipe:[") == pipes
+        target.close()
+        closed = relay.wait("session.closed")
+        assert (closed["reason"], closed["error"]) == ("requester_read_closed", None)
+        assert closed["bytes_from_client"] == len(data)
 
 
 @pytest.mark.parametrize(

@@ -21,20 +21,11 @@ from harness import (
     receive,
     reset,
     reset_arrives,
+    silent,
 )
 
 BUFFERS = ["100", "4000", "auto"]
 MIB = 1 << 20
-
-
-@contextlib.contextmanager
-def silent():
-    """A target that does not answer: its queue is full, so the kernel drops every further SYN.
-
-    Closing the socket that it yields beside the listener, and accepting it, lets the next one in.
-    """
-    with listening(backlog=0) as server, socket.create_connection(server.getsockname()) as filler:
-        yield server, filler
 
 
 def answer_again(server: socket.socket, filler: socket.socket) -> None:
