@@ -20,8 +20,8 @@ Rules:
 5. The clock is read once for each wake-up.
 
 What a new connection costs here (measured as in :mod:`mprelay.supervisor`): 85 µs in the kernel, for about twenty
-system calls, of which send, connect and close take more than half, and 55 µs of Python. HAProxy has as much in the
-kernel (82 µs), and 11 µs of its own: what is left between the two is the interpreter. Each socket is
+system calls, of which send, connect and close take more than half, and 55 µs of Python. HAProxy has as much in
+the kernel (82 µs), and 11 µs of its own: what is left between the two is the interpreter. Each socket is
 registered by one epoll_ctl; the client's is taken back by another. A request on an open session is four system
 calls, as HAProxy's.
 """
