@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
-from harness import PATIENCE, Relay, eventually
+from harness import PATIENCE, Relay, eventually, limit, open_files
 from traffic import ALLOWED, HEADER, NORMAL, address_of, plan
 
 MIB = 1 << 20
@@ -466,16 +466,9 @@ def _stopped(pid: int, seconds: float) -> None:
     os.kill(pid, signal.SIGCONT)
 
 
-@contextmanager
-def _no_descriptors(pid: int) -> Any:  # noqa: ANN401
+def _no_descriptors(pid: int) -> Any:  # noqa: ANN401 - a context manager
     """Let a process have no more descriptors than it has."""
-    _soft, hard = before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(os.listdir(f"/proc/{pid}/fd")), hard))  # noqa: PTH208
-    try:
-        yield
-    finally:
-        with suppress(ProcessLookupError):
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+    return limit(pid, resource.RLIMIT_NOFILE, open_files(pid))
 
 
 def main(argv: list[str] | None = None) -> int:

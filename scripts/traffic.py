@@ -105,18 +105,17 @@ class End:
             if self._pause:
                 await asyncio.sleep(self._pause)
 
-    async def receive(self, most: int | None = None) -> bool:
-        """Receive up to the end, or `most` bytes; return whether that was the end."""
+    async def receive(self, most: int | None = None) -> None:
+        """Receive up to the end, or at most `most` bytes."""
         left = _CHUNK * 4 if most is None else most
         while left:
             data = await self._loop.sock_recv(self._sock, min(left, _CHUNK * 4))
             if not data:
-                return True
+                return
             self._seen.update(data)
             self.received += len(data)
             if most is not None:
                 left -= len(data)
-        return False
 
     def finish(self) -> None:
         """Send no more."""
@@ -125,7 +124,16 @@ class End:
         except OSError as failure:  # ENOTCONN: there was a reset meanwhile
             raise ConnectionResetError from failure
 
-    def right(self) -> bool:
+    def figures(self) -> dict[str, Any]:
+        """Return what the judge wants to know of this end, which is over."""
+        return {
+            "offered": self.offered,
+            "received": self.received,
+            "right": self._right(),
+            "ended": time.monotonic(),
+        }
+
+    def _right(self) -> bool:
         """Whether what was received is what the other end sends first."""
         expected, done = hashlib.blake2b(), 0
         while done < self.received:
@@ -197,7 +205,6 @@ async def _echo(conn: socket.socket) -> None:
 
 async def _serve(conn: socket.socket, seed: str, flow: memoryview) -> None:
     loop = asyncio.get_running_loop()
-    number = None
     with conn:
         header = b""
         with contextlib.suppress(ConnectionError):
@@ -206,6 +213,9 @@ async def _serve(conn: socket.socket, seed: str, flow: memoryview) -> None:
         if len(header) < HEADER.size:
             return  # its client left, or was cut off, before it said what it wants
         magic, number = HEADER.unpack(header)
+        if magic != MAGIC:
+            _tell(n=number, how="wrong header", offered=0, received=0, right=False, ended=time.monotonic())
+            return
         if number >= _ECHO:
             with contextlib.suppress(ConnectionError):
                 await _echo(conn)
@@ -213,14 +223,7 @@ async def _serve(conn: socket.socket, seed: str, flow: memoryview) -> None:
         asked = plan(seed, number)
         end = End(conn, flow, asked.start, 0.01 if asked.kind == "slow" else 0.0)
         how = await _how(_serve_plan(asked, end))
-        _tell(
-            n=number,
-            how=how,
-            offered=end.offered,
-            received=end.received,
-            right=end.right() and magic == MAGIC,
-            ended=time.monotonic(),
-        )
+        _tell(n=number, how=how, **end.figures())
 
 
 async def target(seed: str, host: str) -> None:
@@ -314,15 +317,7 @@ class Clients:
         with socket.socket() as sock:
             end = End(sock, self._flow, does.start, 0.01 if does.kind == "slow" else 0.0)
             how = await _how(self._do(sock, address, number, does, end))
-        _tell(
-            n=number,
-            how=how,
-            offered=end.offered,
-            received=end.received,
-            right=end.right(),
-            began=began,
-            ended=time.monotonic(),
-        )
+        _tell(n=number, how=how, **end.figures(), began=began)
 
     async def _do(self, sock: socket.socket, address: str, number: int, does: Plan, end: End) -> str:
         await self._connect(sock, address)

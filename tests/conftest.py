@@ -3,12 +3,14 @@
 import contextlib
 import gc
 import os
+import resource
 import shutil
 from multiprocessing import resource_tracker
 from pathlib import Path
 
 import psutil
 import pytest
+from harness import limit
 
 
 def _descriptors() -> dict[str, str]:
@@ -31,6 +33,15 @@ def _nothing_left():
     assert left_running == [], "processes left behind"
     left = {name: what for name, what in _descriptors().items() if name not in before}
     assert left == {}, "descriptors left behind"
+
+
+@pytest.fixture
+def many_files():
+    """As many descriptors for the test itself as it may have, and no more than the largest test needs."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    most = 20_000 if hard == resource.RLIM_INFINITY else min(20_000, hard)
+    with limit(os.getpid(), resource.RLIMIT_NOFILE, most):
+        yield most
 
 
 @pytest.fixture

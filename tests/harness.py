@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import resource
 import select
 import signal
 import socket
@@ -70,6 +71,7 @@ class Relay:
         self._news = threading.Condition()
         self._output = bytearray()
         self.records: list[dict] = []
+        self._pids: dict[int, int] = {}
         self.errors = ""
         self.reading = threading.Event()
         """Clear it, and the collector stands still, with at most 8 KiB in its hands."""
@@ -121,6 +123,8 @@ class Relay:
                 self._output += line
                 if line.endswith(b"\n"):
                     self.records += parse(line)
+                    if self.records[-1]["event"] == "worker.started":
+                        self._pids[self.records[-1]["worker"]] = self.records[-1]["pid"]
                 self._news.notify_all()
         with self._news:
             self._news.notify_all()
@@ -201,7 +205,7 @@ class Relay:
 
     def workers(self) -> dict[int, int]:
         """The pid of each worker, as its last worker.started record has it."""
-        return {record["worker"]: record["pid"] for record in self.all("worker.started")}
+        return dict(self._pids)
 
 
 @contextlib.contextmanager
@@ -230,6 +234,56 @@ def accept(server: socket.socket) -> socket.socket:
     conn, _ = server.accept()
     conn.settimeout(PATIENCE)
     return conn
+
+
+@contextlib.contextmanager
+def limit(pid: int, what: int, soft: int):
+    """Lower a limit of a running process for a while."""
+    before = resource.prlimit(pid, what)
+    resource.prlimit(pid, what, (soft, before[1]))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(pid, what, before)
+
+
+def echo(client: socket.socket, target: socket.socket) -> None:
+    """Bytes still go both ways."""
+    client.sendall(b"there")
+    assert receive(target, 5) == b"there"
+    target.sendall(b"back")
+    assert receive(client, 4) == b"back"
+
+
+@contextlib.contextmanager
+def answering(server: socket.socket, greeting: bytes = b"", *, hold: bool = False):
+    """Let a target, in a thread, greet each connection, and end it, or hold it to the end of all."""
+    stop = threading.Event()
+    held: list[socket.socket] = []
+
+    def serve() -> None:
+        server.settimeout(0.1)
+        while not stop.is_set():
+            with contextlib.suppress(TimeoutError, ConnectionError):
+                conn, _ = server.accept()
+                held.append(conn)
+                conn.sendall(greeting)
+            if not hold:
+                end()
+
+    def end() -> None:
+        while held:
+            held.pop().close()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        end()
 
 
 def receive(sock: socket.socket, size: int | None = None) -> bytes:

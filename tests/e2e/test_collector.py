@@ -4,31 +4,14 @@ import contextlib
 import signal
 import socket
 import subprocess
-import threading
 from pathlib import Path
 
 import psutil
 import pytest
 from checker import check_run, parse
-from harness import Relay, accept, eventually, listening, receive
+from harness import Relay, accept, answering, echo, eventually, listening, receive
 
 MIB = 1 << 20
-
-
-def echo(client, target):
-    """Bytes still go both ways."""
-    client.sendall(b"question")
-    assert receive(target, 8) == b"question"
-    target.sendall(b"answer")
-    assert receive(client, 6) == b"answer"
-
-
-def serve(server, stop):
-    """A target that answers each connection with its end, until `stop`."""
-    server.settimeout(0.1)
-    while not stop.is_set():
-        with contextlib.suppress(TimeoutError):
-            server.accept()[0].close()
 
 
 def knock(relay):
@@ -56,12 +39,9 @@ def test_a_collector_that_stands_still():
         accept(server) as target,
     ):
         echo(client, target)
-        stop = threading.Event()
-        serving = threading.Thread(target=serve, args=(server, stop))
         supervisor = psutil.Process(relay.process.pid)
         relay.reading.clear()
-        serving.start()
-        try:
+        with answering(server):
             admitted = 0
             while knock(relay):
                 admitted += 1
@@ -76,10 +56,6 @@ def test_a_collector_that_stands_still():
                     with contextlib.suppress(ConnectionResetError):
                         assert receive(sock) == b""
             relay.wait("connection.accepted", admitted + 50)
-        finally:
-            relay.reading.set()
-            stop.set()
-            serving.join()
         echo(client, target)
 
 

@@ -1,57 +1,28 @@
 """Clients and targets that behave badly, by the thousand or for ever."""
 
 import contextlib
-import resource
 import selectors
 import socket
 import threading
 from collections import Counter
 
 import pytest
-from harness import PATIENCE, Relay, accept, listening, receive, reset
+from harness import PATIENCE, Relay, accept, answering, listening, receive, reset
 
 MIB = 1 << 20
 
 
-@pytest.fixture
-def _many_files():
-    """As many descriptors for the test itself as it may have."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    if hard < 7000:
-        pytest.skip(f"a hard limit of {hard} open files")
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def answers(server: socket.socket, held: list[socket.socket] | None, stop: threading.Event) -> None:
-    """A target that greets, and holds each connection, or ends it."""
-    server.settimeout(0.1)
-    while not stop.is_set():
-        with contextlib.suppress(TimeoutError, ConnectionError):
-            conn, _ = server.accept()
-            if held is None:
-                with conn:
-                    conn.sendall(b"!")
-            else:
-                held.append(conn)
-                conn.sendall(b"!")
-
-
-@pytest.mark.usefixtures("_many_files")
-def test_5000_connections_in_one_burst():
+def test_5000_connections_in_one_burst(many_files):
     """Each is answered: 500 by the target, those from elsewhere by 17, all others by 21. None hangs."""
-    held: list[socket.socket] = []
-    stop = threading.Event()
+    if many_files < 7000:
+        pytest.skip(f"a limit of {many_files} open files")
     with (
         listening(backlog=4096) as server,
         selectors.DefaultSelector() as selector,
         Relay(server.getsockname(), acl="127.0.0.0/9") as relay,
         contextlib.ExitStack() as stack,
     ):
-        serving = threading.Thread(target=answers, args=(server, held, stop))
-        serving.start()
-        try:
+        with answering(server, b"!", hold=True):
             for number in range(5000):
                 client = stack.enter_context(socket.socket())
                 client.setblocking(False)  # noqa: FBT003
@@ -68,11 +39,6 @@ def test_5000_connections_in_one_burst():
                     except ConnectionResetError:
                         heard[b""] += 1
                     selector.unregister(key.fileobj)
-        finally:
-            stop.set()
-            serving.join()
-            for conn in held:
-                conn.close()
         assert heard == {b"!": 500, b"": 4500}
         relay.wait("connection.rejected", 1000)
         relay.wait("connection.pool_exhausted", 3500)
@@ -82,24 +48,17 @@ def test_5000_connections_in_one_burst():
 
 def test_clients_that_leave_at_once():
     """Normally, by a reset, or with bytes that nobody hears: each is one session with one end."""
-    with listening(backlog=1024) as server, Relay(server.getsockname()) as relay:
-        stop = threading.Event()
-        serving = threading.Thread(target=answers, args=(server, None, stop))
-        serving.start()
-        try:
-            for number in range(300):
-                client = relay.connect()
-                if number % 3 == 0:
-                    client.close()
-                elif number % 3 == 1:
-                    reset(client)
-                else:
-                    client.sendall(b"nobody will read this")
-                    client.close()
-            relay.wait("session.closed", 300)
-        finally:
-            stop.set()
-            serving.join()
+    with listening(backlog=1024) as server, Relay(server.getsockname()) as relay, answering(server, b"!"):
+        for number in range(300):
+            client = relay.connect()
+            if number % 3 == 0:
+                client.close()
+            elif number % 3 == 1:
+                reset(client)
+            else:
+                client.sendall(b"nobody will read this")
+                client.close()
+        relay.wait("session.closed", 300)
 
 
 @pytest.mark.parametrize("buffer", ["100", "auto"])

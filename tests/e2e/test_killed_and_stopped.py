@@ -2,23 +2,11 @@
 
 import contextlib
 import os
-import resource
 import signal
 import threading
 
 import pytest
-from harness import Relay, accept, ends_with_reset, eventually, listening, open_files, receive, silent
-
-
-@pytest.fixture
-def _many_files():
-    """As many descriptors for the test itself as it may have."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard < 7000:
-        pytest.skip(f"a hard limit of {hard} open files")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+from harness import Relay, accept, echo, ends_with_reset, eventually, listening, open_files, receive, silent
 
 
 def has_died(relay: Relay, pid: int, number: int) -> None:
@@ -67,9 +55,10 @@ def test_a_worker_that_dies_in_a_bulk_transfer(number):
         has_died(relay, pid, number)
 
 
-@pytest.mark.usefixtures("_many_files")
-def test_a_worker_that_is_killed_in_the_middle_of_reporting():
+def test_a_worker_that_is_killed_in_the_middle_of_reporting(many_files):
     """Nobody hears it (the supervisor is stopped), so a part of its reports is on the way, and a part not yet."""
+    if many_files < 7000:
+        pytest.skip(f"a limit of {many_files} open files")
     count = 3000
     with (
         listening(backlog=4096) as server,
@@ -107,10 +96,7 @@ def test_sessions_go_on_while_the_supervisor_is_stopped():
         relay.process.send_signal(signal.SIGSTOP)
         with relay.connect() as late:
             for _ in range(3):
-                client.sendall(b"question")
-                assert receive(target, 8) == b"question"
-                target.sendall(b"answer")
-                assert receive(client, 6) == b"answer"
+                echo(client, target)
             relay.process.send_signal(signal.SIGCONT)
             with accept(server) as other:
                 late.sendall(b"late")

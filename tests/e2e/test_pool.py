@@ -32,16 +32,6 @@ from harness import (
 MIB = 1 << 20
 
 
-@pytest.fixture
-def _many_files():
-    """Room for ten thousand descriptors in this process, and some, as far as the hard limit goes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 10_500 if hard == resource.RLIM_INFINITY else min(10_500, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
 @contextlib.contextmanager
 def echoing():
     """A target, in a thread, that sends back what it gets and ends when the other side has ended."""
@@ -127,7 +117,7 @@ def ticks(relay: Relay, count: int) -> None:
 # -- the pool ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("_many_files")
+@pytest.mark.usefixtures("many_files")
 def test_exactly_500_of_520_get_in_and_then_exactly_as_many_as_leave():
     """The limit is global, over all workers; a slot that is given back is taken again, and no more than that."""
     with echoing() as server, Relay(server.getsockname(), workers=4) as relay, contextlib.ExitStack() as stack:
@@ -528,7 +518,7 @@ def nobody_wakes(relay: Relay) -> None:
     assert before == switches(processes)
 
 
-@pytest.mark.usefixtures("_many_files")
+@pytest.mark.usefixtures("many_files")
 def test_500_idle_sessions_take_no_cpu():
     """Nobody wakes up for them."""
     with echoing() as server, Relay(server.getsockname(), "--stats-interval", "0") as relay:
@@ -568,7 +558,7 @@ def echoing_elsewhere():
             process.kill()
 
 
-@pytest.mark.usefixtures("_many_files")
+@pytest.mark.usefixtures("many_files")
 def test_ten_thousand_sessions_at_once():
     """All of them relay, the next is refused, nobody wakes up for them, and each has its record."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -21,8 +21,10 @@ from harness import (
     PROGRAM,
     Relay,
     accept,
+    echo,
     ends_with_reset,
     free_port,
+    limit,
     listening,
     open_files,
     pattern,
@@ -59,18 +61,6 @@ def failed(code: int, *options: str, **given) -> list[dict]:
     return records
 
 
-@contextlib.contextmanager
-def limit(pid: int, what: int, soft: int):
-    """Lower a limit of a running process for a while."""
-    before = resource.prlimit(pid, what)
-    resource.prlimit(pid, what, (soft, before[1]))
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            resource.prlimit(pid, what, before)
-
-
 def next_descriptor(pid: int) -> int:
     """The number that the process's next descriptor gets."""
     used = set(descriptors(pid))
@@ -86,14 +76,6 @@ def descriptors(pid: int, kind: str = "") -> list[int]:
 def moment(record: dict) -> float:
     """When the thing happened, in seconds."""
     return datetime.fromisoformat(record["timestamp"]).timestamp()
-
-
-def echo(client: socket.socket, target: socket.socket) -> None:
-    """Bytes still go both ways."""
-    client.sendall(b"there")
-    assert receive(target, 5) == b"there"
-    target.sendall(b"back")
-    assert receive(client, 4) == b"back"
 
 
 def refused(relay: Relay) -> bool:
@@ -407,14 +389,6 @@ def fill(relay: Relay, stack: contextlib.ExitStack, full) -> None:
         if full():
             return
     pytest.fail("the channel of a stopped worker never filled")
-
-
-@pytest.fixture
-def many_files():
-    """As many descriptors for the test itself as it may have."""
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    with limit(os.getpid(), resource.RLIMIT_NOFILE, hard):
-        yield
 
 
 @pytest.mark.usefixtures("many_files")
