@@ -4,6 +4,9 @@
 makes sessions as it is told on stdin: ``go COUNT``, ``rest`` (let all end, then say so), ``burst COUNT``. Both
 write a line of JSON for each session that ended, and end with their stdin.
 
+``traffic.py probes SEED HOST PORT`` understands ``go COUNT`` and ``rest`` too. It measures how late answers are,
+and does nothing else; what answers it is a process of its own as well, to which the target gives its sockets.
+
 What a session does follows from the seed and its number alone, so that both ends know it, and so does the judge.
 Each session has a client address of its own, by which the relay's records name it.
 """
@@ -18,9 +21,10 @@ import random
 import resource
 import socket
 import struct
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 HEADER = struct.Struct("<8sQ")
@@ -32,11 +36,10 @@ _BLOCK = 1 << 20
 _CHUNK = 1 << 16
 _ABORT = struct.pack("ii", 1, 0)
 _PATIENCE = 100.0  # seconds until a session that has not ended counts as hung
-_PROBES = 4
 _PROBE_EVERY = 0.01  # seconds
 _STALL = 0.02  # seconds: what a probe tells about at once
-_PULSE = 5.0  # seconds between two reports of all that the probes have measured
-_ECHO = 1 << 40  # session numbers of probes begin here
+_PULSE = 1.0  # seconds between two reports of all that the probes have measured
+_ECHO = 1 << 22  # session numbers of probes begin here
 
 NORMAL = ("exchange", "answer", "push", "slow")
 """Kinds of sessions that end normally on both sides, unless a fault hits them."""
@@ -197,13 +200,34 @@ async def _serve_plan(asked: Plan, end: End) -> str:
     return ""
 
 
-async def _echo(conn: socket.socket) -> None:
+async def _answer(conn: socket.socket) -> None:
     loop = asyncio.get_running_loop()
-    while data := await loop.sock_recv(conn, 4096):
-        await loop.sock_sendall(conn, data)
+    with conn, contextlib.suppress(ConnectionError):
+        while data := await loop.sock_recv(conn, 4096):
+            await loop.sock_sendall(conn, data)
 
 
-async def _serve(conn: socket.socket, seed: str, flow: memoryview) -> None:
+async def echo(inbox: str) -> None:
+    """Answer on each socket that comes through `inbox`, until that ends."""
+    loop, tasks, over = asyncio.get_running_loop(), set(), asyncio.Event()
+
+    def take() -> None:
+        data, descriptors, _flags, _address = socket.recv_fds(sock, 1, 1)
+        if not data:
+            loop.remove_reader(sock)
+            over.set()
+            return
+        conn = socket.socket(fileno=descriptors[0])
+        conn.setblocking(False)  # noqa: FBT003 - socket's signature
+        tasks.add(task := loop.create_task(_answer(conn)))
+        task.add_done_callback(tasks.discard)
+
+    with socket.socket(fileno=int(inbox)) as sock:
+        loop.add_reader(sock, take)
+        await over.wait()
+
+
+async def _serve(conn: socket.socket, seed: str, flow: memoryview, echoes: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     with conn:
         header = b""
@@ -217,8 +241,7 @@ async def _serve(conn: socket.socket, seed: str, flow: memoryview) -> None:
             _tell(n=number, how="wrong header", offered=0, received=0, right=False, ended=time.monotonic())
             return
         if number >= _ECHO:
-            with contextlib.suppress(ConnectionError):
-                await _echo(conn)
+            socket.send_fds(echoes, [b"!"], [conn.fileno()])
             return
         asked = plan(seed, number)
         end = End(conn, flow, asked.start, 0.01 if asked.kind == "slow" else 0.0)
@@ -229,6 +252,10 @@ async def _serve(conn: socket.socket, seed: str, flow: memoryview) -> None:
 async def target(seed: str, host: str) -> None:
     """Serve until stdin ends. ``shut`` and ``open`` on stdin close the listener and open it again."""
     flow, loop, tasks = _flow(seed), asyncio.get_running_loop(), set()
+    echoes, inbox = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    command = [sys.executable, __file__, "echo", str(inbox.fileno())]
+    answering = subprocess.Popen(command, pass_fds=[inbox.fileno()])  # noqa: ASYNC220 - nothing runs yet
+    inbox.close()
 
     def listen(port: int) -> socket.socket:
         server = socket.socket()
@@ -241,8 +268,7 @@ async def target(seed: str, host: str) -> None:
     async def accept(server: socket.socket) -> None:
         while True:
             conn, _ = await loop.sock_accept(server)
-            task = asyncio.create_task(_serve(conn, seed, flow))
-            tasks.add(task)
+            tasks.add(task := asyncio.create_task(_serve(conn, seed, flow, echoes)))
             task.add_done_callback(tasks.discard)
 
     server = listen(0)
@@ -258,58 +284,67 @@ async def target(seed: str, host: str) -> None:
         elif command == "open":
             server = listen(port)
             accepting = asyncio.create_task(accept(server))
+            _tell(opened=True)
+    echoes.close()
+    answering.wait()
 
 
 # -- the clients ---------------------------------------------------------------------------------------------
 
 
-class Clients:
+class Crowd:
     """Makes sessions, as many at once as it is told."""
 
-    def __init__(self, seed: str, host: str, port: int) -> None:
+    def __init__(self, seed: str, host: str, port: str) -> None:
         self._seed = seed
-        self._flow = _flow(seed)
-        self._relay = (host, port)
+        self._relay = (host, int(port))
         self._loop = asyncio.get_running_loop()
-        self._numbers = itertools.count(1)
         self._running: set[asyncio.Task[None]] = set()
-        self._going = 0
-        self._latencies: list[int] = []  # µs
+        self._going = 0  # changes when those who are going shall stop
 
     async def obey(self) -> None:
         """Do what stdin says."""
         async for command in _commands():
             word, _, count = command.partition(" ")
-            if word == "go":
-                self._going += 1
-                for _ in range(int(count)):
-                    self._start(self._one_after_another())
-                for _ in range(_PROBES):
-                    self._start(self._probe())
-                self._start(self._pulse())
-            elif word == "burst":
-                for index in range(int(count)):
-                    self._start(self._stranger(index) if index % 2 else self._session(next(self._numbers)))
-            elif word == "rest":
+            if word == "rest":
                 self._going += 1
                 await asyncio.gather(*self._running)
                 _tell(resting=True)
+            else:
+                self._going += word == "go"
+                for work in getattr(self, word)(int(count)):
+                    self._running.add(task := asyncio.create_task(work))
+                    task.add_done_callback(self._running.discard)
 
-    def _start(self, work: Any) -> None:  # noqa: ANN401 - a coroutine
-        task = asyncio.create_task(work)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+    async def _connect(self, sock: socket.socket, address: str) -> None:
+        sock.setblocking(False)  # noqa: FBT003 - socket's signature
+        sock.bind((address, 0))
+        await self._loop.sock_connect(sock, self._relay)
+
+
+class Clients(Crowd):
+    """Real work, and bursts."""
+
+    def __init__(self, seed: str, host: str, port: str) -> None:
+        super().__init__(seed, host, port)
+        self._flow = _flow(seed)
+        self._numbers = itertools.count(1)
+
+    def go(self, count: int) -> Iterable[Any]:
+        """So many sessions at once, one after another."""
+        return [self._one_after_another() for _ in range(count)]
+
+    def burst(self, count: int) -> Iterable[Any]:
+        """So many at once, every second one from where nobody is let in."""
+        return [
+            self._stranger(index) if index % 2 else self._session(next(self._numbers)) for index in range(count)
+        ]
 
     async def _one_after_another(self) -> None:
         turn = self._going
         while turn == self._going:
             await self._session(next(self._numbers))
             await asyncio.sleep(0.1)
-
-    async def _connect(self, sock: socket.socket, address: str) -> None:
-        sock.setblocking(False)  # noqa: FBT003 - socket's signature
-        sock.bind((address, 0))
-        await self._loop.sock_connect(sock, self._relay)
 
     async def _session(self, number: int) -> None:
         does = plan(self._seed, number)
@@ -346,14 +381,26 @@ class Clients:
 
             _tell(stranger=await _how(knock()))
 
+
+class Probes(Crowd):
+    """Sessions that are never quiet for long, and tell when an answer was late."""
+
+    def __init__(self, seed: str, host: str, port: str) -> None:
+        super().__init__(seed, host, port)
+        self._numbers = itertools.count(_ECHO)
+        self._latencies: list[int] = []  # µs
+
+    def go(self, count: int) -> Iterable[Any]:
+        """So many at once."""
+        return [self._pulse(), *(self._probe() for _ in range(count))]
+
     async def _probe(self) -> None:
-        """A session that is never quiet for long, and tells when an answer was late."""
         turn = self._going
         while turn == self._going:
             number = next(self._numbers)
             with socket.socket() as sock, contextlib.suppress(ConnectionError, TimeoutError):
                 await self._connect(sock, address_of(number))
-                await self._loop.sock_sendall(sock, HEADER.pack(MAGIC, _ECHO + number))
+                await self._loop.sock_sendall(sock, HEADER.pack(MAGIC, number))
                 while turn == self._going:
                     began = time.monotonic()
                     await self._loop.sock_sendall(sock, b"?")
@@ -366,7 +413,7 @@ class Clients:
                     await asyncio.sleep(_PROBE_EVERY)
 
     async def _pulse(self) -> None:
-        """Tell what the probes have measured."""
+        """Tell what was measured."""
         turn = self._going
         while turn == self._going:
             await asyncio.sleep(_PULSE)
@@ -382,15 +429,18 @@ async def _commands() -> Any:  # noqa: ANN401 - an asynchronous iterator of str
         yield line.decode().strip()
 
 
-async def _clients(seed: str, host: str, port: str) -> None:
-    await Clients(seed, host, int(port)).obey()
+def _obeying(crowd: type[Crowd]) -> Callable[..., Any]:
+    async def obey(*arguments: str) -> None:
+        await crowd(*arguments).obey()
+
+    return obey
 
 
 def main(role: str, *arguments: str) -> None:
-    """Be a target, or clients."""
+    """Be a target, clients, probes, or what answers them."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    roles: dict[str, Callable[..., Any]] = {"target": target, "clients": _clients}
+    roles = {"target": target, "echo": echo, "clients": _obeying(Clients), "probes": _obeying(Probes)}
     asyncio.run(roles[role](*arguments))
     os._exit(0)  # what sessions are left is their kernel's business
 

@@ -34,12 +34,13 @@ def test_a_collector_that_stands_still():
     """Admission pauses, a session in flight goes on, memory is bounded; then all goes on, and none is lost."""
     with (
         listening() as server,
-        Relay(server.getsockname(), "--label", "padding=" + "x" * 900, "--stats-interval", "0") as relay,
+        Relay(server.getsockname(), "--stats-interval", "0") as relay,
         relay.connect() as client,
         accept(server) as target,
     ):
         echo(client, target)
         supervisor = psutil.Process(relay.process.pid)
+        at_rest = supervisor.memory_info().rss
         relay.reading.clear()
         with answering(server):
             admitted = 0
@@ -47,6 +48,7 @@ def test_a_collector_that_stands_still():
                 admitted += 1
                 assert admitted < 3000, "nothing ever waits"
             before = supervisor.memory_info().rss
+            assert before - at_rest < 4 * MIB  # the backlog is full at one
             with contextlib.ExitStack() as stack:
                 waiting = [stack.enter_context(relay.connect()) for _ in range(50)]
                 echo(client, target)

@@ -1,0 +1,166 @@
+"""A bad network: two network namespaces, and between them a cable that loses, delays and reorders packets.
+
+    near ── tun ──▶ Cable (a thread) ──▶ tun ── far          10.9.0.1 is near, 10.9.0.2 far
+
+A namespace without a name lives as long as somebody holds a descriptor of it (namespaces(7)), so nothing is left
+behind whatever happens. A socket, a device and a process belong to the namespace of the thread that made them.
+What ``tc netem`` does in the kernel is done here, for not every kernel has it.
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import heapq
+import itertools
+import os
+import random
+import select
+import struct
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+NEAR: Final = "10.9.0.1"
+FAR: Final = "10.9.0.2"
+
+_CLONE_NEWNET: Final = 0x40000000  # linux/sched.h
+_TUNSETIFF: Final = 0x400454CA  # linux/if_tun.h
+_TUN_WITHOUT_HEADER: Final = 0x1001  # IFF_TUN | IFF_NO_PI
+_MTU: Final = 1500
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class NotHere(Exception):  # noqa: N818 - it says what is the matter
+    """This machine, or this user, can have no namespaces or no TUN devices."""
+
+
+def _checked(result: int) -> None:
+    if result:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+class Namespace:
+    """A network of its own, with a loopback device that is up."""
+
+    def __init__(self) -> None:
+        with _own_namespace() as own:
+            _checked(_libc.unshare(_CLONE_NEWNET))
+            try:
+                self._descriptor = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+            finally:
+                _checked(_libc.setns(own, _CLONE_NEWNET))
+        self.run("ip", "link", "set", "lo", "up")
+
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[None]:
+        """Let this thread make sockets and processes there."""
+        with _own_namespace() as own:
+            _checked(_libc.setns(self._descriptor, _CLONE_NEWNET))
+            try:
+                yield
+            finally:
+                _checked(_libc.setns(own, _CLONE_NEWNET))
+
+    def run(self, *command: str) -> None:
+        """Run a command there."""
+        with self.inside():
+            subprocess.run(command, check=True)
+
+    def device(self, address: str, other: str) -> int:
+        """Make a TUN device, with a way to `other`; return the descriptor of the packets that leave by it."""
+        with self.inside():
+            descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+            fcntl.ioctl(descriptor, _TUNSETIFF, struct.pack("16sH22x", b"cable", _TUN_WITHOUT_HEADER))
+        self.run("ip", "address", "add", address, "peer", other, "dev", "cable")
+        # Without an IPv6 address of its own the kernel sends nothing unasked.
+        self.run("ip", "link", "set", "cable", "mtu", str(_MTU), "addrgenmode", "none", "up")
+        return descriptor
+
+    def close(self) -> None:
+        """Give it back."""
+        os.close(self._descriptor)
+
+
+@contextlib.contextmanager
+def _own_namespace() -> Iterator[int]:
+    descriptor = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+class Cable:
+    """What lies between the namespaces `near` and `far`. Its faults can be changed at any time."""
+
+    def __init__(self, near: Namespace, far: Namespace, seed: int = 1) -> None:
+        self.loss = 0.0
+        """The share of packets that get lost."""
+        self.delay = 0.0
+        self.jitter = 0.0
+        """Seconds that each packet takes, and up to how many more: so some overtake others."""
+        self.cut = False
+        """Whether no packet gets through."""
+        self.passed = self.lost = self.overtaken = 0
+        self._dice = random.Random(seed)  # noqa: S311 - no secret
+        self._devices = (near.device(NEAR, FAR), far.device(FAR, NEAR))
+        self._stop, self._stopped = os.pipe()
+        self._thread = threading.Thread(target=self._carry)
+        self._thread.start()
+
+    def _carry(self) -> None:
+        other = dict(zip(self._devices, reversed(self._devices), strict=True))
+        numbers = itertools.count()
+        last = dict.fromkeys(self._devices, 0)  # the highest number that came out there
+        under_way: list[tuple[float, int, int, bytes]] = []
+        poll = select.poll()
+        for descriptor in (*self._devices, self._stop):
+            poll.register(descriptor, select.POLLIN)
+        while True:
+            wait = max(0.0, under_way[0][0] - time.monotonic()) * 1000 if under_way else None
+            ready = [descriptor for descriptor, _ in poll.poll(wait)]
+            if self._stop in ready:
+                return
+            for descriptor in ready:
+                with contextlib.suppress(BlockingIOError):
+                    packet = os.read(descriptor, _MTU)
+                    if self.cut or self._dice.random() < self.loss:
+                        self.lost += 1
+                        continue
+                    due = time.monotonic() + self.delay + self.jitter * self._dice.random()
+                    heapq.heappush(under_way, (due, next(numbers), other[descriptor], packet))
+            while under_way and under_way[0][0] <= time.monotonic():
+                _due, number, descriptor, packet = heapq.heappop(under_way)
+                os.write(descriptor, packet)
+                self.passed += 1
+                self.overtaken += number < last[descriptor]
+                last[descriptor] = max(number, last[descriptor])
+
+    def close(self) -> None:
+        """Take it away."""
+        os.close(self._stopped)
+        self._thread.join()
+        for descriptor in (self._stop, *self._devices):
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def bad_network() -> Iterator[tuple[Namespace, Namespace, Cable]]:
+    """Make two namespaces and the cable between them. NotHere: it cannot be had."""
+    if not Path("/dev/net/tun").exists():
+        raise NotHere("/dev/net/tun is missing")
+    with contextlib.ExitStack() as stack:
+        try:
+            near, far = Namespace(), Namespace()
+        except PermissionError as refused:
+            raise NotHere(f"no network namespace to be had: {refused.strerror}") from refused
+        stack.callback(near.close)
+        stack.callback(far.close)
+        cable = Cable(near, far)
+        stack.callback(cable.close)
+        yield near, far, cable
