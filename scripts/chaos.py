@@ -33,8 +33,8 @@ from traffic import ALLOWED, HEADER, NORMAL, address_of, plan
 
 MIB = 1 << 20
 RSS_SLACK = 4 * MIB
-"""Growth of one process that is no leak: 2 MiB of the supervisor were seen, after 20 seconds of faults as after 60.
-A stalled collector leaves it with a heap for the records that waited, a burst for its sessions."""
+"""Growth of one process that is no leak: 2 MiB of the supervisor were seen. A stalled collector leaves it with a
+heap for the records that waited, a burst with one for its sessions."""
 
 _WORKERS = 3
 _PROBES = 4

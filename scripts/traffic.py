@@ -37,7 +37,7 @@ _CHUNK = 1 << 16
 _ABORT = struct.pack("ii", 1, 0)
 _PATIENCE = 100.0  # seconds until a session that has not ended counts as hung
 _PROBE_EVERY = 0.01  # seconds
-_STALL = 0.02  # seconds: what a probe tells about at once
+_STALL = 0.01  # seconds: what a probe tells about at once
 _PULSE = 1.0  # seconds between two reports of all that the probes have measured
 _ECHO = 1 << 22  # session numbers of probes begin here
 
