@@ -482,6 +482,8 @@ class Supervisor:
             events = member.reader.take()
             if events is None:
                 self._unwatch(member.reader.fileno())  # the process is about to be gone
+                if member.reader.garbled:
+                    member.process.kill()  # … or has to be: nobody knows who it is
                 return
             if not events:
                 return
@@ -505,8 +507,8 @@ class Supervisor:
                     self._journal.write(
                         catalogue.INTERNAL_ERROR,
                         event.at,
-                        error=event.error,
-                        place=event.place,
+                        error=shown(event.error),
+                        place=shown(event.place),
                         worker=member.number,
                     )
 

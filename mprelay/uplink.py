@@ -14,11 +14,16 @@ Rules:
    flag is shared with nobody). The kernel refuses a frame that does not fit whole; the worker keeps it.
 4. The end of the queue comes only after its last event: the writer's end is closed by the kernel when the
    worker is gone, and the supervisor keeps no copy of it.
+5. These are the only bytes that reach the supervisor from a process that touches what clients send. A frame is
+   plain values of the shape of an event, or it is refused: a pickle that names a class or a function is never
+   followed, so a worker that somebody has taken over can lie, and run nothing.
 """
 
+import io
 import os
 import pickle
 import sys
+import time
 from contextlib import nullcontext
 from multiprocessing import queues
 from types import SimpleNamespace
@@ -45,12 +50,44 @@ def pack(event: Event) -> tuple[Any, ...]:
     return (_CODES[type(event)], *event)
 
 
-def unpack(packed: tuple[Any, ...]) -> Event:
-    """Make the event again."""
-    if packed[0] == _CLOSED:
+_SHAPES: Final[dict[tuple[type, ...], int]] = {
+    (int, float): _CODES[Ready],
+    (int, int, float, float): _CODES[Connected],
+    (int, int, int, int): _CODES[Progress],
+    (int, float, str, str): _CODES[Crashed],
+} | {
+    (int, int, float, float, reason, error, int, int): _CLOSED
+    for reason in (str, type(None))
+    for error in (str, type(None))
+}
+"""The types of the values of each event, its code before them: no two are alike."""
+
+_LONGEST: Final = 32
+"""Characters of an errno's name, at most."""
+
+
+class NotEvents(Exception):  # noqa: N818 - it says what came
+    """What no worker of ours reports."""
+
+
+def unpack(packed: Any) -> Event:  # noqa: ANN401 - that is the question
+    """Make the event again. NotEvents: it is none."""
+    code = _SHAPES.get(tuple([type(part) for part in packed])) if type(packed) is tuple else None
+    if code is None or code != packed[0]:
+        raise NotEvents("a value that is no event")
+    if code == _CLOSED:
         _, serial, at, duration_ms, name, error, from_client, from_target = packed
+        if name not in _REASONS or (error is not None and not (error.isascii() and len(error) <= _LONGEST)):
+            raise NotEvents("a session's end that is none")
         return Closed(serial, at, duration_ms, _REASONS[name], error, from_client, from_target)
-    return _KINDS[packed[0]](*packed[1:])
+    return _KINDS[code](*packed[1:])
+
+
+class _PlainValues(pickle.Unpickler):
+    """Loads numbers, texts, tuples and lists, and nothing that can run code."""
+
+    def find_class(self, module_name: str, global_name: str) -> object:
+        raise pickle.UnpicklingError(f"{module_name}.{global_name} is asked for")
 
 
 class Queue(queues.SimpleQueue[list[tuple[Any, ...]]]):
@@ -62,6 +99,22 @@ class Queue(queues.SimpleQueue[list[tuple[Any, ...]]]):
     def put(self, obj: list[tuple[Any, ...]]) -> None:
         """Put a frame: plain tuples do not need the pickler that multiprocessing makes for each call."""
         self.writer.send_bytes(pickle.dumps(obj, pickle.HIGHEST_PROTOCOL))
+
+    def get(self) -> list[tuple[Any, ...]]:
+        """Take a frame. BlockingIOError: none waits. EOFError: the end. NotEvents: it is none."""
+        try:
+            frame = self.reader.recv_bytes()
+        except (BlockingIOError, EOFError):
+            raise
+        except (OSError, MemoryError) as wrong:  # the end in the midst of a frame, a length beyond all bounds
+            raise NotEvents(str(wrong)) from wrong
+        try:
+            loaded = _PlainValues(io.BytesIO(frame)).load()
+        except Exception as wrong:
+            raise NotEvents(str(wrong)) from wrong  # pickle raises many kinds of errors at what is no pickle
+        if type(loaded) is not list:
+            raise NotEvents("a frame that is no list")
+        return loaded
 
     @property
     def reader(self) -> Any:  # noqa: ANN401 - multiprocessing.connection.Connection, untyped attribute
@@ -112,6 +165,8 @@ class EventReader:
 
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
+        self.garbled = False
+        """Whether something came that no worker of ours reports. Nothing is read after it."""
         queue.writer.close()
         _never_wait(queue.reader.fileno())
 
@@ -120,13 +175,21 @@ class EventReader:
         return int(self._queue.reader.fileno())
 
     def take(self) -> list[Event] | None:
-        """Take one frame; [] where none waits, None at the end. Never blocks: a frame is there whole or not."""
+        """Take one frame; [] where none waits, None at the end. Never blocks: a frame is there whole or not.
+
+        What is no frame of events is reported as the worker's own crash would be, and then the end.
+        """
+        if self.garbled:
+            return None
         try:
             return [unpack(packed) for packed in self._queue.get()]
         except BlockingIOError:
             return []
         except EOFError:
             return None
+        except NotEvents as wrong:
+            self.garbled = True
+            return [Crashed(time.time(), "uplink", f"NotEvents: {wrong}")]
 
     def close(self) -> None:
         """Give the descriptor back."""

@@ -2,8 +2,10 @@
 
 import multiprocessing
 import os
+import pickle
 import select
 import signal
+import struct
 
 import pytest
 
@@ -132,3 +134,58 @@ def test_events_travel_as_plain_tuples(event):
     assert (type(again), again) == (type(event), event)
     assert type(pack(event)) is tuple
     assert all(type(part) in (int, float, str, type(None)) for part in pack(event))
+
+
+def frame(data, length=None):
+    """Bytes as multiprocessing.Connection sends them."""
+    return struct.pack("!i", len(data) if length is None else length) + data
+
+
+class Trap:
+    """Sets off a shell command where it is unpickled."""
+
+    def __reduce__(self):
+        return os.system, ("exit 1",)
+
+
+GOOD = [(2, 1, 2, 3)]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"not even a length",
+        frame(b""),
+        frame(b"no pickle"),
+        frame(pickle.dumps(GOOD)[:-3]),
+        frame(pickle.dumps(GOOD), 1000),
+        frame(b"x", 2**31 - 1),
+        frame(pickle.dumps(Trap())),
+        frame(pickle.dumps([Closed(1, 1.0, 1.0, CloseReason.DRAINED, None, 0, 0)])),
+        frame(pickle.dumps(())),
+        frame(pickle.dumps([[2, 1, 2, 3]])),
+        frame(pickle.dumps([()])),
+        frame(pickle.dumps([(9, 1, 2, 3)])),
+        frame(pickle.dumps([(2, "1", 2, 3)])),
+        frame(pickle.dumps([(2, True, 2, 3)])),
+        frame(pickle.dumps([pack(LARGEST)[:-1]])),
+        frame(pickle.dumps([(*pack(LARGEST)[:4], "for fun", *pack(LARGEST)[5:])])),
+        frame(pickle.dumps([(*pack(LARGEST)[:5], "E" * 33, *pack(LARGEST)[6:])])),
+        frame(pickle.dumps([(*pack(LARGEST)[:5], "E\udcff", *pack(LARGEST)[6:])])),
+    ],
+)
+def test_what_no_worker_reports_is_a_crash_and_the_end(queue, sent):
+    """Nothing of it is done, and nothing is read after it."""
+    reader = EventReader(queue_of(queue, frame(pickle.dumps(GOOD)) + sent + frame(pickle.dumps(GOOD))))
+    assert reader.take() == [Progress(1, 2, 3)]
+    (crashed,) = reader.take()
+    assert isinstance(crashed, Crashed)
+    assert crashed.error.startswith("NotEvents: ")
+    assert reader.garbled
+    assert reader.take() is None
+
+
+def queue_of(queue, data):
+    """The queue, with `data` in it."""
+    os.write(queue.writer.fileno(), data)
+    return queue

@@ -4,7 +4,7 @@ import contextlib
 import os
 import signal
 
-from harness import Relay, accept, ends_with_reset, listening, receive, with_site
+from harness import Relay, accept, echo, ends_with_reset, listening, receive, with_site
 
 
 def test_in_a_worker_it_costs_that_worker_alone(tmp_path):
@@ -34,6 +34,36 @@ open({str(tmp_path / "used")!r}, "w").close()
             client.sendall(b"x")
             assert receive(target, 1) == b"x"
     assert (tmp_path / "used").exists()
+
+
+def test_a_worker_that_reports_nonsense_is_ended(tmp_path):
+    """Nothing of it is believed, nothing in it is run; its sessions are lost, and another takes its place."""
+    code = f"""
+import os
+import mprelay.uplink
+class Trap:
+    def __reduce__(self):
+        return os.mkdir, ({str(tmp_path / "trapped")!r},)
+put = mprelay.uplink.Queue.put
+def nonsense(self, frame):
+    put(self, Trap() if any(event[:2] == (1, 1) for event in frame) else frame)
+mprelay.uplink.Queue.put = nonsense
+"""
+    with (
+        listening() as server,
+        Relay(server.getsockname(), "--log-detail", "session", env=with_site(tmp_path, code), workers=1) as relay,
+    ):
+        with relay.connect() as client:
+            assert ends_with_reset(client)
+        accept(server).close()
+        error = relay.wait("internal.error")
+        assert (error["worker"], error["error"]) == (1, "NotEvents: posix.mkdir is asked for")
+        assert relay.wait("worker.exited")["signal"] == "SIGKILL"
+        assert relay.wait("session.closed")["reason"] == "worker_lost"
+        relay.wait("worker.started", 2)
+        with relay.connect() as client, accept(server) as target:
+            echo(client, target)
+    assert not (tmp_path / "trapped").exists()
 
 
 def broken_supervisor(tmp_path, where):
