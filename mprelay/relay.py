@@ -265,9 +265,10 @@ class Relay:
     def _on_edge(self, link: Link, reads: Pump, writes: Pump, mask: int) -> None:
         """Note what an edge says, and drive the pumps that it sets free."""
         if mask == _DATA and writes.writable and link.state is not _CONNECTING:
-            # What nearly every edge of a session tells: data, and nothing else that is new.
+            # What nearly every edge of a session tells: data, and nothing else that is new. What came after this
+            # turn's wait, an end perhaps, may have been met already, by the edge of the other socket.
             reads.readable = True
-            if reads.writable:
+            if reads.writable and not reads.ended:
                 self._drive(link, reads)
             return
         if mask & _MAY_READ:

@@ -212,6 +212,40 @@ def test_one_edge_may_tell_of_data_and_of_room(client):
                 assert link.up.received > received or link.up.pipe.held < stuck
 
 
+def test_an_end_may_be_met_before_the_edge_that_tells_of_data(client, monkeypatch):
+    """The target has room again, so all is read up to the FIN; the client's older edge stands behind that."""
+    far, near = client
+    with listening() as server:
+        running = Running(server.getsockname(), buffer=4000)
+        relay, wait = running.relay, running.relay._poller.wait
+        with running.unattended():
+            running.admit(near, admitted_at=time.monotonic())
+            relay._turn()
+            with accept(server) as target:
+                relay._turn()
+                (link,) = relay._idle
+                while link.up.writable:
+                    assert far.send(bytes(4000)) == 4000
+                    relay._turn()
+                target.setblocking(False)  # noqa: FBT003
+                with suppress(BlockingIOError):
+                    while target.recv(1 << 20):
+                        pass
+                far.send(bytes(4000))
+
+                def wait_and_end(timeout):
+                    ready = wait(timeout)
+                    assert dict(ready)[link.client.fileno()] == poller.READ | poller.WRITE
+                    far.shutdown(socket.SHUT_WR)
+                    return sorted(ready, key=lambda event: event[0] != link.target.fileno())
+
+                with monkeypatch.context() as patch:
+                    patch.setattr(relay._poller, "wait", wait_and_end)
+                    relay._turn()
+                assert link.up.ended
+                assert link in relay._idle
+
+
 def test_a_session_that_ended_is_not_heard_of_again(client):
     """Also where the supervisor still has its copy of the client's socket, which epoll(7) takes for open then."""
     far, near = client
