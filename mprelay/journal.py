@@ -136,6 +136,11 @@ class Journal:
         if self._lines.lines:
             self._writer.put(self._lines.take())
 
+    def refuse(self, parameter: str, value: str | None, entry: Entry, problem: str) -> None:
+        """2 to 8, and ours: a wrong parameter (a :class:`mprelay.config.Problem`)."""
+        value = None if value is None else shown(value)
+        self.write(entry, None, parameter=parameter, value=value, problem=shown(problem, PROBLEM_LIMIT))
+
     def show_time(self, at: float) -> str:
         """Show a Unix time as records do."""
         return self._clock.show(at)

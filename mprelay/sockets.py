@@ -127,7 +127,6 @@ def family_of(host: str) -> socket.AddressFamily:
 
 
 def plain_ip(address: str) -> str:
-    """Show an accepted address as the client knows it: IPv4 never as ::ffff:, IPv6 without a zone."""
-    if address.startswith("::ffff:") and "." in address:
-        return address[7:]
-    return address.partition("%")[0]
+    """Show an accepted address as the client knows it: IPv4 never as ::ffff:, and without a zone."""
+    plain, _, _zone = address.partition("%")
+    return plain[7:] if plain.startswith("::ffff:") and "." in plain else plain

@@ -45,13 +45,13 @@ import time
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from mprelay import catalogue, cli, handoff, limits, poller, signals, sockets
 from mprelay.catalogue import Entry
 from mprelay.config import Config
 from mprelay.events import Closed, CloseReason, Connected, Crashed, Event, Progress, Ready, Settings, Ticket
-from mprelay.journal import PROBLEM_LIMIT, Journal, shown
+from mprelay.journal import Journal, shown
 from mprelay.ledger import Entry as Session
 from mprelay.ledger import NoRoom
 from mprelay.pool import Member, Pool
@@ -142,9 +142,8 @@ def _refuse(refusal: cli.Refusal) -> int:
     """Write a record for each wrong value."""
     writer = Writer(_STDOUT, wake=lambda: None)
     journal = Journal(writer, as_text=_as_text(refusal.log_format), labels=refusal.labels)
-    for parameter, value, entry, problem in refusal.problems:
-        fields: dict[str, Any] = {"parameter": parameter, "value": None if value is None else shown(value)}
-        journal.write(entry, **fields, problem=shown(problem, PROBLEM_LIMIT))
+    for wrong in refusal.problems:
+        journal.refuse(*wrong)
     journal.flush()
     writer.close()
     writer.join()

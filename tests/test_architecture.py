@@ -113,7 +113,7 @@ def test_a_worker_starts_small():
     """Neither structlog nor psutil nor what else only the supervisor needs."""
     code = "import sys, mprelay.__main__, mprelay.worker; print(*sys.modules)"
     loaded = set(run(code).split())
-    unwanted = {"structlog", "orjson", "psutil", "argparse", "asyncio", "ipaddress", "dataclasses"}
+    unwanted = {"structlog", "psutil", "argparse", "asyncio", "ipaddress"}
     assert loaded.isdisjoint(unwanted | {"mprelay.journal", "mprelay.ledger", "mprelay.config"})
 
 

@@ -113,8 +113,7 @@ def test_no_text_breaks_a_record(value, problem, labels):
     for as_text in (False, True):
         written = Written()
         book = journal(written, labels=labels, as_text=as_text)
-        fields = {"parameter": "label", "value": shown(value), "problem": shown(repr(problem), PROBLEM_LIMIT)}
-        book.write(catalogue.CONFIG_INVALID, **fields)
+        book.refuse("label", value, catalogue.CONFIG_INVALID, repr(problem))
         book.flush()
         (line,) = written.lines
         assert len(line) < 4096
