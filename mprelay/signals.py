@@ -8,8 +8,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Final
 
 from mprelay.poller import Waker
+
+_PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 
 
 def name(number: int) -> str:
@@ -69,6 +72,18 @@ def held() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def die_with_parent() -> None:
+    """Let the kernel kill this process (a worker) when the one that started it is gone.
+
+    Most workers see that for themselves. One that is stopped (SIGSTOP) sees nothing, and would keep its sessions
+    open for as long as it stands still. Where the system cannot do it (prctl(2), PR_SET_PDEATHSIG), so it is.
+    """
+    if sys.platform == "linux":
+        import ctypes  # noqa: PLC0415 - a millisecond, for workers alone
+
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def ignore() -> None:

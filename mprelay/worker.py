@@ -1,7 +1,8 @@
 """The child's entry point: channels, signals, the relay loop, and the barrier for what nobody expected.
 
 Everything here runs in a worker process. A worker is told to stop by the end of its inbox, by nothing else: it
-is deaf to signals, so a stop, a supervisor's crash and a replacement are one mechanism.
+is deaf to signals, so a stop, a supervisor's crash and a replacement are one mechanism. One that cannot hear
+(SIGSTOP) is killed: by the supervisor, or, where that is gone, by the kernel.
 """
 
 import gc
@@ -30,6 +31,7 @@ _RESERVE: Final = 64 * 1024
 def main(settings: Settings, inbox: socket.socket, queue: Queue) -> None:
     """Be a worker until the inbox ends. Both channels are this process's own."""
     signals.ignore()
+    signals.die_with_parent()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
     _leave_standard_streams()

@@ -314,6 +314,25 @@ def test_a_killed_supervisor_leaves_no_session_and_no_worker():
             relay.connect()
 
 
+def test_a_killed_supervisor_takes_stopped_workers_with_it():
+    """A worker that does not run cannot see that its supervisor is gone: the kernel ends it."""
+    with (
+        listening() as server,
+        Relay(server.getsockname(), expect_code=-signal.SIGKILL) as relay,
+        contextlib.ExitStack() as stack,
+    ):
+        made = pairs(stack, relay, server, 4)
+        workers = [psutil.Process(pid) for pid in relay.workers().values()]
+        for worker in workers:
+            worker.suspend()
+        relay.killed = True
+        relay.process.kill()
+        for client, target in made:
+            assert ends_with_reset(client)
+            assert ends_with_reset(target)
+        assert psutil.wait_procs(workers, timeout=PATIENCE)[1] == []
+
+
 # -- the absolute timeout ------------------------------------------------------------------------------------
 
 
