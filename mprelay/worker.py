@@ -35,6 +35,8 @@ def main(settings: Settings, inbox: socket.socket, queue: Queue) -> None:
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
     _leave_standard_streams()
+    for ours in (inbox.fileno(), queue.writer.fileno()):
+        os.set_inheritable(ours, False)  # noqa: FBT003 - os' signature; spawn had to make them so
     uplink = Uplink(queue)
     reserve = [bytes(_RESERVE)]
     try:

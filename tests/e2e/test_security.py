@@ -1,0 +1,120 @@
+"""Who gets in, what a child gets to see, and what the relay leaves on the host."""
+
+import errno
+import os
+import socket
+import stat
+from pathlib import Path
+
+import psutil
+import pytest
+from harness import PATIENCE, PROGRAM, Relay, accept, ends_with_reset, listening, receive
+
+CLOSE_ON_EXEC = 0o2000000  # as /proc/pid/fdinfo shows O_CLOEXEC
+
+
+def descriptors(pid):
+    """What a process has open: descriptor, what it is, and whether it is closed on exec."""
+    found = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        info = Path(f"/proc/{pid}/fdinfo/{entry.name}").read_text()
+        (flags,) = [int(line.split()[1], 8) for line in info.splitlines() if line.startswith("flags")]
+        found.append((int(entry.name), str(entry.readlink()), bool(flags & CLOSE_ON_EXEC)))
+    return found
+
+
+def test_nothing_leaks_from_one_process_into_another():
+    """Each process has its own sockets and nobody else's; a worker has no listener, and not what we inherited."""
+    inherited, ours = os.pipe()
+    with (
+        listening() as server,
+        Relay(server.getsockname(), pass_fds=[inherited]) as relay,
+        relay.connect() as one,
+        relay.connect() as other,
+        accept(server),
+        accept(server),
+    ):
+        secret = str(Path(f"/proc/self/fd/{inherited}").readlink())
+        relay.wait("session.target_channel_active", 2)
+        assert secret in [what for _fd, what, _ in descriptors(relay.process.pid)]
+        seen = set()
+        for pid in (relay.process.pid, *relay.workers().values()):
+            sockets = [(fd, what, closed) for fd, what, closed in descriptors(pid) if what.startswith("socket:")]
+            assert [entry for entry in sockets if not entry[2]] == []
+            assert seen.isdisjoint(what for _fd, what, _closed in sockets)
+            seen.update(what for _fd, what, _closed in sockets)
+        for process in relay.family():
+            assert secret not in [what for _fd, what, _ in descriptors(process.pid)]
+        held = [c for pid in relay.workers().values() for c in psutil.Process(pid).net_connections("tcp")]
+        assert {connection.status for connection in held} == {psutil.CONN_ESTABLISHED}
+        assert {client.getsockname()[1] for client in (one, other)} <= {c.raddr.port for c in held}
+    os.close(inherited)
+    os.close(ours)
+
+
+def test_a_rejected_client_reaches_no_worker_and_costs_no_slot():
+    """Every worker stands still, and the only slot is taken: it is turned away, and recorded, all the same."""
+    options = ("--max-sessions", "1")
+    with listening() as server, Relay(server.getsockname(), *options, acl="127.0.0.0/9") as relay:
+        with relay.connect() as client, accept(server) as target:
+            workers = [psutil.Process(pid) for pid in relay.workers().values()]
+            for worker in workers:
+                worker.suspend()
+            for number in range(20):
+                with socket.socket() as stranger:
+                    stranger.settimeout(PATIENCE)
+                    stranger.bind((f"127.200.0.{number}", 0))
+                    if stranger.connect_ex((relay.host, relay.port)) != errno.ECONNRESET:
+                        assert ends_with_reset(stranger)
+            relay.wait("connection.rejected", 20)
+            for worker in workers:
+                worker.resume()
+            client.sendall(b"x")
+            assert receive(target, 1) == b"x"
+        relay.wait("session.closed")
+        relay.stop()
+        last = relay.records[-1]
+        assert (last["attempts"], last["rejected"], last["exhausted"], last["admitted"]) == (21, 20, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("acl", "inside"),
+    [("::/0", False), ("::ffff:0:0/96", True), ("10.0.0.0/8", False), ("127.0.0.1/32", True), ("::1/128", False)],
+)
+def test_an_ipv4_client_is_ipv4_though_it_comes_to_an_ipv6_listener(acl, inside):
+    """No entry for IPv6 lets it in, not even the one that holds all of IPv6."""
+    with listening() as server, Relay(server.getsockname(), acl=acl) as relay:
+        with socket.create_connection(("::ffff:127.0.0.1", relay.port), timeout=PATIENCE) as client:
+            assert client.family == socket.AF_INET6
+            if inside:
+                accept(server).close()
+                assert not ends_with_reset(client)
+            else:
+                assert ends_with_reset(client)
+        relay.wait("connection.accepted" if inside else "connection.rejected", client_ip="127.0.0.1")
+
+
+def test_it_needs_no_privilege_and_leaves_no_file(tool, tmp_path):
+    """Neither where it stands nor where temporary files go, whatever the umask."""
+    without = ["--inh-caps", "-all", "--bounding-set", "-all", "--no-new-privs"]
+    command = (tool("setpriv"), *without, PROGRAM) if os.geteuid() == 0 else (PROGRAM,)
+    places = {name: str(tmp_path) for name in ("HOME", "TMPDIR", "TMP", "TEMP", "XDG_RUNTIME_DIR")}
+    shared = set(Path("/dev/shm").iterdir())  # noqa: S108 - to see that nothing is left there
+    with (
+        listening() as server,
+        Relay(server.getsockname(), command=command, cwd=tmp_path, env=os.environ | places, umask=0) as relay,
+        relay.connect() as client,
+        accept(server) as target,
+    ):
+        for pid in relay.workers().values():
+            effective = [
+                line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if "CapEff" in line
+            ]
+            assert int(effective[0].split()[1], 16) == 0
+        client.sendall(b"x")
+        assert receive(target, 1) == b"x"
+        for pid in (relay.process.pid, *relay.workers().values()):
+            files = [what for _fd, what, _ in descriptors(pid) if what.startswith("/")]
+            assert all(stat.S_ISCHR(Path(what).stat().st_mode) for what in files)
+    assert list(tmp_path.iterdir()) == []
+    assert set(Path("/dev/shm").iterdir()) <= shared  # noqa: S108
