@@ -19,7 +19,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ from rich.table import Table
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 from harness import PATIENCE, Relay, eventually, limit, open_files
-from traffic import ALLOWED, HEADER, NORMAL, address_of, plan
+from network import FAR, NEAR, Cable, Namespace, NotHere, bad_network
+from traffic import HEADER, NORMAL, address_of, allowed, plan
 
 MIB = 1 << 20
 RSS_SLACK = 4 * MIB
@@ -88,6 +89,27 @@ class Peer:
         self._out.close()
 
 
+class Loopback:
+    """All on this machine: addresses of relay and target, and where processes begin."""
+
+    relay = target = "127.0.0.1"
+    near = far = staticmethod(nullcontext)
+    options: tuple[str, ...] = ()
+
+
+class Network(Loopback):
+    """The relay in one network namespace, clients and target in another, and a cable between them.
+
+    A reset may get lost there, and then nobody ever hears of the session's end but by a timeout.
+    """
+
+    relay, target = NEAR, FAR
+    options = ("--idle-timeout", "10")
+
+    def __init__(self, near: Namespace, far: Namespace, cable: Cable) -> None:
+        self.near, self.far, self.cable = near.inside, far.inside, cable
+
+
 @dataclasses.dataclass
 class Caused:
     """One fault that was caused: when, and which workers' sessions it may touch."""
@@ -105,17 +127,20 @@ class Caused:
 class Chaos:
     """One run."""
 
-    def __init__(self, seed: str, stall: float, detail: str) -> None:
+    def __init__(self, seed: str, stall: float, detail: str, net: Loopback) -> None:
         self.dice = random.Random(seed)  # noqa: S311 - no secret
         self.stall = stall
+        self.net = net
         self.caused: list[Caused] = []
         self.wrong: list[str] = []
-        self.target = Peer("target", seed, "127.0.0.1")
+        with net.far():
+            self.target = Peer("target", seed, net.target)
         self.relay = Relay(
-            ("127.0.0.1", self.target.first("port")),
-            *("--stats-interval", "1", "--log-detail", detail),
-            acl=ALLOWED,
+            (net.target, self.target.first("port")),
+            *("--stats-interval", "1", "--log-detail", detail, *net.options),
+            acl=allowed(net.relay),
             workers=_WORKERS,
+            host=net.relay,
         )
         self.clients: Peer
         self.probes: Peer
@@ -243,6 +268,21 @@ class Chaos:
         with self.fault("burst of 600, half rejected", [], breaks=False):
             self.clients.say("burst 600")
 
+    def cut_cable(self) -> None:
+        """Nothing gets through for a while: TCP sends it again, and who connects may come too late."""
+        with self.fault("cable cut", range(1, _WORKERS + 1)):
+            self.net.cable.cut = True
+            time.sleep(self.stall / 3)
+            self.net.cable.cut = False
+
+    def lose_packets(self) -> None:
+        """Some packets get lost, all are late, and some overtake others."""
+        with self.fault("packets lost, late, overtaken", range(1, _WORKERS + 1)):
+            cable = self.net.cable
+            cable.loss, cable.delay, cable.jitter = 0.02, 0.002, 0.004
+            time.sleep(self.stall)
+            cable.loss = cable.delay = cable.jitter = 0.0
+
     FAULTS = (
         kill_worker,
         crash_worker,
@@ -256,15 +296,19 @@ class Chaos:
         starve_worker,
         burst,
     )
+    FAULTS_OF_A_NETWORK = (cut_cable, lose_packets)
 
     # -- the run ---------------------------------------------------------------------------------------------
 
     def run(self, seconds: float, most: int, sessions: int) -> None:
         """Cause faults for about `seconds`, at most `most`, with so many sessions at once; then judge."""
         try:
-            with self.relay:
-                relay = (self.seed, "127.0.0.1", str(self.relay.port))
-                self.clients, self.probes = Peer("clients", *relay), Peer("probes", *relay)
+            with ExitStack() as stack:
+                with self.net.near():
+                    stack.enter_context(self.relay)
+                relay = (self.seed, self.net.relay, str(self.relay.port))
+                with self.net.far():
+                    self.clients, self.probes = Peer("clients", *relay), Peer("probes", *relay)
                 try:
                     self._load(seconds, most, sessions)
                 finally:
@@ -284,8 +328,9 @@ class Chaos:
         time.sleep(_WARM_UP)
         self.quiet_to = until = time.monotonic()
         until += seconds
+        faults = self.FAULTS + (self.FAULTS_OF_A_NETWORK if isinstance(self.net, Network) else ())
         while most and time.monotonic() < until and len(self.caused) < most:
-            for cause in self.dice.sample(self.FAULTS, len(self.FAULTS)):
+            for cause in self.dice.sample(faults, len(faults)):
                 if time.monotonic() < until and len(self.caused) < most:
                     cause(self)
                     time.sleep(self.dice.random() / 2)
@@ -311,6 +356,9 @@ class Chaos:
                 time.sleep(0.05)
         # Pipes that nobody uses come back within two seconds.
         said = self.relay.wait("relay.stats", len(self.relay.all("relay.stats")) + 4)
+        until = time.monotonic() + (PATIENCE if self.net.options else 0.0)
+        while said["active"] and time.monotonic() < until:
+            said = self.relay.wait("relay.stats", len(self.relay.all("relay.stats")) + 1)
         if said["active"]:
             self.wrong.append(f"{said['active']} sessions are left when their clients are gone")
 
@@ -339,8 +387,8 @@ class Chaos:
         self.bytes = 0
         refused = {record["client_ip"] for record in self.relay.all("connection.pool_exhausted")}
         for line in self.clients.lines:
-            if "n" in line and address_of(line["n"]) not in refused:
-                self._judge_session(line, served.get(line["n"]), closed.get(address_of(line["n"]), []))
+            if "n" in line and self._address(line["n"]) not in refused:
+                self._judge_session(line, served.get(line["n"]), closed.get(self._address(line["n"]), []))
             elif "n" in line and (line["received"] or line["how"] == "hung"):
                 self.wrong.append(f"there was no room for it, and yet: {line}")
         for line in self.clients.lines:
@@ -351,6 +399,9 @@ class Chaos:
         if strangers != rejected:
             self.wrong.append(f"{strangers} strangers, {rejected} rejected")
 
+    def _address(self, number: int) -> str:
+        return address_of(self.net.relay, number)
+
     def _judge_session(
         self,
         seen: dict[str, Any],
@@ -358,7 +409,7 @@ class Chaos:
         records: list[dict[str, Any]],
     ) -> None:
         does = plan(self.seed, seen["n"])
-        what = f"session of {address_of(seen['n'])} ({does.kind}, {does.up} up, {does.down} down)"
+        what = f"session of {self._address(seen['n'])} ({does.kind}, {does.up} up, {does.down} down)"
         ended = max(seen["ended"], served["ended"] if served else 0.0)
         wrong = []
         if seen["how"] == "hung":
@@ -372,7 +423,9 @@ class Chaos:
             wrong.append("a cut transfer looked complete to the target")
         if does.kind == "target_reset" and seen["how"] == "end":
             wrong.append("the target's reset did not arrive")
-        if len(records) != 1:
+        # Across a bad network a reset may come before the handshake is over: then accept(2) never gives it.
+        unseen = isinstance(self.net, Network) and served is None and not seen["received"]
+        if len(records) != 1 and not (unseen and not records):
             wrong.append(f"{len(records)} records of its end")
             self._blame("lost", seen, ended, None)
         for record in records:
@@ -506,13 +559,23 @@ def main(argv: list[str] | None = None) -> int:
         default=3.0,
         help="seconds that a stalled collector stands still (default: %(default)s)",
     )
+    parser.add_argument(
+        "--network",
+        action="store_true",
+        help="clients and target across a bad network, two namespaces and a cable (needs root)",
+    )
     parser.add_argument("--log-detail", choices=("full", "session"), default="full")
     asked = parser.parse_args(argv)
     console = Console(width=None if sys.stdout.isatty() else 140, soft_wrap=True)
     console.print(f"seed {asked.seed}: {asked.seconds:g} s of faults, {asked.sessions} sessions at once")
-    chaos = Chaos(asked.seed, asked.stall, asked.log_detail)
-    chaos.run(asked.seconds, asked.faults, asked.sessions)
-    chaos.show(console)
+    with ExitStack() as stack:
+        try:
+            net = Network(*stack.enter_context(bad_network())) if asked.network else Loopback()
+        except NotHere as lack:
+            parser.error(f"--network: {lack}")
+        chaos = Chaos(asked.seed, asked.stall, asked.log_detail, net)
+        chaos.run(asked.seconds, asked.faults, asked.sessions)
+        chaos.show(console)
     return 1 if chaos.wrong else 0
 
 

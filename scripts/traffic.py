@@ -29,8 +29,8 @@ from typing import Any, NamedTuple
 
 HEADER = struct.Struct("<8sQ")
 MAGIC = b"mprelay\n"
-ALLOWED = "127.0.0.0/9"
-"""The ACL under which all clients are let in, but for the strangers of a burst."""
+NETS = {"127.0.0.1": 127, "192.0.2.1": 10}
+"""The relay's address, and the first number of those of its clients."""
 
 _BLOCK = 1 << 20
 _CHUNK = 1 << 16
@@ -73,9 +73,14 @@ def plan(seed: str, number: int) -> Plan:
     return Plan(kind, up, down, cut, dice.randrange(_BLOCK))
 
 
-def address_of(number: int) -> str:
+def allowed(relay: str) -> str:
+    """Return the ACL under which all clients are let in, but for the strangers of a burst."""
+    return f"{NETS[relay]}.0.0.0/9"
+
+
+def address_of(relay: str, number: int) -> str:
     """Return the client address of a session; 8 million of them are let in."""
-    return f"127.{1 + (number >> 16)}.{number >> 8 & 255}.{number & 255}"
+    return f"{NETS[relay]}.{1 + (number >> 16)}.{number >> 8 & 255}.{number & 255}"
 
 
 def _flow(seed: str) -> memoryview:
@@ -149,6 +154,13 @@ class End:
     def reset(self) -> None:
         """Leave by a reset."""
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
+
+
+def _keep_alive(sock: socket.socket) -> None:
+    """A reset that was lost comes again as the answer to a keep-alive."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in ((socket.TCP_KEEPIDLE, 2), (socket.TCP_KEEPINTVL, 1), (socket.TCP_KEEPCNT, 60)):
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 async def _both(*works: Any) -> None:  # noqa: ANN401 - coroutines
@@ -229,6 +241,7 @@ async def echo(inbox: str) -> None:
 
 async def _serve(conn: socket.socket, seed: str, flow: memoryview, echoes: socket.socket) -> None:
     loop = asyncio.get_running_loop()
+    _keep_alive(conn)
     with conn:
         header = b""
         with contextlib.suppress(ConnectionError):
@@ -297,6 +310,7 @@ class Crowd:
 
     def __init__(self, seed: str, host: str, port: str) -> None:
         self._seed = seed
+        self._host = host
         self._relay = (host, int(port))
         self._loop = asyncio.get_running_loop()
         self._running: set[asyncio.Task[None]] = set()
@@ -318,6 +332,7 @@ class Crowd:
 
     async def _connect(self, sock: socket.socket, address: str) -> None:
         sock.setblocking(False)  # noqa: FBT003 - socket's signature
+        _keep_alive(sock)
         sock.bind((address, 0))
         await self._loop.sock_connect(sock, self._relay)
 
@@ -348,7 +363,7 @@ class Clients(Crowd):
 
     async def _session(self, number: int) -> None:
         does = plan(self._seed, number)
-        address, began = address_of(number), time.monotonic()
+        address, began = address_of(self._host, number), time.monotonic()
         with socket.socket() as sock:
             end = End(sock, self._flow, does.start, 0.01 if does.kind == "slow" else 0.0)
             how = await _how(self._do(sock, address, number, does, end))
@@ -376,7 +391,7 @@ class Clients(Crowd):
         with socket.socket() as sock:
 
             async def knock() -> str:
-                await self._connect(sock, f"127.200.{index >> 8 & 255}.{index & 255}")
+                await self._connect(sock, f"{NETS[self._host]}.200.{index >> 8 & 255}.{index & 255}")
                 return "answered" if await self._loop.sock_recv(sock, 1) else ""
 
             _tell(stranger=await _how(knock()))
@@ -399,7 +414,7 @@ class Probes(Crowd):
         while turn == self._going:
             number = next(self._numbers)
             with socket.socket() as sock, contextlib.suppress(ConnectionError, TimeoutError):
-                await self._connect(sock, address_of(number))
+                await self._connect(sock, address_of(self._host, number))
                 await self._loop.sock_sendall(sock, HEADER.pack(MAGIC, number))
                 while turn == self._going:
                     began = time.monotonic()
@@ -409,7 +424,7 @@ class Probes(Crowd):
                     late = time.monotonic() - began
                     self._latencies.append(int(late * 1e6))
                     if late > _STALL:
-                        _tell(probe=address_of(number), began=began, late=late)
+                        _tell(probe=address_of(self._host, number), began=began, late=late)
                     await asyncio.sleep(_PROBE_EVERY)
 
     async def _pulse(self) -> None:

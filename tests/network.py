@@ -1,6 +1,6 @@
 """A bad network: two network namespaces, and between them a cable that loses, delays and reorders packets.
 
-    near ── tun ──▶ Cable (a thread) ──▶ tun ── far          10.9.0.1 is near, 10.9.0.2 far
+    near ── tun ──▶ Cable (a thread) ──▶ tun ── far          192.0.2.1 is near, 192.0.2.2 far, and all of 10/8
 
 A namespace without a name lives as long as somebody holds a descriptor of it (namespaces(7)), so nothing is left
 behind whatever happens. A socket, a device and a process belong to the namespace of the thread that made them.
@@ -23,8 +23,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-NEAR: Final = "10.9.0.1"
-FAR: Final = "10.9.0.2"
+NEAR: Final = "192.0.2.1"
+FAR: Final = "192.0.2.2"
+MANY: Final = "10.0.0.0/8"
+"""Addresses that are far as well."""
 
 _CLONE_NEWNET: Final = 0x40000000  # linux/sched.h
 _TUNSETIFF: Final = 0x400454CA  # linux/if_tun.h
@@ -109,6 +111,8 @@ class Cable:
         self.passed = self.lost = self.overtaken = 0
         self._dice = random.Random(seed)  # noqa: S311 - no secret
         self._devices = (near.device(NEAR, FAR), far.device(FAR, NEAR))
+        near.run("ip", "route", "add", MANY, "dev", "cable")
+        far.run("ip", "route", "add", "local", MANY, "dev", "lo")
         self._stop, self._stopped = os.pipe()
         self._thread = threading.Thread(target=self._carry)
         self._thread.start()

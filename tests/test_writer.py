@@ -173,8 +173,7 @@ def test_an_unexpected_end_of_the_thread_is_told(pipe):
     """Whatever happens in the thread, nobody waits for it for ever."""
     woken = Woken()
     writer = started(pipe[1], woken)
-    writer._direct = False
-    writer.put(["no bytes"])
+    writer._queue.put(["no bytes"])
     writer.join()
     assert writer.finished
     assert writer.failed is not None

@@ -31,7 +31,7 @@ class Site:
         with contextlib.ExitStack() as stack:
             with self.far.inside():
                 self.server = stack.enter_context(listening(host=FAR))
-            self.relay = Relay(self.server.getsockname(), *self._options, acl="10.9.0.0/24", host=NEAR)
+            self.relay = Relay(self.server.getsockname(), *self._options, acl="192.0.2.0/24", host=NEAR)
             with self.near.inside():
                 stack.enter_context(self.relay)
             self._stack = stack.pop_all()
