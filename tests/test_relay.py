@@ -183,33 +183,44 @@ def test_the_worker_never_sleeps_past_a_deadline(client):
                 turn()  # what was left to look at; then nothing wakes it
 
 
+@contextmanager
+def relaying(running, near, server):
+    """A session that is connected, and turns that the test takes: its link, and the target's end."""
+    with running.unattended():
+        running.admit(near, admitted_at=time.monotonic())
+        running.relay._turn()
+        with accept(server) as target:
+            running.relay._turn()
+            (link,) = running.relay._idle
+            yield link, target
+
+
+def drain(sock):
+    """Read all that is there."""
+    sock.setblocking(False)  # noqa: FBT003
+    with suppress(BlockingIOError):
+        while sock.recv(1 << 20):
+            pass
+
+
 def test_one_edge_may_tell_of_data_and_of_room(client):
     """A target that reads what was stuck, and sends something, between two looks."""
     far, near = client
     far.setblocking(False)  # noqa: FBT003
     with listening() as server:
         running = Running(server.getsockname())
-        relay = running.relay
-        with running.unattended():
-            running.admit(near, admitted_at=time.monotonic())
-            relay._turn()
-            with accept(server) as target:
-                relay._turn()
-                (link,) = relay._idle
-                while link.up.writable:
-                    with suppress(BlockingIOError):
-                        far.send(b"x" * 1_000_000)
-                    relay._turn()
-                stuck, received = link.up.pipe.held, link.up.received
-                assert stuck
-                target.send(b"data")
-                target.setblocking(False)  # noqa: FBT003
+        with relaying(running, near, server) as (link, target):
+            while link.up.writable:
                 with suppress(BlockingIOError):
-                    while target.recv(1 << 20):
-                        pass
-                relay._turn()
-                assert receive(far, 4) == b"data"
-                assert link.up.received > received or link.up.pipe.held < stuck
+                    far.send(b"x" * 1_000_000)
+                running.relay._turn()
+            stuck, received = link.up.pipe.held, link.up.received
+            assert stuck
+            target.send(b"data")
+            drain(target)
+            running.relay._turn()
+            assert receive(far, 4) == b"data"
+            assert link.up.received > received or link.up.pipe.held < stuck
 
 
 def test_an_end_may_be_met_before_the_edge_that_tells_of_data(client, monkeypatch):
@@ -218,32 +229,24 @@ def test_an_end_may_be_met_before_the_edge_that_tells_of_data(client, monkeypatc
     with listening() as server:
         running = Running(server.getsockname(), buffer=4000)
         relay, wait = running.relay, running.relay._poller.wait
-        with running.unattended():
-            running.admit(near, admitted_at=time.monotonic())
-            relay._turn()
-            with accept(server) as target:
+        with relaying(running, near, server) as (link, target):
+            while link.up.writable:
+                assert far.send(bytes(4000)) == 4000
                 relay._turn()
-                (link,) = relay._idle
-                while link.up.writable:
-                    assert far.send(bytes(4000)) == 4000
-                    relay._turn()
-                target.setblocking(False)  # noqa: FBT003
-                with suppress(BlockingIOError):
-                    while target.recv(1 << 20):
-                        pass
-                far.send(bytes(4000))
+            drain(target)
+            far.send(bytes(4000))
 
-                def wait_and_end(timeout):
-                    ready = wait(timeout)
-                    assert dict(ready)[link.client.fileno()] == poller.READ | poller.WRITE
-                    far.shutdown(socket.SHUT_WR)
-                    return sorted(ready, key=lambda event: event[0] != link.target.fileno())
+            def wait_and_end(timeout):
+                ready = wait(timeout)
+                assert dict(ready)[link.client.fileno()] == poller.READ | poller.WRITE
+                far.shutdown(socket.SHUT_WR)
+                return sorted(ready, key=lambda event: event[0] != link.target.fileno())
 
-                with monkeypatch.context() as patch:
-                    patch.setattr(relay._poller, "wait", wait_and_end)
-                    relay._turn()
-                assert link.up.ended
-                assert link in relay._idle
+            with monkeypatch.context() as patch:
+                patch.setattr(relay._poller, "wait", wait_and_end)
+                relay._turn()
+            assert link.up.ended
+            assert link in relay._idle
 
 
 def test_a_session_that_ended_is_not_heard_of_again(client):
