@@ -20,7 +20,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
 NEAR: Final = "192.0.2.1"
@@ -98,9 +97,12 @@ def _own_namespace() -> Iterator[int]:
 
 
 class Cable:
-    """What lies between the namespaces `near` and `far`. Its faults can be changed at any time."""
+    """What lies between two devices (:meth:`Namespace.device`), which it does not own.
 
-    def __init__(self, near: Namespace, far: Namespace, seed: int = 1) -> None:
+    Its faults can be changed at any time.
+    """
+
+    def __init__(self, devices: tuple[int, int], seed: int = 1) -> None:
         self.loss = 0.0
         """The share of packets that get lost."""
         self.delay = 0.0
@@ -110,9 +112,7 @@ class Cable:
         """Whether no packet gets through."""
         self.passed = self.lost = self.overtaken = 0
         self._dice = random.Random(seed)  # noqa: S311 - no secret
-        self._devices = (near.device(NEAR, FAR), far.device(FAR, NEAR))
-        near.run("ip", "route", "add", MANY, "dev", "cable")
-        far.run("ip", "route", "add", "local", MANY, "dev", "lo")
+        self._devices = devices
         self._stop, self._stopped = os.pipe()
         self._thread = threading.Thread(target=self._carry)
         self._thread.start()
@@ -149,22 +149,22 @@ class Cable:
         """Take it away."""
         os.close(self._stopped)
         self._thread.join()
-        for descriptor in (self._stop, *self._devices):
-            os.close(descriptor)
+        os.close(self._stop)
 
 
 @contextlib.contextmanager
 def bad_network() -> Iterator[tuple[Namespace, Namespace, Cable]]:
     """Make two namespaces and the cable between them. NotHere: it cannot be had."""
-    if not Path("/dev/net/tun").exists():
-        raise NotHere("/dev/net/tun is missing")
     with contextlib.ExitStack() as stack:
         try:
-            near, far = Namespace(), Namespace()
-        except PermissionError as refused:
-            raise NotHere(f"no network namespace to be had: {refused.strerror}") from refused
-        stack.callback(near.close)
-        stack.callback(far.close)
-        cable = Cable(near, far)
-        stack.callback(cable.close)
+            near = stack.enter_context(contextlib.closing(Namespace()))
+            far = stack.enter_context(contextlib.closing(Namespace()))
+            devices = near.device(NEAR, FAR), far.device(FAR, NEAR)
+        except OSError as refused:
+            raise NotHere(f"no namespace, or no TUN device, to be had: {refused}") from refused
+        for device in devices:
+            stack.callback(os.close, device)
+        near.run("ip", "route", "add", MANY, "dev", "cable")
+        far.run("ip", "route", "add", "local", MANY, "dev", "lo")
+        cable = stack.enter_context(contextlib.closing(Cable(devices)))
         yield near, far, cable
