@@ -20,14 +20,9 @@ def knock(relay):
         client.settimeout(1.0)
         try:
             client.connect(("127.0.0.1", relay.port))
-            client.sendall(b"x")
-            client.shutdown(socket.SHUT_WR)
-            client.recv(1)
+            return client.recv(1) == b""
         except TimeoutError:
             return False
-        except ConnectionResetError:
-            pass
-        return True
 
 
 def test_a_collector_that_stands_still():
@@ -55,8 +50,7 @@ def test_a_collector_that_stands_still():
                 assert supervisor.memory_info().rss - before < MIB
                 relay.reading.set()
                 for sock in waiting:
-                    with contextlib.suppress(ConnectionResetError):
-                        assert receive(sock) == b""
+                    assert receive(sock) == b""
             relay.wait("connection.accepted", admitted + 50)
         echo(client, target)
 
