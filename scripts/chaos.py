@@ -308,7 +308,8 @@ class Chaos:
                     stack.enter_context(self.relay)
                 relay = (self.seed, self.net.relay, str(self.relay.port))
                 with self.net.far():
-                    self.clients, self.probes = Peer("clients", *relay), Peer("probes", *relay)
+                    target = (self.net.target, str(self.target.first("port")))
+                    self.clients, self.probes = Peer("clients", *relay), Peer("probes", *relay, *target)
                 try:
                     self._load(seconds, most, sessions)
                 finally:
@@ -461,22 +462,26 @@ class Chaos:
                 return True
         return False
 
-    def stalls(self) -> tuple[float, float]:
-        """Return the longest that a probe had to wait, in seconds: without faults, and where none hit it."""
-        quiet = free = 0.0
+    def stalls(self) -> tuple[float, float, float, str]:
+        """Return the longest that a probe had to wait, in seconds, and what went on then.
+
+        Without faults; past the relay; where no fault hit the session.
+        """
+        quiet = past = free = 0.0
+        what = ""
         for line in self.probes.lines:
             if "probe" not in line:
                 continue
             began, late = line["began"], line["late"]
             worker = self.worker_of.get(line["probe"])
-            if self.quiet_from <= began and began + late <= self.quiet_to:
+            then = [fault for fault in self.caused if fault.began <= began + late and began <= fault.over]
+            if not line["probe"]:
+                past = max(past, late)
+            elif self.quiet_from <= began and began + late <= self.quiet_to:
                 quiet = max(quiet, late)
-            elif began > self.quiet_to and not any(
-                worker in fault.workers and fault.began <= began + late and began <= fault.over
-                for fault in self.caused
-            ):
-                free = max(free, late)
-        return quiet, free
+            elif began > self.quiet_to and late > free and not any(worker in fault.workers for fault in then):
+                free, what = late, ", ".join(fault.name for fault in then) or "no fault"
+        return quiet, past, free, what
 
     def show(self, console: Console) -> None:
         """Print the table, and what is wrong."""
@@ -489,13 +494,14 @@ class Chaos:
             table.add_row(name, str(len(these)), *map(str, sums))
         console.print(table)
         last = self.relay.records[-1]
-        quiet, free = self.stalls()
+        quiet, past, free, what = self.stalls()
         console.print(
             f"{last['admitted']} sessions, {self.bytes / MIB:.0f} MiB, {len(self.relay.records)} records; ends: "
             + ", ".join(f"{reason} {count}" for reason, count in self.ends.most_common())
         )
         console.print(
-            f"stall: {quiet * 1000:.0f} ms without faults, {free * 1000:.0f} ms where none hit; RSS grew by "
+            f"longest stall: {quiet * 1000:.0f} ms without faults, {free * 1000:.0f} ms where none hit ({what}), "
+            f"{past * 1000:.0f} ms past the relay; RSS grew by "
             + ", ".join(f"{grown / MIB:.1f} MiB ({name})" for name, grown in self.growth.items())
         )
         if self.samples:

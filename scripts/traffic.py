@@ -4,8 +4,9 @@
 makes sessions as it is told on stdin: ``go COUNT``, ``rest`` (let all end, then say so), ``burst COUNT``. Both
 write a line of JSON for each session that ended, and end with their stdin.
 
-``traffic.py probes SEED HOST PORT`` understands ``go COUNT`` and ``rest`` too. It measures how late answers are,
-and does nothing else; what answers it is a process of its own as well, to which the target gives its sockets.
+``traffic.py probes SEED HOST PORT TARGET_HOST TARGET_PORT`` understands ``go COUNT`` and ``rest`` too. It measures
+how late answers are, and does nothing else; what answers it is a process of its own as well, to which the target
+gives its sockets. One probe goes past the relay: what it has to wait is this machine's doing.
 
 What a session does follows from the seed and its number alone, so that both ends know it, and so does the judge.
 Each session has a client address of its own, by which the relay's records name it.
@@ -400,14 +401,15 @@ class Clients(Crowd):
 class Probes(Crowd):
     """Sessions that are never quiet for long, and tell when an answer was late."""
 
-    def __init__(self, seed: str, host: str, port: str) -> None:
+    def __init__(self, seed: str, host: str, port: str, target_host: str, target_port: str) -> None:
         super().__init__(seed, host, port)
+        self._target = (target_host, int(target_port))
         self._numbers = itertools.count(_ECHO)
         self._latencies: list[int] = []  # µs
 
     def go(self, count: int) -> Iterable[Any]:
-        """So many at once."""
-        return [self._pulse(), *(self._probe() for _ in range(count))]
+        """So many at once, and one past the relay."""
+        return [self._pulse(), self._past_the_relay(), *(self._probe() for _ in range(count))]
 
     async def _probe(self) -> None:
         turn = self._going
@@ -415,17 +417,29 @@ class Probes(Crowd):
             number = next(self._numbers)
             with socket.socket() as sock, contextlib.suppress(ConnectionError, TimeoutError):
                 await self._connect(sock, address_of(self._host, number))
-                await self._loop.sock_sendall(sock, HEADER.pack(MAGIC, number))
-                while turn == self._going:
-                    began = time.monotonic()
-                    await self._loop.sock_sendall(sock, b"?")
-                    if not await self._loop.sock_recv(sock, 1):
-                        break
-                    late = time.monotonic() - began
-                    self._latencies.append(int(late * 1e6))
-                    if late > _STALL:
-                        _tell(probe=address_of(self._host, number), began=began, late=late)
-                    await asyncio.sleep(_PROBE_EVERY)
+                await self._ask(sock, number, address_of(self._host, number), self._latencies)
+
+    async def _past_the_relay(self) -> None:
+        turn = self._going
+        while turn == self._going:
+            with socket.socket() as sock, contextlib.suppress(ConnectionError, TimeoutError):
+                sock.setblocking(False)  # noqa: FBT003 - socket's signature
+                await self._loop.sock_connect(sock, self._target)
+                await self._ask(sock, _ECHO, "", [])
+
+    async def _ask(self, sock: socket.socket, number: int, name: str, latencies: list[int]) -> None:
+        turn = self._going
+        await self._loop.sock_sendall(sock, HEADER.pack(MAGIC, number))
+        while turn == self._going:
+            began = time.monotonic()
+            await self._loop.sock_sendall(sock, b"?")
+            if not await self._loop.sock_recv(sock, 1):
+                break
+            late = time.monotonic() - began
+            latencies.append(int(late * 1e6))
+            if late > _STALL:
+                _tell(probe=name, began=began, late=late)
+            await asyncio.sleep(_PROBE_EVERY)
 
     async def _pulse(self) -> None:
         """Tell what was measured."""
