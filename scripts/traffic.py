@@ -4,12 +4,11 @@
 makes sessions as it is told on stdin: ``go COUNT``, ``rest`` (let all end, then say so), ``burst COUNT``. Both
 write a line of JSON for each session that ended, and end with their stdin.
 
-``traffic.py probes SEED HOST PORT TARGET_HOST TARGET_PORT`` understands ``go COUNT`` and ``rest`` too. It measures
-how late answers are, and does nothing else; what answers it is a process of its own as well, to which the target
-gives its sockets. One probe goes past the relay: what it has to wait is this machine's doing.
-
-What a session does follows from the seed and its number alone, so that both ends know it, and so does the judge.
-Each session has a client address of its own, by which the relay's records name it.
+``traffic.py probes SEED HOST PORT TARGET_HOST TARGET_PORT`` understands ``go COUNT`` and ``rest``. It
+measures how late answers are, and does nothing else; what answers it is a process of its own as well, to
+which the target gives its sockets. One probe goes past the relay: what it has to wait is this machine's
+doing. What a session does follows from the seed and its number alone, so that both ends know it, and so does
+the judge. Each session has a client address of its own, by which the relay's records name it.
 """
 
 import asyncio
