@@ -36,7 +36,12 @@ VALUE_LIMIT: Final = 200
 
 
 PROBLEM_LIMIT: Final = 150
-"""Characters of what is said of it."""
+"""Characters of what is said of it, or of an exception."""
+
+PLACE_LIMIT: Final = 60
+
+LARGEST: Final = 2**63 - 1
+"""What log collectors take for a whole number, and orjson too."""
 
 
 def shown(value: str, most: int = VALUE_LIMIT) -> str:
@@ -140,6 +145,11 @@ class Journal:
         """2 to 8, and ours: a wrong parameter (a :class:`mprelay.config.Problem`)."""
         value = None if value is None else shown(value)
         self.write(entry, None, parameter=parameter, value=value, problem=shown(problem, PROBLEM_LIMIT))
+
+    def unexpected(self, at: float, error: str, place: str, worker: int | None) -> None:
+        """An exception, or a worker's report, that nobody expected. Each text stands in its record twice."""
+        error, place = shown(error, PROBLEM_LIMIT), shown(place, PLACE_LIMIT)
+        self.write(catalogue.INTERNAL_ERROR, at, error=error, place=place, worker=worker)
 
     def show_time(self, at: float) -> str:
         """Show a Unix time as records do."""
@@ -283,8 +293,8 @@ class Journal:
             uptime_s=round(uptime_s, 3),
             **self.totals(),
             closed={reason.value: count for reason, count in self.ledger.closed.items()},
-            bytes_from_client=self.ledger.bytes_from_client,
-            bytes_from_target=self.ledger.bytes_from_target,
+            bytes_from_client=min(self.ledger.bytes_from_client, LARGEST),
+            bytes_from_target=min(self.ledger.bytes_from_target, LARGEST),
         )
 
 

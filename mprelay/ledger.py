@@ -135,6 +135,11 @@ class Ledger:
         except KeyError:
             raise UnknownSession(serial) from None
 
+    def has(self, worker: int, serial: int) -> bool:
+        """Tell whether `worker` has the session `serial`, and that holds a slot."""
+        entry = self._active.get(serial)
+        return entry is not None and entry.worker == worker
+
     def close(self, serial: int, reason: CloseReason) -> Entry:
         """Give a slot back; UnknownSession where it holds none. The entry's byte counts join the totals."""
         entry = self._active.pop(serial, None)

@@ -15,6 +15,7 @@ import multiprocessing.process
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
 
@@ -91,11 +92,13 @@ class Member:
     def bury(self) -> tuple[list[Event], int]:
         """Take what a dead worker still had to say, and its exit code (negative: the signal).
 
-        Only when :attr:`sentinel` is readable: then nothing here waits.
+        Only when :attr:`sentinel` is readable: then nothing here waits. It may end a moment before the process
+        does (the kernel closes one by one), or, in a worker that is not in its right mind, long before.
         """
         last: list[Event] = []
-        self.process.join()  # the sentinel may end a moment before the queue: the kernel closes one by one
-        while (events := self.reader.take()) is not None:
+        self.process.kill()  # changes nothing where it is ending already
+        self.process.join()
+        while events := self.reader.take():  # [] too: whoever still holds the queue open is no worker
             last += events
         code = self.process.exitcode
         self._sender.close()
@@ -136,7 +139,8 @@ class Pool:
     def kill(self) -> None:
         """End all workers at once. Works on a stopped (SIGSTOP) process too."""
         for member in self.members.values():
-            member.process.kill()
+            with suppress(ValueError):  # its process was closed, in the midst of its burial
+                member.process.kill()
 
     def usage(self) -> list[dict[str, Any]]:
         """Measure each ready worker: CPU % since the last call, RSS in bytes, open descriptors."""

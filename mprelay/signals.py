@@ -6,7 +6,7 @@ The only file that knows of signals. :meth:`Signals.take` tells which came, in t
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Final
 
@@ -81,9 +81,10 @@ def die_with_parent() -> None:
     open for as long as it stands still. Where the system cannot do it (prctl(2), PR_SET_PDEATHSIG), so it is.
     """
     if sys.platform == "linux":
-        import ctypes  # noqa: PLC0415 - a millisecond, for workers alone
+        with suppress(ImportError, OSError, AttributeError):  # a Python, or a C library, without it
+            import ctypes  # noqa: PLC0415 - a millisecond, for workers alone
 
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def ignore() -> None:

@@ -51,7 +51,7 @@ from mprelay import catalogue, cli, handoff, limits, poller, signals, sockets
 from mprelay.catalogue import Entry
 from mprelay.config import Config
 from mprelay.events import Closed, CloseReason, Connected, Crashed, Event, Progress, Ready, Settings, Ticket
-from mprelay.journal import Journal, shown
+from mprelay.journal import Journal
 from mprelay.ledger import Entry as Session
 from mprelay.ledger import NoRoom
 from mprelay.pool import Member, Pool
@@ -193,17 +193,25 @@ class Supervisor:
         """Start, serve, end; return the exit code."""
         try:
             try:
-                self._start()
-            except Failure as failure:
-                self._fail(failure)
-            while self._phase is not Phase.OVER:
-                self._turn()
-        except Exception as unexpected:  # noqa: BLE001 - the barrier: it is recorded, and the process ends
-            self._abandon(unexpected)
-        self._journal.stopped(self._stop_reason, time.monotonic() - self._started)
-        self._write_rest()
+                self._live()
+            except Exception as unexpected:  # noqa: BLE001 - the barrier: it is recorded, and the process ends
+                self._abandon(unexpected)
+            self._journal.stopped(self._stop_reason, time.monotonic() - self._started)
+            self._write_rest()
+        except Exception as unexpected:  # noqa: BLE001 - not even that could be recorded
+            complain(f"{describe(unexpected)} at {place_of(unexpected)}")
+            self._pool.kill()
+            os._exit(SOFTWARE)  # a normal exit would wait for the workers, and they for us
         self._pool.close()
         return self._code
+
+    def _live(self) -> None:
+        try:
+            self._start()
+        except Failure as failure:
+            self._fail(failure)
+        while self._phase is not Phase.OVER:
+            self._turn()
 
     # -- the start -------------------------------------------------------------------------------------------
 
@@ -479,37 +487,44 @@ class Supervisor:
         """Hear all that a worker has reported, so that no slot is thought taken that was given back."""
         for _ in range(_FRAMES):
             events = member.reader.take()
-            if events is None:
+            if events:
+                self._apply(member, events)
+            if events is None or member.reader.garbled:
                 self._unwatch(member.reader.fileno())  # the process is about to be gone
                 if member.reader.garbled:
                     member.process.kill()  # … or has to be: nobody knows who it is
                 return
             if not events:
                 return
-            self._apply(member, events)
 
     def _apply(self, member: Member, events: list[Event]) -> None:
-        """Do what a worker's events mean."""
+        """Do what a worker's events mean: they are about its own sessions, or it is no longer believed."""
+        has = self._ledger.has
         for event in events:
             match event:
-                case Connected():
+                case Connected() if has(member.number, event.serial):
                     self._journal.connected(event)
-                case Closed():
+                case Closed() if has(member.number, event.serial) and self._may_end_for(event.reason):
                     if event.reason is CloseReason.RELAY_EXPIRED and "expiry" in self._alarms:
                         self._expire()  # a worker has seen it first; its cause stands before its effects
                     self._journal.closed(event, event.reason or self._session_end)
-                case Progress():
+                case Progress() if has(member.number, event.serial):
                     self._journal.progress(event)
-                case Ready():
+                case Ready() if not member.ready:
                     self._on_ready(member, event)
                 case Crashed():
-                    self._journal.write(
-                        catalogue.INTERNAL_ERROR,
-                        event.at,
-                        error=shown(event.error),
-                        place=shown(event.place),
-                        worker=member.number,
-                    )
+                    self._journal.unexpected(event.at, event.error, event.place, member.number)
+                case _:
+                    member.reader.garbled = True
+                    lie = f"report that cannot be true: {event}"
+                    self._journal.unexpected(self._wall, lie, "uplink", member.number)
+                    return
+
+    def _may_end_for(self, reason: CloseReason | None) -> bool:
+        """Tell whether it is late enough for this reason."""
+        if reason is not CloseReason.RELAY_EXPIRED:
+            return True
+        return self._deadline is not None and time.monotonic() >= self._deadline
 
     def _on_ready(self, member: Member, event: Ready) -> None:
         member.ready = True
@@ -647,12 +662,10 @@ class Supervisor:
         """Nobody knows what state this loop is in: record it, and end every process and session by force."""
         self._code = SOFTWARE
         self._stop_reason = "failed"
-        self._journal.write(
-            catalogue.INTERNAL_ERROR, error=describe(unexpected), place=place_of(unexpected), worker=None
-        )
-        self._journal.flush()
+        self._pool.kill()  # before anything else that could fail: no relay without a record
         self._shut()
-        self._pool.kill()
+        self._journal.unexpected(time.time(), describe(unexpected), place_of(unexpected), None)
+        self._journal.flush()
         for member in list(self._pool.members.values()):
             self._unwatch(member.sentinel)
             self._unwatch(member.reader.fileno())

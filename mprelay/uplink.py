@@ -16,7 +16,8 @@ Rules:
    worker is gone, and the supervisor keeps no copy of it.
 5. These are the only bytes that reach the supervisor from a process that touches what clients send. So a frame
    is JSON, and no pickle: that could run code, and one of 45 bytes could ask for gigabytes of memory. What has
-   not the shape of an event is refused. A worker that somebody has taken over can lie, and do no more.
+   not the shape of an event, or cannot be true, is refused: a worker that somebody has taken over can lie about
+   its own sessions, and do no more.
 """
 
 import os
@@ -69,9 +70,12 @@ _SHAPES: Final[dict[tuple[type, ...], int]] = {
 _LONGEST: Final = 32
 """Characters of an errno's name, at most."""
 
-_MOST: Final = 2**63
+_MOST: Final = 2**60
+"""Bytes of one session, below: three years at 100 Gbit/s."""
 _LATEST: Final = 1e11
-"""Seconds and milliseconds below which every time can be shown as a date, and every duration as a number."""
+"""Seconds since 1970 that can be shown as a date, below."""
+_LONGEST_MS: Final = 1e14
+"""Milliseconds of one session, below: three thousand years."""
 
 
 class NotEvents(Exception):  # noqa: N818 - it says what came
@@ -87,7 +91,7 @@ def unpack(packed: Any) -> Event:  # noqa: ANN401 - that is the question
         _, serial, at, duration_ms, name, error, from_client, from_target = packed
         if (
             0.0 <= at < _LATEST
-            and 0.0 <= duration_ms < _LATEST
+            and 0.0 <= duration_ms < _LONGEST_MS
             and 0 <= from_client < _MOST
             and 0 <= from_target < _MOST
             and name in _REASONS
@@ -96,7 +100,7 @@ def unpack(packed: Any) -> Event:  # noqa: ANN401 - that is the question
             return Closed(serial, at, duration_ms, _REASONS[name], error, from_client, from_target)
     elif code == _CONNECTED:
         _, serial, at, connect_ms = packed
-        if 0.0 <= at < _LATEST and 0.0 <= connect_ms < _LATEST:
+        if 0.0 <= at < _LATEST and 0.0 <= connect_ms < _LONGEST_MS:
             return Connected(serial, at, connect_ms)
     elif code == _PROGRESS:
         _, serial, from_client, from_target = packed
@@ -180,7 +184,7 @@ class EventReader:
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
         self.garbled = False
-        """Whether something came that no worker of ours reports. Nothing is read after it."""
+        """Set where something came that no worker of ours reports. Nothing is read after it."""
         queue.writer.close()
         _never_wait(queue.reader.fileno())
 

@@ -72,9 +72,14 @@ def place_of(unexpected: BaseException) -> str:
     if trace is None:
         return "unknown"
     code = trace.tb_frame.f_code
-    return f"{os.path.basename(code.co_filename)}:{trace.tb_lineno} {code.co_name}"  # noqa: PTH119 - no pathlib in a worker
+    return _valid(f"{os.path.basename(code.co_filename)}:{trace.tb_lineno} {code.co_name}")  # noqa: PTH119 - no pathlib in a worker
 
 
 def describe(unexpected: BaseException) -> str:
     """Name an exception and its text, at most 200 characters."""
-    return f"{type(unexpected).__name__}: {unexpected}"[:200]
+    return _valid(f"{type(unexpected).__name__}: {unexpected}"[:200])
+
+
+def _valid(text: str) -> str:
+    """Make a text that can be encoded: file names may hold half characters (os.fsdecode)."""
+    return text.encode("utf-8", "backslashreplace").decode()

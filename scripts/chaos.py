@@ -123,6 +123,7 @@ class Caused:
     leaked: int = 0
     hit: int = 0
     lost: int = 0
+    named: int = 0  # sessions that it may have given another end than they had without it
 
 
 class Chaos:
@@ -425,6 +426,8 @@ class Chaos:
             wrong.append("a cut transfer looked complete to the target")
         if does.kind == "target_reset" and seen["how"] == "end":
             wrong.append("the target's reset did not arrive")
+        if does.kind == "client_reset" and served and served["how"] == "end":
+            wrong.append("the client's reset did not arrive")
         # Across a bad network a reset may come before the handshake is over: then accept(2) never gives it.
         unseen = isinstance(self.net, Network) and served is None and not seen["received"]
         if len(records) != 1 and not (unseen and not records):
@@ -432,6 +435,8 @@ class Chaos:
             self._blame("lost", seen, ended, None)
         for record in records:
             wrong += self._judge_bytes(does.up, does.down, seen, served, record)
+            if not self._blame("named", seen, ended, record.get("worker")):
+                wrong += self._judge_names(does.kind, seen, record)
             self.ends[record["reason"]] += 1
             self.bytes += record["bytes_from_client"] + record["bytes_from_target"]
             fine = record["reason"] in _NORMAL_ENDS and record["error"] is None and seen["how"] == "end"
@@ -455,6 +460,15 @@ class Chaos:
             if served:
                 ok = ok and target <= served["offered"] and client >= HEADER.size + served["received"]
         return [] if ok else ["bytes do not reconcile"]
+
+    def _judge_names(self, kind: str, seen: dict[str, Any], record: dict[str, Any]) -> list[str]:
+        """Where no fault can have meddled, the records name who ended first, and by what."""
+        first = {"answer": "requester_read_closed", "push": "target_read_closed"}.get(kind)
+        if first and seen["how"] == "end" and record["reason"] != first:
+            return [f"{record['reason']}, though it is {first}"]
+        if kind in ("target_reset", "client_reset") and record["error"] != "ECONNRESET":
+            return [f"a reset is recorded as {record['error']}"]
+        return []
 
     def _blame(self, effect: str, seen: dict[str, Any], ended: float, worker: int | None) -> bool:
         """Find the fault that a broken session's end belongs to."""

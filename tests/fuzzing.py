@@ -24,7 +24,7 @@ from mprelay.acl import Acl
 from mprelay.cli import Refusal, Text, parse
 from mprelay.config import LABELS_LIMIT, Config
 from mprelay.events import Closed, CloseReason, Connected, Crashed, Progress, Ready
-from mprelay.journal import Journal, shown
+from mprelay.journal import Journal
 from mprelay.uplink import EventReader, Queue, pack
 from mprelay.writer import Writer
 
@@ -169,8 +169,7 @@ def events(data: bytes) -> None:
                 journal.progress(event._replace(serial=session.serial))
             case Crashed():
                 count += 1
-                error, place = shown(event.error), shown(event.place)
-                journal.write(catalogue.INTERNAL_ERROR, event.at, error=error, place=place, worker=64)
+                journal.unexpected(event.at, event.error, event.place, 64)
         if isinstance(event, Closed):
             journal.closed(event._replace(serial=session.serial), event.reason or CloseReason.DRAINED)
         else:
@@ -231,7 +230,9 @@ SEEDS: Final[dict[str, list[bytes]]] = {
     "events": [
         _frame([pack(Ready(1.0)), pack(Connected(1, 1.0, 1.0)), pack(Progress(1, 2, 3))]),
         _frame([pack(Closed(1, 1.0, 1.0, CloseReason.CONNECT_REFUSED, "ECONNREFUSED", 0, 0))]) * 2,
+        _frame([pack(Closed(1, 1.0, 1.0, CloseReason.DRAINED, None, 2**60 - 1, 2**60 - 1))]) * 9,
         _frame([pack(Crashed(1.0, "place", "error"))]),
+        _frame([pack(Crashed(1.0, "\x01" * 200, "\x01" * 200))]),
         _frame([[]]) + b"\xff",
     ],
 }

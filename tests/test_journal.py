@@ -136,7 +136,7 @@ def test_every_entry_at_its_largest_stays_below_the_limit(entry, written):
         "parameter": max((p.name for p in PARAMETERS), key=len),
         "value": long,
         "problem": "\U0001f4a5" * PROBLEM_LIMIT,  # repr has escaped what is not printable
-        "place": "x" * 100,
+        "place": "x" * 60,
         "detail": "x" * 200,
         "acl": ip + "/128",
         "error": "x" * 200,
@@ -154,6 +154,30 @@ def test_every_entry_at_its_largest_stays_below_the_limit(entry, written):
     book.write(entry, 4e9, **{name: fields[name] for name in wanted})
     book.flush()
     assert len(written.lines[0]) < 4096
+
+
+@pytest.mark.parametrize("bad", ["\x01", '"', "\U0001f4a5", "\udcff", "x"])
+def test_the_unexpected_stays_below_the_limit(written, bad):
+    """Whatever an exception says of itself, and wherever it was."""
+    book = journal(written, labels={"k": "x" * (LABELS_LIMIT - 9)})
+    book.unexpected(4e9, bad * 300, bad * 300, 64)
+    book.flush()
+    (line,) = written.lines
+    assert len(line) < 4096
+    assert json.loads(line)["event"] == "internal.error"
+
+
+def test_totals_stay_a_number_that_collectors_take(written):
+    """A worker that lies about bytes must not cost the last record."""
+    book = journal(written)
+    for _ in range(9):
+        session = book.admit("192.0.2.7", 1, 1.0, 1.0)
+        session.bytes_from_client = session.bytes_from_target = 2**60 - 1
+        book.lost(session, 1.0, 1.0, CloseReason.WORKER_LOST)
+    book.stopped("drained", 1.0)
+    book.flush()
+    last = records(written)[-1]
+    assert (last["bytes_from_client"], last["bytes_from_target"]) == (2**63 - 1, 2**63 - 1)
 
 
 def test_text_is_the_manuals_sentence(written):

@@ -39,10 +39,13 @@ def test_nothing_leaks_from_one_process_into_another():
         assert secret in [what for _fd, what, _ in descriptors(relay.process.pid)]
         seen = set()
         for pid in (relay.process.pid, *relay.workers().values()):
-            sockets = [(fd, what, closed) for fd, what, closed in descriptors(pid) if what.startswith("socket:")]
-            assert [entry for entry in sockets if not entry[2]] == []
-            assert seen.isdisjoint(what for _fd, what, _closed in sockets)
-            seen.update(what for _fd, what, _closed in sockets)
+            sockets = [what for _fd, what, _closed in descriptors(pid) if what.startswith("socket:")]
+            assert seen.isdisjoint(sockets)
+            seen.update(sockets)
+        for pid in relay.workers().values():
+            # Two pipes are spawn's own: to the resource tracker, and the sentinel's other end.
+            open_on_exec = [what for fd, what, closed in descriptors(pid) if fd > 2 and not closed]
+            assert [what.partition(":")[0] for what in open_on_exec] == ["pipe", "pipe"]
         for process in relay.family():
             assert secret not in [what for _fd, what, _ in descriptors(process.pid)]
         held = [c for pid in relay.workers().values() for c in psutil.Process(pid).net_connections("tcp")]

@@ -4,7 +4,9 @@ import contextlib
 import os
 import signal
 
-from harness import Relay, accept, echo, ends_with_reset, listening, receive, with_site
+import psutil
+import pytest
+from harness import PATIENCE, Relay, accept, echo, ends_with_reset, listening, receive, with_site
 
 
 def test_in_a_worker_it_costs_that_worker_alone(tmp_path):
@@ -36,29 +38,126 @@ open({str(tmp_path / "used")!r}, "w").close()
     assert (tmp_path / "used").exists()
 
 
-def test_a_worker_that_reports_nonsense_is_ended(tmp_path):
-    """Nothing of it is believed; its sessions are lost, and another takes its place."""
+def test_a_worker_that_crashes_with_half_a_character(tmp_path):
+    """It is reported all the same."""
     code = """
+import mprelay.relay
+def broken(*given):
+    raise RuntimeError("\\udcff")
+mprelay.relay.Relay._open = broken
+"""
+    with listening() as server, Relay(server.getsockname(), env=with_site(tmp_path, code), workers=1) as relay:
+        with contextlib.suppress(ConnectionResetError), relay.connect() as client:
+            assert ends_with_reset(client)
+        assert relay.wait("internal.error")["error"] == "RuntimeError: \\udcff"
+
+
+LIES = {
+    "no frame": '"all is well"',
+    "a session that never was": "[(3, 999, 1.0, 1.0, None, None, 0, 0)]",
+    "an end, twice": "[(3, 1, 1.0, 1.0, 'idle_timeout', None, 0, 0)] * 2",
+    "a connection of nobody": "[(1, 999, 1.0, 1.0)]",
+    "bytes of nobody": "[(2, -5, 1, 1)]",
+    "ready again": "[(0, 1.0)]",
+    "a relay that is over long before its time": "[(3, 1, 1.0, 1.0, 'relay_expired', None, 0, 0)]",
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_worker_that_reports_what_cannot_be_is_ended(tmp_path, lie):
+    """It is not believed; its sessions end, another takes its place, and nobody else notices anything."""
+    code = f"""
 import mprelay.uplink
 put = mprelay.uplink.Queue.put
-def nonsense(self, frame):
-    put(self, "all is well" if any(event[:2] == (1, 1) for event in frame) else frame)
-mprelay.uplink.Queue.put = nonsense
+def report(self, frame):
+    put(self, frame)
+    if any(event[:2] == (1, 1) for event in frame):
+        put(self, {LIES[lie]})
+mprelay.uplink.Queue.put = report
 """
     with (
         listening() as server,
-        Relay(server.getsockname(), "--log-detail", "session", env=with_site(tmp_path, code), workers=1) as relay,
+        Relay(server.getsockname(), "--absolute-timeout", "600", env=with_site(tmp_path, code)) as relay,
     ):
-        with relay.connect() as client:
+        with relay.connect() as client, accept(server):
             assert ends_with_reset(client)
-        accept(server).close()
         error = relay.wait("internal.error")
-        assert (error["worker"], error["error"]) == (1, "NotEvents: a frame that is no list")
-        assert relay.wait("worker.exited")["signal"] == "SIGKILL"
-        assert relay.wait("session.closed")["reason"] == "worker_lost"
-        relay.wait("worker.started", 2)
+        worker = relay.wait("session.allocated")["worker"]
+        assert error["worker"] == worker
+        died = relay.wait("worker.exited")
+        assert (died["worker"], died["signal"]) == (worker, "SIGKILL")
+        relay.wait("worker.started", 3)
         with relay.connect() as client, accept(server) as target:
             echo(client, target)
+        relay.stop()
+        assert len(relay.all("internal.error")) == len(relay.all("worker.exited", level="warning")) == 1
+
+
+def test_a_worker_that_lives_on_without_its_sentinel(tmp_path):
+    """Nobody waits for it: the absolute timeout comes."""
+    code = """
+import multiprocessing, os
+import mprelay.relay
+def broken(*given):
+    os.close(multiprocessing.parent_process().sentinel)
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
+        try:
+            if descriptor > 2 and os.readlink(f"/proc/self/fd/{descriptor}").startswith("pipe"):
+                os.close(descriptor)
+        except OSError:
+            pass
+mprelay.relay.Relay._open = broken
+"""
+    options = ("--absolute-timeout", "3")
+    with listening() as server, Relay(server.getsockname(), *options, env=with_site(tmp_path, code)) as relay:
+        with contextlib.suppress(ConnectionResetError), relay.connect() as client:
+            assert ends_with_reset(client)
+        assert relay.finish() == 0
+        assert relay.records[-1]["reason"] == "expired"
+
+
+def test_a_worker_that_leaves_a_child_behind(tmp_path):
+    """It has the way up too, so that the end of that never comes: the relay goes on without it."""
+    code = f"""
+import os
+import mprelay.uplink
+put = mprelay.uplink.Queue.put
+def report(self, frame):
+    put(self, frame)
+    if any(event[:2] == (1, 1) for event in frame):
+        child = os.fork()
+        if child:
+            open({str(tmp_path / "child")!r}, "w").write(str(child))
+            os._exit(1)
+        os.closerange(0, self.writer.fileno())
+        os.closerange(self.writer.fileno() + 1, 1000)
+        while True:
+            __import__("signal").pause()
+mprelay.uplink.Queue.put = report
+"""
+    child = tmp_path / "child"
+    with listening() as server, Relay(server.getsockname(), env=with_site(tmp_path, code)) as relay:
+        try:
+            with relay.connect() as client, accept(server):
+                assert ends_with_reset(client)
+            relay.wait("worker.started", 3)
+            with relay.connect() as client, accept(server) as target:
+                echo(client, target)
+            assert relay.stop() == 0
+        finally:
+            os.kill(int(child.read_text()), signal.SIGKILL)
+
+
+def test_without_ctypes_it_works(tmp_path):
+    """Then a stopped worker may outlive a killed supervisor, and nothing else is different."""
+    code = "import sys; sys.modules['_ctypes'] = None"
+    with (
+        listening() as server,
+        Relay(server.getsockname(), env=with_site(tmp_path, code)) as relay,
+        relay.connect() as client,
+        accept(server) as target,
+    ):
+        echo(client, target)
 
 
 def broken_supervisor(tmp_path, where):
@@ -106,3 +205,25 @@ def test_also_while_a_dead_worker_is_buried(tmp_path):
         assert relay.finish() == 70
         assert relay.all("internal.error")[0]["error"] == "ZeroDivisionError: by a test"
         assert relay.records[-1]["closed"] == {"worker_lost": 1}
+
+
+def test_also_where_that_cannot_be_recorded(tmp_path):
+    """No relay without a record: then it is said on stderr, and nothing lives on."""
+    code = """
+import mprelay.journal
+def broken(*given):
+    raise MemoryError("by a test")
+mprelay.journal.Journal.closed = mprelay.journal.Journal.unexpected = broken
+"""
+    env = with_site(tmp_path, code)
+    with listening() as server, Relay(server.getsockname(), env=env, expect_code=None, quiet=False) as relay:
+        relay.killed = True
+        family = relay.family()
+        with relay.connect() as one, accept(server) as target, relay.connect() as other, accept(server):
+            relay.wait("session.target_channel_active", 2)
+            target.close()
+            one.close()
+            assert relay.finish() == 70
+            assert ends_with_reset(other)
+        assert psutil.wait_procs(family, timeout=PATIENCE)[1] == []
+        assert relay.errors.startswith("mprelay: MemoryError: by a test at ")
