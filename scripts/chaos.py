@@ -397,6 +397,8 @@ class Chaos:
         for line in self.clients.lines:
             if line.get("stranger") in ("answered", "hung"):
                 self.wrong.append(f"a stranger was {line['stranger']}")
+        if not any(line.get("latencies") for line in self.probes.lines if line.get("at", 0.0) > self.quiet_to):
+            self.wrong.append("no probe was answered")
         strangers = sum("stranger" in line for line in self.clients.lines)
         rejected = len(self.relay.all("connection.rejected"))
         if strangers != rejected:

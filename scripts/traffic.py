@@ -446,7 +446,7 @@ class Probes(Crowd):
         while turn == self._going:
             await asyncio.sleep(_PULSE)
             _tell(latencies=self._latencies, at=time.monotonic())
-            self._latencies = []
+            self._latencies.clear()
 
 
 async def _commands() -> Any:  # noqa: ANN401 - an asynchronous iterator of str

@@ -1,4 +1,4 @@
-"""A short run of ``scripts/chaos``: every fault once, and nothing wrong afterwards."""
+"""Short runs of ``scripts/chaos``: every fault once, and none; and nothing wrong afterwards."""
 
 import subprocess
 import sys
@@ -7,14 +7,27 @@ from pathlib import Path
 SCRIPT = Path(__file__).parents[2] / "scripts" / "chaos.py"
 
 
-def test_every_fault_once():
-    """The seed fixes the order; the judge is the script's own."""
+def chaos(*arguments):
+    """What it prints; the judge is the script's own."""
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--seed", "1", "--faults", "11", "--sessions", "15", "--stall", "1.5"],
+        [sys.executable, str(SCRIPT), "--seed", "1", "--sessions", "15", *arguments],
         capture_output=True,
         text=True,
         timeout=110,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count(" 1 \u2502") >= 11, done.stdout
+    return done.stdout
+
+
+def test_every_fault_once():
+    """The seed fixes the order."""
+    shown = chaos("--faults", "11", "--stall", "1.5")
+    assert shown.count(" 1 \u2502") >= 11, shown
+
+
+def test_a_soak_of_seconds():
+    """No fault: nothing is broken, and what was measured is shown."""
+    shown = chaos("--faults", "0", "--seconds", "6", "--log-detail", "session")
+    assert shown.count("descriptors; RSS") == 4, shown
+    assert shown.count("p99") == 2, shown
