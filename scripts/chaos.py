@@ -339,7 +339,7 @@ class Chaos:
                     time.sleep(self.dice.random() / 2)
         while not most and time.monotonic() < until:
             self.samples.append((time.monotonic(), *self.footprint()))
-            time.sleep(5.0)
+            time.sleep(1.0)
         self._rest(2)
         self._compare(fds, rss)
 
