@@ -484,19 +484,30 @@ class Chaos:
     def stalls(self) -> tuple[float, float, float, str]:
         """Return the longest that a probe had to wait, in seconds, and what went on then.
 
-        Without faults; past the relay; where no fault hit the session.
+        Without faults; past the relay, or while this machine did not even run the probes; where no fault hit the
+        session. For as long as the probes did not run, nobody knows how long an answer took.
         """
-        quiet = past = free = 0.0
+        pauses = [line for line in self.probes.lines if "stood_still" in line]
+        quiet = free = 0.0
+        past = max((line["stood_still"] for line in pauses), default=0.0)
         what = ""
         for line in self.probes.lines:
             if "probe" not in line:
                 continue
-            began, late = line["began"], line["late"]
+            began, over = line["began"], line["began"] + line["late"]
+            late = line["late"] - max(
+                (
+                    min(over, pause["began"] + pause["stood_still"]) - max(began, pause["began"])
+                    for pause in pauses
+                ),
+                default=0.0,
+            )
+            late = min(late, line["late"])
             worker = self.worker_of.get(line["probe"])
-            then = [fault for fault in self.caused if fault.began <= began + late and began <= fault.over]
+            then = [fault for fault in self.caused if fault.began <= over and began <= fault.over]
             if not line["probe"]:
                 past = max(past, late)
-            elif self.quiet_from <= began and began + late <= self.quiet_to:
+            elif self.quiet_from <= began and over <= self.quiet_to:
                 quiet = max(quiet, late)
             elif began > self.quiet_to and late > free and not any(worker in fault.workers for fault in then):
                 free, what = late, ", ".join(fault.name for fault in then) or "no fault"
@@ -520,7 +531,7 @@ class Chaos:
         )
         console.print(
             f"longest stall: {quiet * 1000:.0f} ms without faults, {free * 1000:.0f} ms where none hit ({what}), "
-            f"{past * 1000:.0f} ms past the relay; RSS grew by "
+            f"{past * 1000:.0f} ms past the relay or not running; RSS grew by "
             + ", ".join(f"{grown / MIB:.1f} MiB ({name})" for name, grown in self.growth.items())
         )
         if self.samples:

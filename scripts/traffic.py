@@ -438,7 +438,10 @@ class Probes(Crowd):
             latencies.append(int(late * 1e6))
             if late > _STALL:
                 _tell(probe=name, began=began, late=late)
+            began = time.monotonic()
             await asyncio.sleep(_PROBE_EVERY)
+            if (late := time.monotonic() - began) > _PROBE_EVERY + _STALL:
+                _tell(stood_still=late, began=began)  # this process, or the whole machine
 
     async def _pulse(self) -> None:
         """Tell what was measured."""

@@ -118,6 +118,8 @@ class Books(RuleBasedStateMachine):
         assert [entry.serial for entry in book.all_active()] == sorted(self.held)
         for worker in (1, 2, 3):
             assert book.load(worker) == sum(held == worker for held in self.held.values())
+            for serial in range(book.admitted + 2):
+                assert book.has(worker, serial) == (self.held.get(serial) == worker)
 
 
 TestBooks = Books.TestCase

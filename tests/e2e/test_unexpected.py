@@ -9,6 +9,12 @@ import pytest
 from harness import PATIENCE, Relay, accept, echo, ends_with_reset, listening, receive, with_site
 
 
+def is_cut_off(relay):
+    """A client's session ends by a reset; even connect(2) may see it."""
+    with contextlib.suppress(ConnectionResetError), relay.connect() as client:
+        assert ends_with_reset(client)
+
+
 def test_in_a_worker_it_costs_that_worker_alone(tmp_path):
     """Its sessions are lost, another takes its place, and serves."""
     code = f"""
@@ -22,8 +28,7 @@ mprelay.relay.Relay._happened = broken
 open({str(tmp_path / "used")!r}, "w").close()
 """
     with listening() as server, Relay(server.getsockname(), env=with_site(tmp_path, code), workers=1) as relay:
-        with contextlib.suppress(ConnectionResetError), relay.connect() as client:  # even connect(2) may see it
-            assert ends_with_reset(client)
+        is_cut_off(relay)
         crash = relay.wait("internal.error")
         assert (crash["worker"], crash["error"]) == (1, "ZeroDivisionError: by a test")
         assert crash["place"].endswith(" broken")
@@ -47,8 +52,7 @@ def broken(*given):
 mprelay.relay.Relay._open = broken
 """
     with listening() as server, Relay(server.getsockname(), env=with_site(tmp_path, code), workers=1) as relay:
-        with contextlib.suppress(ConnectionResetError), relay.connect() as client:
-            assert ends_with_reset(client)
+        is_cut_off(relay)
         assert relay.wait("internal.error")["error"] == "RuntimeError: \\udcff"
 
 
@@ -79,8 +83,8 @@ mprelay.uplink.Queue.put = report
         listening() as server,
         Relay(server.getsockname(), "--absolute-timeout", "600", env=with_site(tmp_path, code)) as relay,
     ):
-        with relay.connect() as client, accept(server):
-            assert ends_with_reset(client)
+        is_cut_off(relay)
+        accept(server).close()
         error = relay.wait("internal.error")
         worker = relay.wait("session.allocated")["worker"]
         assert error["worker"] == worker
@@ -110,8 +114,7 @@ mprelay.relay.Relay._open = broken
 """
     options = ("--absolute-timeout", "3")
     with listening() as server, Relay(server.getsockname(), *options, env=with_site(tmp_path, code)) as relay:
-        with contextlib.suppress(ConnectionResetError), relay.connect() as client:
-            assert ends_with_reset(client)
+        is_cut_off(relay)
         assert relay.finish() == 0
         assert relay.records[-1]["reason"] == "expired"
 
@@ -138,8 +141,8 @@ mprelay.uplink.Queue.put = report
     child = tmp_path / "child"
     with listening() as server, Relay(server.getsockname(), env=with_site(tmp_path, code)) as relay:
         try:
-            with relay.connect() as client, accept(server):
-                assert ends_with_reset(client)
+            is_cut_off(relay)
+            accept(server).close()
             relay.wait("worker.started", 3)
             with relay.connect() as client, accept(server) as target:
                 echo(client, target)
