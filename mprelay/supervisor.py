@@ -199,9 +199,11 @@ class Supervisor:
             self._journal.stopped(self._stop_reason, time.monotonic() - self._started)
             self._write_rest()
         except Exception as unexpected:  # noqa: BLE001 - not even that could be recorded
-            complain(f"{describe(unexpected)} at {place_of(unexpected)}")
             self._pool.kill()
-            os._exit(SOFTWARE)  # a normal exit would wait for the workers, and they for us
+            try:
+                complain(f"{describe(unexpected)} at {place_of(unexpected)}")
+            finally:
+                os._exit(SOFTWARE)  # a normal exit would wait for the workers, and they for us
         self._pool.close()
         return self._code
 

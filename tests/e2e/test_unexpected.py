@@ -178,16 +178,29 @@ mprelay.journal.Journal.{where} = broken
     )
 
 
+def ends_with_70(relay, server):
+    """One of two sessions ends, at which the supervisor fails: so does the other, by a reset."""
+    with relay.connect() as one, accept(server) as target, relay.connect() as other, accept(server):
+        relay.wait("session.target_channel_active", 2)
+        target.close()
+        one.close()
+        assert relay.finish() == 70
+        assert ends_with_reset(other)
+
+
+def nothing_lives_on(relay, server):
+    """The same, where the records are not complete: each process that it started is gone."""
+    relay.killed = True
+    family = relay.family()
+    ends_with_70(relay, server)
+    assert psutil.wait_procs(family, timeout=PATIENCE)[1] == []
+
+
 def test_in_the_supervisor_it_ends_the_relay_with_70(tmp_path):
     """Every session is closed in the records, every worker ended, and the last record is the last."""
     env = broken_supervisor(tmp_path, "closed")
     with listening() as server, Relay(server.getsockname(), env=env, expect_code=70) as relay:
-        with relay.connect() as one, accept(server) as target, relay.connect() as other, accept(server):
-            relay.wait("session.target_channel_active", 2)
-            target.close()
-            one.close()
-            assert relay.finish() == 70
-            assert ends_with_reset(other)
+        ends_with_70(relay, server)
         (error,) = relay.all("internal.error")
         assert (error["error"], error["worker"]) == ("ZeroDivisionError: by a test", None)
         assert relay.records[-1]["reason"] == "failed"
@@ -220,13 +233,21 @@ mprelay.journal.Journal.closed = mprelay.journal.Journal.unexpected = broken
 """
     env = with_site(tmp_path, code)
     with listening() as server, Relay(server.getsockname(), env=env, expect_code=None, quiet=False) as relay:
-        relay.killed = True
-        family = relay.family()
-        with relay.connect() as one, accept(server) as target, relay.connect() as other, accept(server):
-            relay.wait("session.target_channel_active", 2)
-            target.close()
-            one.close()
-            assert relay.finish() == 70
-            assert ends_with_reset(other)
-        assert psutil.wait_procs(family, timeout=PATIENCE)[1] == []
+        nothing_lives_on(relay, server)
         assert relay.errors.startswith("mprelay: MemoryError: by a test at ")
+
+
+def test_also_where_it_cannot_even_be_said(tmp_path):
+    """An exception whose text cannot be had ends everything all the same."""
+    code = """
+import mprelay.journal
+class Unspeakable(Exception):
+    def __str__(self):
+        raise Unspeakable
+def broken(*given):
+    raise Unspeakable
+mprelay.journal.Journal.closed = broken
+"""
+    env = with_site(tmp_path, code)
+    with listening() as server, Relay(server.getsockname(), env=env, expect_code=None, quiet=False) as relay:
+        nothing_lives_on(relay, server)
