@@ -42,7 +42,7 @@ _CODES: Final = {kind: code for code, kind in enumerate(_KINDS)}
 _CLOSED: Final = _CODES[Closed]
 _CONNECTED: Final = _CODES[Connected]
 _PROGRESS: Final = _CODES[Progress]
-_type: Final[Callable[[object], type]] = type
+_type: Final[Callable[[object], type]] = type  # for map: as a class it takes more than one argument (mypy)
 _NAMES: Final[dict[CloseReason | None, str | None]] = {None: None} | {r: r.value for r in CloseReason}
 _REASONS: Final = {name: reason for reason, name in _NAMES.items()}
 
@@ -184,7 +184,7 @@ class EventReader:
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
         self.garbled = False
-        """Set where something came that no worker of ours reports. Nothing is read after it."""
+        """Whether something came that no worker of ours reports. Nothing is read after it."""
         queue.writer.close()
         _never_wait(queue.reader.fileno())
 
@@ -206,8 +206,12 @@ class EventReader:
         except EOFError:
             return None
         except NotEvents as wrong:
-            self.garbled = True
-            return [Crashed(time.time(), "uplink", f"NotEvents: {wrong}")]
+            return [self.distrust(f"NotEvents: {wrong}")]
+
+    def distrust(self, why: str) -> Crashed:
+        """Read nothing more: make the event of this worker's crash, in its place."""
+        self.garbled = True
+        return Crashed(time.time(), "uplink", why)
 
     def close(self) -> None:
         """Give the descriptor back."""

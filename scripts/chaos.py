@@ -94,6 +94,7 @@ class Loopback:
 
     relay = target = "127.0.0.1"
     near = far = staticmethod(nullcontext)
+    lossy = False
     options: tuple[str, ...] = ()
 
 
@@ -105,6 +106,7 @@ class Network(Loopback):
     """
 
     relay, target = NEAR, FAR
+    lossy = True
     options = ("--idle-timeout", "10")
 
     def __init__(self, near: Namespace, far: Namespace, cable: Cable) -> None:
@@ -123,7 +125,6 @@ class Caused:
     leaked: int = 0
     hit: int = 0
     lost: int = 0
-    named: int = 0  # sessions that it may have given another end than they had without it
 
 
 class Chaos:
@@ -331,7 +332,7 @@ class Chaos:
         time.sleep(_WARM_UP)
         self.quiet_to = until = time.monotonic()
         until += seconds
-        faults = self.FAULTS + (self.FAULTS_OF_A_NETWORK if isinstance(self.net, Network) else ())
+        faults = self.FAULTS + (self.FAULTS_OF_A_NETWORK if self.net.lossy else ())
         while most and time.monotonic() < until and len(self.caused) < most:
             for cause in self.dice.sample(faults, len(faults)):
                 if time.monotonic() < until and len(self.caused) < most:
@@ -359,7 +360,7 @@ class Chaos:
                 time.sleep(0.05)
         # Pipes that nobody uses come back within two seconds.
         said = self.relay.wait("relay.stats", len(self.relay.all("relay.stats")) + 4)
-        until = time.monotonic() + (PATIENCE if self.net.options else 0.0)
+        until = time.monotonic() + (PATIENCE if self.net.lossy else 0.0)
         while said["active"] and time.monotonic() < until:
             said = self.relay.wait("relay.stats", len(self.relay.all("relay.stats")) + 1)
         if said["active"]:
@@ -431,21 +432,25 @@ class Chaos:
         if does.kind == "client_reset" and served and served["how"] == "end":
             wrong.append("the client's reset did not arrive")
         # Across a bad network a reset may come before the handshake is over: then accept(2) never gives it.
-        unseen = isinstance(self.net, Network) and served is None and not seen["received"]
+        unseen = self.net.lossy and served is None and not seen["received"]
         if len(records) != 1 and not (unseen and not records):
             wrong.append(f"{len(records)} records of its end")
-            self._blame("lost", seen, ended, None)
+            if (fault := self._fault_of(seen, ended, None)) is not None:
+                fault.lost += 1
         for record in records:
             wrong += self._judge_bytes(does.up, does.down, seen, served, record)
-            if not self._blame("named", seen, ended, record.get("worker")):
+            fault = self._fault_of(seen, ended, record.get("worker"))
+            if fault is None:
                 wrong += self._judge_names(does.kind, seen, record)
             self.ends[record["reason"]] += 1
             self.bytes += record["bytes_from_client"] + record["bytes_from_target"]
             fine = record["reason"] in _NORMAL_ENDS and record["error"] is None and seen["how"] == "end"
-            late = isinstance(self.net, Network) and record["reason"] in ("connect_timeout", "idle_timeout")
-            hit = does.kind in NORMAL and not fine and not late
-            if hit and not self._blame("hit", seen, ended, record.get("worker")):
-                wrong.append("broken, but by no fault")
+            late = self.net.lossy and record["reason"] in ("connect_timeout", "idle_timeout")
+            if does.kind in NORMAL and not fine and not late:
+                if fault is None:
+                    wrong.append("broken, but by no fault")
+                else:
+                    fault.hit += 1
         self.wrong += [f"{what}: {text}; client {seen}, target {served}, records {records}" for text in wrong]
 
     def _judge_bytes(
@@ -472,14 +477,13 @@ class Chaos:
             return [f"a reset is recorded as {record['error']}"]
         return []
 
-    def _blame(self, effect: str, seen: dict[str, Any], ended: float, worker: int | None) -> bool:
-        """Find the fault that a broken session's end belongs to."""
+    def _fault_of(self, seen: dict[str, Any], ended: float, worker: int | None) -> Caused | None:
+        """Find the last fault that may have broken a session."""
         for fault in reversed(self.caused):
             touches = worker is None or worker in fault.workers
             if fault.breaks and touches and fault.began <= ended and seen["began"] <= fault.over:
-                setattr(fault, effect, getattr(fault, effect) + 1)
-                return True
-        return False
+                return fault
+        return None
 
     def stalls(self) -> tuple[float, float, float, str]:
         """Return the longest that a probe had to wait, in seconds, and what went on then.

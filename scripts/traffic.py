@@ -4,11 +4,12 @@
 makes sessions as it is told on stdin: ``go COUNT``, ``rest`` (let all end, then say so), ``burst COUNT``. Both
 write a line of JSON for each session that ended, and end with their stdin.
 
-``traffic.py probes SEED HOST PORT TARGET_HOST TARGET_PORT`` understands ``go COUNT`` and ``rest``. It
-measures how late answers are, and does nothing else; what answers it is a process of its own as well, to
-which the target gives its sockets. One probe goes past the relay: what it has to wait is this machine's
-doing. What a session does follows from the seed and its number alone, so that both ends know it, and so does
-the judge. Each session has a client address of its own, by which the relay's records name it.
+``traffic.py probes SEED HOST PORT TARGET_HOST TARGET_PORT`` understands ``go COUNT`` and ``rest``. It measures
+how late answers are, and does nothing else; what answers it is a process of its own as well, to which the target
+gives its sockets. One probe goes past the relay: what it has to wait is this machine's doing.
+
+What a session does follows from the seed and its number alone, so that both ends know it, and so does the judge.
+Each session has a client address of its own, by which the relay's records name it.
 """
 
 import asyncio
@@ -91,13 +92,13 @@ def _flow(seed: str) -> memoryview:
 class End:
     """One end of a session: what it sent, what it received, and whether that was right."""
 
-    def __init__(self, sock: socket.socket, flow: memoryview, start: int, pause: float = 0.0) -> None:
+    def __init__(self, sock: socket.socket, flow: memoryview, does: Plan) -> None:
         self.offered = 0  # bytes given to the kernel, and those of the call that failed
         self.received = 0
         self._sock = sock
         self._flow = flow
-        self._start = start
-        self._pause = pause
+        self._start = does.start
+        self._pause = 0.01 if does.kind == "slow" else 0.0  # seconds after each byte
         self._seen = hashlib.blake2b()
         self._loop = asyncio.get_running_loop()
 
@@ -161,6 +162,12 @@ def _keep_alive(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in ((socket.TCP_KEEPIDLE, 2), (socket.TCP_KEEPINTVL, 1), (socket.TCP_KEEPCNT, 60)):
         sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def _start(work: Any, tasks: set[asyncio.Task[Any]]) -> None:  # noqa: ANN401 - a coroutine
+    """Let it run; it is among `tasks` until it is done."""
+    tasks.add(task := asyncio.get_running_loop().create_task(work))
+    task.add_done_callback(tasks.discard)
 
 
 async def _both(*works: Any) -> None:  # noqa: ANN401 - coroutines
@@ -231,8 +238,7 @@ async def echo(inbox: str) -> None:
             return
         conn = socket.socket(fileno=descriptors[0])
         conn.setblocking(False)  # noqa: FBT003 - socket's signature
-        tasks.add(task := loop.create_task(_answer(conn)))
-        task.add_done_callback(tasks.discard)
+        _start(_answer(conn), tasks)
 
     with socket.socket(fileno=int(inbox)) as sock:
         loop.add_reader(sock, take)
@@ -257,7 +263,7 @@ async def _serve(conn: socket.socket, seed: str, flow: memoryview, echoes: socke
             socket.send_fds(echoes, [b"!"], [conn.fileno()])
             return
         asked = plan(seed, number)
-        end = End(conn, flow, asked.start, 0.01 if asked.kind == "slow" else 0.0)
+        end = End(conn, flow, asked)
         how = await _how(_serve_plan(asked, end))
         _tell(n=number, how=how, **end.figures())
 
@@ -281,8 +287,7 @@ async def target(seed: str, host: str) -> None:
     async def accept(server: socket.socket) -> None:
         while True:
             conn, _ = await loop.sock_accept(server)
-            tasks.add(task := asyncio.create_task(_serve(conn, seed, flow, echoes)))
-            task.add_done_callback(tasks.discard)
+            _start(_serve(conn, seed, flow, echoes), tasks)
 
     server = listen(0)
     port = server.getsockname()[1]
@@ -327,8 +332,7 @@ class Crowd:
             else:
                 self._going += word == "go"
                 for work in getattr(self, word)(int(count)):
-                    self._running.add(task := asyncio.create_task(work))
-                    task.add_done_callback(self._running.discard)
+                    _start(work, self._running)
 
     async def _connect(self, sock: socket.socket, address: str) -> None:
         sock.setblocking(False)  # noqa: FBT003 - socket's signature
@@ -365,7 +369,7 @@ class Clients(Crowd):
         does = plan(self._seed, number)
         address, began = address_of(self._host, number), time.monotonic()
         with socket.socket() as sock:
-            end = End(sock, self._flow, does.start, 0.01 if does.kind == "slow" else 0.0)
+            end = End(sock, self._flow, does)
             how = await _how(self._do(sock, address, number, does, end))
         _tell(n=number, how=how, **end.figures(), began=began)
 

@@ -46,7 +46,7 @@ def _checked(result: int) -> None:
 
 
 class Namespace:
-    """A network of its own, with a loopback device that is up."""
+    """A network of its own."""
 
     def __init__(self) -> None:
         with _own_namespace() as own:
@@ -55,7 +55,6 @@ class Namespace:
                 self._descriptor = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
             finally:
                 _checked(_libc.setns(own, _CLONE_NEWNET))
-        self.run("ip", "link", "set", "lo", "up")
 
     @contextlib.contextmanager
     def inside(self) -> Iterator[None]:
@@ -72,15 +71,18 @@ class Namespace:
         with self.inside():
             subprocess.run(command, check=True)
 
-    def device(self, address: str, other: str) -> int:
-        """Make a TUN device, with a way to `other`; return the descriptor of the packets that leave by it."""
-        with self.inside():
-            descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
-            fcntl.ioctl(descriptor, _TUNSETIFF, struct.pack("16sH22x", b"cable", _TUN_WITHOUT_HEADER))
-        self.run("ip", "address", "add", address, "peer", other, "dev", "cable")
-        # Without an IPv6 address of its own the kernel sends nothing unasked.
-        self.run("ip", "link", "set", "cable", "mtu", str(_MTU), "addrgenmode", "none", "up")
-        return descriptor
+    @contextlib.contextmanager
+    def device(self, address: str, other: str) -> Iterator[int]:
+        """Make a TUN device, with a way to `other`: the descriptor of the packets that leave by it."""
+        with contextlib.ExitStack() as stack:
+            with self.inside():
+                descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+                stack.callback(os.close, descriptor)
+                fcntl.ioctl(descriptor, _TUNSETIFF, struct.pack("16sH22x", b"cable", _TUN_WITHOUT_HEADER))
+            self.run("ip", "address", "add", address, "peer", other, "dev", "cable")
+            # Without an IPv6 address of its own the kernel sends nothing unasked.
+            self.run("ip", "link", "set", "cable", "mtu", str(_MTU), "addrgenmode", "none", "up")
+            yield descriptor
 
     def close(self) -> None:
         """Give it back."""
@@ -102,7 +104,7 @@ class Cable:
     Its faults can be changed at any time.
     """
 
-    def __init__(self, devices: tuple[int, int], seed: int = 1) -> None:
+    def __init__(self, devices: tuple[int, int]) -> None:
         self.loss = 0.0
         """The share of packets that get lost."""
         self.delay = 0.0
@@ -111,7 +113,7 @@ class Cable:
         self.cut = False
         """Whether no packet gets through."""
         self.passed = self.lost = self.overtaken = 0
-        self._dice = random.Random(seed)  # noqa: S311 - no secret
+        self._dice = random.Random(1)  # noqa: S311 - no secret
         self._devices = devices
         self._stop, self._stopped = os.pipe()
         self._thread = threading.Thread(target=self._carry)
@@ -159,11 +161,14 @@ def bad_network() -> Iterator[tuple[Namespace, Namespace, Cable]]:
         try:
             near = stack.enter_context(contextlib.closing(Namespace()))
             far = stack.enter_context(contextlib.closing(Namespace()))
-            devices = near.device(NEAR, FAR), far.device(FAR, NEAR)
+            devices = (
+                stack.enter_context(near.device(NEAR, FAR)),
+                stack.enter_context(far.device(FAR, NEAR)),
+            )
         except OSError as refused:
             raise NotHere(f"no namespace, or no TUN device, to be had: {refused}") from refused
-        for device in devices:
-            stack.callback(os.close, device)
+        for namespace in (near, far):
+            namespace.run("ip", "link", "set", "lo", "up")
         near.run("ip", "route", "add", MANY, "dev", "cable")
         far.run("ip", "route", "add", "local", MANY, "dev", "lo")
         cable = stack.enter_context(contextlib.closing(Cable(devices)))

@@ -5,6 +5,7 @@ import os
 import re
 
 import pytest
+from fuzzing import Written
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,7 +15,6 @@ from mprelay.config import LABELS_LIMIT, PARAMETERS
 from mprelay.events import Closed, CloseReason, Connected, Progress
 from mprelay.journal import PROBLEM_LIMIT, VALUE_LIMIT, Clock, Journal, shown
 from mprelay.ledger import UnknownSession
-from mprelay.writer import Writer
 
 NASTY = st.one_of(
     st.text(),
@@ -22,18 +22,6 @@ NASTY = st.one_of(
     st.binary().map(lambda raw: raw.decode("utf-8", "surrogateescape")),
     st.text("\U0001f4a5\x01\u2028", min_size=300),
 )
-
-
-class Written(Writer):
-    """A writer that keeps what it gets."""
-
-    def __init__(self):
-        super().__init__(1, wake=lambda: None)
-        self.lines = []
-
-    def put(self, records):
-        """Keep it."""
-        self.lines += records
 
 
 @pytest.fixture
