@@ -440,12 +440,14 @@ class Chaos:
         for record in records:
             wrong += self._judge_bytes(does.up, does.down, seen, served, record)
             fault = self._fault_of(seen, ended, record.get("worker"))
-            if fault is None:
+            # Across a bad network a reset may get lost: then a timeout ends the session, or a later fault.
+            late = self.net.lossy and record["reason"] in ("connect_timeout", "idle_timeout")
+            later = self.net.lossy and record["reason"] == "worker_lost"
+            if fault is None and not late and not later:
                 wrong += self._judge_names(does.kind, seen, record)
             self.ends[record["reason"]] += 1
             self.bytes += record["bytes_from_client"] + record["bytes_from_target"]
             fine = record["reason"] in _NORMAL_ENDS and record["error"] is None and seen["how"] == "end"
-            late = self.net.lossy and record["reason"] in ("connect_timeout", "idle_timeout")
             if does.kind in NORMAL and not fine and not late:
                 if fault is None:
                     wrong.append("broken, but by no fault")
