@@ -172,11 +172,18 @@ SESSION_TARGET_CHANNEL_ACTIVE: Final = Entry(
 
 CLOSED_FIELDS: Final = (
     "reason",
+    "error",
+    "error_from",
+    "client_end",
+    "target_end",
     "bytes_from_client",
     "bytes_from_target",
+    "bytes_to_client",
+    "bytes_to_target",
     "connect_ms",
     "duration_ms",
-    "error",
+    "inbound_ip",
+    "outbound_port",
 )
 
 

@@ -11,7 +11,7 @@ Rules:
 """
 
 from enum import StrEnum
-from typing import NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 
 class CloseReason(StrEnum):
@@ -35,6 +35,11 @@ class CloseReason(StrEnum):
     DRAINED = "drained"
     WORKER_LOST = "worker_lost"
     KILLED = "killed"
+
+
+Side: TypeAlias = Literal["client", "target"]
+PeerEnd: TypeAlias = Literal["end", "reset"]
+"""How a peer ended its own sending, as far as the kernel has told: by a FIN or by a reset."""
 
 
 class Settings(NamedTuple):
@@ -68,6 +73,7 @@ class Connected(NamedTuple):
     serial: int
     at: float
     connect_ms: float
+    outbound_port: int  # the relay's own, of the connection to the target
 
 
 class Progress(NamedTuple):
@@ -76,6 +82,8 @@ class Progress(NamedTuple):
     serial: int
     bytes_from_client: int
     bytes_from_target: int
+    bytes_to_client: int
+    bytes_to_target: int
 
 
 class Closed(NamedTuple):
@@ -90,8 +98,13 @@ class Closed(NamedTuple):
     duration_ms: float
     reason: CloseReason | None
     error: str | None
+    error_from: Side | None  # whose connection gave the error
+    client_end: PeerEnd | None  # how the client ended its own sending; None: it had not
+    target_end: PeerEnd | None
     bytes_from_client: int
     bytes_from_target: int
+    bytes_to_client: int  # without what was not acknowledged, where the session was cut
+    bytes_to_target: int
 
 
 class Crashed(NamedTuple):

@@ -22,7 +22,7 @@ import structlog
 
 from mprelay import catalogue, ledger
 from mprelay.catalogue import SESSION_CLOSED, Entry
-from mprelay.events import Closed, CloseReason, Connected, Progress
+from mprelay.events import Closed, CloseReason, Connected, PeerEnd, Progress, Side
 from mprelay.writer import Writer
 
 CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {
@@ -72,6 +72,9 @@ class Clock:
 
 
 _NAMES: Final = {reason: reason.value for reason in CloseReason}
+
+_HowItEnded: TypeAlias = tuple[str | None, Side | None, PeerEnd | None, PeerEnd | None]
+"""error, error_from, client_end, target_end."""
 
 
 class _Lines:
@@ -217,6 +220,7 @@ class Journal:
         """28, 31, 33, 37: the target answered, both directions run. One moment, four messages."""
         session = self.ledger.entry(event.serial)
         session.connect_ms = round(event.connect_ms, 3)
+        session.outbound_port = event.outbound_port
         if self._every_session:
             facts = self._facts(session)
             with_time = facts | {"connect_ms": session.connect_ms}
@@ -231,33 +235,42 @@ class Journal:
     def progress(self, event: Progress) -> None:
         """No record: byte counts, in case that the worker is lost."""
         session = self.ledger.entry(event.serial)
+        self._count(session, event)
+
+    def _count(self, session: ledger.Entry, event: Progress | Closed) -> None:
         session.bytes_from_client = event.bytes_from_client
         session.bytes_from_target = event.bytes_from_target
+        session.bytes_to_client = event.bytes_to_client
+        session.bytes_to_target = event.bytes_to_target
 
     def closed(self, event: Closed, reason: CloseReason) -> None:
         """A worker ended a session for `reason`."""
         session = self.ledger.entry(event.serial)
-        session.bytes_from_client = event.bytes_from_client
-        session.bytes_from_target = event.bytes_from_target
-        self._close(session, event.at, event.duration_ms, reason, event.error)
+        self._count(session, event)
+        how = (event.error, event.error_from, event.client_end, event.target_end)
+        self._close(session, event.at, event.duration_ms, reason, how)
 
     def lost(
         self, session: ledger.Entry, at: float, now: float, reason: CloseReason, error: str | None = None
     ) -> None:
         """End a session in the place of a worker that cannot, with the last known figures."""
-        self._close(session, at, (now - session.admitted_at) * 1000, reason, error)
+        self._close(session, at, (now - session.admitted_at) * 1000, reason, (error, None, None, None))
 
     def _close(
-        self, session: ledger.Entry, at: float, duration_ms: float, reason: CloseReason, error: str | None
+        self, session: ledger.Entry, at: float, duration_ms: float, reason: CloseReason, how: _HowItEnded
     ) -> None:
         self.ledger.close(session.serial, reason)
         facts = self._facts(session)
         facts["reason"] = _NAMES[reason]
+        facts["error"], facts["error_from"], facts["client_end"], facts["target_end"] = how
         facts["bytes_from_client"] = session.bytes_from_client
         facts["bytes_from_target"] = session.bytes_from_target
+        facts["bytes_to_client"] = session.bytes_to_client
+        facts["bytes_to_target"] = session.bytes_to_target
         facts["connect_ms"] = session.connect_ms
         facts["duration_ms"] = round(duration_ms, 3)
-        facts["error"] = error
+        facts["inbound_ip"] = session.inbound_ip
+        facts["outbound_port"] = session.outbound_port
         self._log.happened(at, (SESSION_CLOSED[reason], facts))
 
     def _facts(self, session: ledger.Entry) -> dict[str, object]:

@@ -31,9 +31,13 @@ class Entry:
         "admitted_at",
         "bytes_from_client",
         "bytes_from_target",
+        "bytes_to_client",
+        "bytes_to_target",
         "client_ip",
         "client_port",
         "connect_ms",
+        "inbound_ip",
+        "outbound_port",
         "serial",
         "worker",
     )
@@ -43,10 +47,14 @@ class Entry:
         self.client_ip = client_ip
         self.client_port = client_port
         self.admitted_at = admitted_at
+        self.inbound_ip: str | None = None
         self.worker: int | None = None
         self.connect_ms: float | None = None
+        self.outbound_port: int | None = None
         self.bytes_from_client = 0
         self.bytes_from_target = 0
+        self.bytes_to_client = 0
+        self.bytes_to_target = 0
 
 
 class Ledger:

@@ -14,8 +14,11 @@ Rules:
    reset that is already there, nor at TCP's urgent mark, where recv(2) stops early. Such an edge sets
    `insistent`, and then only EAGAIN counts. Where it tells of a FIN, and of nothing else, it sets `last`: a FIN
    lies behind all data (tcp_fin), so a short read has met it, and to read it as well is a system call saved.
-4. A pump works for a bounded time, then yields (UNFINISHED): no flow starves the others.
-5. What is in a pipe counts as read and not yet delivered. A pipe is filled only when it is empty: how full it is
+4. A pump moves a bounded number of bytes, then yields (UNFINISHED): no flow starves the others. `bulk` tells
+   a flow that moves much from one that moves little, which can then go first.
+5. An error of the source that was met in another way than by reading (:meth:`Pump.doom`) ends the pump where
+   the source has nothing more to give, not before: the kernel keeps what came before a reset.
+6. What is in a pipe counts as read and not yet delivered. A pipe is filled only when it is empty: how full it is
    in bytes does not tell whether it has room.
 """
 
@@ -38,13 +41,13 @@ _HEADROOM: Final = 16 * 1024
 """Bytes that must be left to the loop itself (to report, to poll) after a session got its buffers: so it is a
 session that memory is refused to, and not the worker with all the others."""
 
-_ROUNDS: Final = 8  # buffers moved before a pump yields
+_ROUNDS: Final = 8  # pieces moved before a pump yields; after a large one it yields at once
 _HUNGRY: Final = 2  # calls in a row that moved a full scratch buffer, before a flow borrows a pipe
 _PIPE_SIZE: Final = 1024 * 1024
 _LEAST_PIPE: Final = 256 * 1024  # bytes: through a pipe of 8 KiB, splicing took more CPU than copying
 _REFUSALS: Final = 256  # flows that are told that there is no pipe, before the system is asked again
 _LITTLE: Final = 64 * 1024  # bytes
-_SATED: Final = 16  # calls in a row that moved less than that, before it gives the pipe back
+_SATED: Final = 16  # fillings in a row of less than that, before a flow gives the pipe back
 
 
 class Outcome(Enum):
@@ -101,13 +104,18 @@ class Pump:
         "_sink",
         "_source",
         "_streak",
-        "doom",
+        "_undelivered",
+        "bulk",
+        "doomed",
         "ended",
         "error",
+        "fin",
         "insistent",
         "last",
         "moved",
+        "over",
         "pipe",
+        "queued",
         "readable",
         "received",
         "unspliceable",
@@ -129,6 +137,7 @@ class Pump:
         self._rest: bytes | memoryview = b""
         self._pipes = pipes
         self._streak = 0  # reads in a row that filled the buffer
+        self._undelivered = 0  # bytes read that the sink will never take
         self.pipe: Pipe | None = None
         self.received = 0  # bytes, since the beginning
         self.moved = False
@@ -138,19 +147,45 @@ class Pump:
         self.insistent = False
         self.last = False
         """Whether behind what can be read now there is a FIN, and nothing else yet."""
+        self.fin = False
+        """Whether the source has ended its sending, as far as the kernel has told: perhaps behind unread data."""
         self.ended = False
+        """Whether the end of data was read, with everything before it delivered: it is passed on."""
+        self.over = False
+        """Nothing more is moved: the source has ended, or the sink takes no more. Also set from outside."""
+        self.bulk = False
+        """Whether the last bytes came in large pieces: the flow can wait for those that move little."""
+        self.queued = False
+        """Whether the relay's queue holds it, to be moved when its turn comes."""
         self.unspliceable = False
         """Whether splice(2) met what it never gets past, and recv(2) does: TCP's urgent mark, or the end."""
-        self.doom: str | None = None
-        """The source's error, where it was taken already: what then reads as an end is none."""
+        self.doomed: str | None = None
+        """The source's error, taken from its socket already. recv(2) then returns 0, which is no normal end."""
         self.error: str | None = None
 
     @property
     def can_move(self) -> bool:
         """Whether there is anything to try."""
-        if self.ended or not self.writable:
+        if self.over or not self.writable:
             return False
-        return self.readable or len(self._rest) > 0 or (self.pipe is not None and self.pipe.held > 0)
+        return self.readable or self.held > 0
+
+    @property
+    def held(self) -> int:
+        """Bytes received and not yet sent."""
+        return len(self._rest) + (0 if self.pipe is None else self.pipe.held)
+
+    @property
+    def sent(self) -> int:
+        """Bytes that the sink's socket has taken, since the beginning."""
+        return self.received - self.held - self._undelivered
+
+    def doom(self, error: str) -> None:
+        """Note the source's error: what it said before is still moved, then the pump fails with this error."""
+        self.doomed = error
+        self.readable = True
+        self.insistent = True
+        self.last = False
 
     def move(self) -> Outcome:
         """Move what can be moved now; tell why it stopped."""
@@ -163,6 +198,8 @@ class Pump:
             try:
                 got = self._source.recv_into(buffer, 0, _DONTWAIT)
             except BlockingIOError:
+                if self.doomed:  # its error was a passing one: a dead socket never says EAGAIN
+                    return self._at_end()
                 self.readable = False
                 return _STARVED
             except OSError as failure:
@@ -181,6 +218,7 @@ class Pump:
                 return self._hold(buffer[sent:got])
             if got < len(buffer):
                 self._streak = 0
+                self.bulk = got >= _LITTLE
                 if not self.insistent:
                     self.readable = False
                     return _STARVED
@@ -188,16 +226,20 @@ class Pump:
                     return self._at_end()
             else:
                 self._streak += 1
+                self.bulk = True
                 if self._streak >= _HUNGRY and (pipe := self._borrow()) is not None:
                     return self._splice(pipe)
+                if got >= _LITTLE:
+                    break
         return Outcome.UNFINISHED
 
     def _at_end(self) -> Outcome:
         """The source gives no more, and everything before is delivered."""
-        if self.doom:
-            self.error = self.doom
+        self.over = True
+        if self.doomed:
+            self.error = self.doomed
             return Outcome.READ_FAILED
-        self.ended = True
+        self.ended = self.fin = True
         return _ENDED
 
     def _deliver(self, data: memoryview) -> Outcome | None:
@@ -215,6 +257,8 @@ class Pump:
     def _not_sent(self, failure: OSError, data: memoryview) -> Outcome:
         if isinstance(failure, BlockingIOError):
             return self._hold(data)
+        self._rest = b""
+        self._undelivered = len(data)
         self.error = stream_error(failure.errno)
         return Outcome.WRITE_FAILED
 
@@ -224,6 +268,8 @@ class Pump:
         try:
             self._rest = self._keep(data)
         except MemoryError:
+            self._rest = b""
+            self._undelivered = len(data)
             self.error = errno_name(errno.ENOMEM)
             return Outcome.NO_MEMORY
         return Outcome.BLOCKED
@@ -254,28 +300,29 @@ class Pump:
         self.give_back()
 
     def _splice(self, pipe: "Pipe") -> Outcome:
-        """Fill the pipe from the source, flush it into the sink, again and again; never fill before a flush."""
+        """Fill the pipe from the source, flush it into the sink, never fill before a flush; yield after much."""
         if self._pipes is not None:
             self._pipes.watch(self)
-        before = self.received
         if outcome := self._flush(pipe):
             return outcome
         for _ in range(_ROUNDS):
+            before = self.received
             if self.readable and not self.unspliceable and not self._fill(pipe):
                 return Outcome.READ_FAILED
             if outcome := self._flush(pipe):
                 return outcome
-            if self.unspliceable:
+            if self.unspliceable or (self.doomed and not self.readable):
                 self.give_back()
                 return self.move()
             if not self.readable:
-                if self.received - before >= _LITTLE:
-                    pipe.quiet = 0
-                else:
-                    pipe.quiet += 1
-                    if pipe.quiet >= _SATED:
-                        self.give_back()
+                if pipe.quiet >= _SATED:
+                    self.give_back()
                 return _STARVED
+            self.bulk = self.received - before >= _LITTLE
+            if self.bulk:
+                pipe.quiet = 0
+                break
+            pipe.quiet += 1
         return Outcome.UNFINISHED
 
     def _fill(self, pipe: "Pipe") -> bool:

@@ -8,11 +8,16 @@ Rules:
    CONNECTING that does not end the session).
 3. One side's end of data is passed on as end of data (CLOSE_TARGET_WRITE, CLOSE_CLIENT_WRITE); the other
    direction goes on. When both have ended the session FINISHes: both sockets are closed in the normal way.
-4. Everything else ABORTs it: both sockets are reset, so that a cut transfer never looks complete.
-5. The reason names the side whose end or reset was *read first*. After a client's half-close even a reset by
-   the target ends a session that the requester began to close (`error` then says ECONNRESET). A failing send
-   names the side that would not take it, whatever came before.
-6. A step on a pair that is not in the table raises :class:`IllegalInput` and changes nothing.
+4. A reset ends the direction *towards* its sender at once. The other direction is read to its end, because the
+   kernel keeps what came before a reset (tcp_reset purges the send queue, not the receive queue). When that is
+   delivered the session LINGERs until the survivor's kernel has acknowledged it, and only then ABORTs.
+5. A reset that follows its sender's own end of data is a cut only if something could still not be delivered. TLS
+   clients close before they have read the server's last alert. So the session AWAITs the other side's end for a
+   moment: if that comes, and nothing before it, everything was delivered and the session FINISHes.
+6. Everything else ABORTs the session: both sockets are reset, so that a cut transfer never looks complete.
+7. The reason is what happened first. A step without a reason keeps the one before it. A failed send names the
+   side that did not take it, whatever came before.
+8. A step on a pair that is not in the table raises :class:`IllegalInput` and changes nothing.
 
 The step is pure: it tells what to do, the relay does it. Readiness is edge-triggered, so there is no interest
 to compute from a state: both sockets are registered once, for everything.
@@ -34,9 +39,16 @@ class State(_Word):
     """Where a session stands."""
 
     CONNECTING = auto()
+    CLIENT_GONE_EARLY = auto()  # the client has reset; what it said waits for the target to be connected
     RELAYING = auto()
     CLIENT_ENDED = auto()  # the client's end of data was passed on; the target may still send
     TARGET_ENDED = auto()  # the other way round
+    CLIENT_GONE = auto()  # the client has reset; what it said before is still being delivered
+    TARGET_GONE = auto()
+    CLIENT_GONE_AFTER_END = auto()  # the client has ended, then reset; the target may have nothing more to say
+    TARGET_GONE_AFTER_END = auto()
+    LINGERING_FOR_TARGET = auto()  # all is sent; the target's kernel has not acknowledged it yet
+    LINGERING_FOR_CLIENT = auto()
     CLOSED = auto()
 
 
@@ -46,10 +58,16 @@ class Input(_Word):
     CONNECTED = auto()
     CLIENT_END = auto()  # end of data read, everything before it delivered
     TARGET_END = auto()
-    CLIENT_RESET = auto()  # an error was read from that side
+    CLIENT_RESET = auto()  # an error was read from that side, everything before it delivered
     TARGET_RESET = auto()
+    CLIENT_CUT = auto()  # an error of that side, met in another way: what came before it may still be unread
+    TARGET_CUT = auto()
     CLIENT_WRITE_FAILED = auto()
     TARGET_WRITE_FAILED = auto()
+    ACKNOWLEDGED = auto()  # the survivor's kernel has everything
+    LINGER_TIMEOUT = (
+        auto()
+    )  # nothing moved for the linger time, or no end came in the moment that is waited for it
     CONNECT_REFUSED = auto()
     CONNECT_FAILED = auto()
     CONNECT_TIMEOUT = auto()
@@ -68,12 +86,19 @@ class Action(_Word):
     START = auto()  # move bytes both ways
     CLOSE_TARGET_WRITE = auto()
     CLOSE_CLIENT_WRITE = auto()
+    DRAIN_CLIENT = auto()  # send the client nothing more; deliver what it has said, once the target is connected
+    DRAIN_TARGET = auto()
+    AWAIT_TARGET_END = auto()  # see for a moment whether the target ends with nothing more to say
+    AWAIT_CLIENT_END = auto()
+    LINGER = auto()  # move nothing more; wait for the survivor's acknowledgement
     FINISH = auto()  # close both, the normal way
     ABORT = auto()  # reset both
+    STOP = auto()  # reset both, for the supervisor's reason
+    NOTHING = auto()
 
 
 class Step(NamedTuple):
-    """The outcome of one input."""
+    """The outcome of one input. `reason` None: the reason stays as it is."""
 
     state: State
     action: Action
@@ -84,52 +109,118 @@ class IllegalInput(Exception):  # noqa: N818 - h11's and our word for it
     """An input that cannot happen in this state: a defect in the relay, never a peer's doing."""
 
 
-def _abort(reason: CloseReason | None) -> Step:
+def _abort(reason: CloseReason | None = None) -> Step:
     return Step(State.CLOSED, Action.ABORT, reason)
 
 
 _ANY_TIME: Final = {
     Input.EXPIRED: _abort(CloseReason.RELAY_EXPIRED),
-    Input.STOPPED: _abort(None),
+    Input.STOPPED: Step(State.CLOSED, Action.STOP),
 }
 _WHILE_RELAYING: Final = _ANY_TIME | {
     Input.IDLE_TIMEOUT: _abort(CloseReason.IDLE_TIMEOUT),
-    Input.CLIENT_WRITE_FAILED: _abort(CloseReason.REQUESTER_WRITE_CLOSED),
-    Input.TARGET_WRITE_FAILED: _abort(CloseReason.TARGET_WRITE_CLOSED),
     Input.REQUESTER_BUFFER_FAILED: _abort(CloseReason.REQUESTER_BUFFER_FAILED),
     Input.TARGET_BUFFER_FAILED: _abort(CloseReason.TARGET_BUFFER_FAILED),
 }
+_WHILE_ENDING: Final = _ANY_TIME | {
+    # The reason is known already. Without memory for what the survivor does not take, nothing can be delivered.
+    Input.IDLE_TIMEOUT: _abort(),
+    Input.LINGER_TIMEOUT: _abort(),
+    Input.REQUESTER_BUFFER_FAILED: _abort(),
+    Input.TARGET_BUFFER_FAILED: _abort(),
+}
+
+
+def _gone(state: State, cut: Input) -> dict[Input, Step]:
+    """Make the row of what a side that is gone already may still give: another error, which changes nothing."""
+    return _WHILE_ENDING | {cut: Step(state, Action.NOTHING)}
+
+
+_FINISH: Final = Step(State.CLOSED, Action.FINISH)
+_LINGER_FOR_TARGET: Final = Step(State.LINGERING_FOR_TARGET, Action.LINGER)
+_LINGER_FOR_CLIENT: Final = Step(State.LINGERING_FOR_CLIENT, Action.LINGER)
+_CLIENT_GONE: Final = Step(State.CLIENT_GONE, Action.DRAIN_CLIENT)
+_TARGET_GONE: Final = Step(State.TARGET_GONE, Action.DRAIN_TARGET)
 
 TABLE: Final[dict[State, dict[Input, Step]]] = {
     State.CONNECTING: _ANY_TIME
     | {
         Input.CONNECTED: Step(State.RELAYING, Action.START),
         Input.CLIENT_RESET: _abort(CloseReason.REQUESTER_READ_CLOSED),
+        Input.CLIENT_CUT: Step(State.CLIENT_GONE_EARLY, Action.DRAIN_CLIENT, CloseReason.REQUESTER_READ_CLOSED),
         Input.CONNECT_REFUSED: _abort(CloseReason.CONNECT_REFUSED),
         Input.CONNECT_FAILED: _abort(CloseReason.CONNECT_FAILED),
         Input.CONNECT_TIMEOUT: _abort(CloseReason.CONNECT_TIMEOUT),
         Input.REQUESTER_CHANNEL_FAILED: _abort(CloseReason.REQUESTER_CHANNEL_FAILED),
         Input.TARGET_CHANNEL_FAILED: _abort(CloseReason.TARGET_CHANNEL_FAILED),
     },
+    State.CLIENT_GONE_EARLY: _ANY_TIME
+    | {
+        Input.CONNECTED: Step(State.CLIENT_GONE, Action.START),
+        Input.CONNECT_REFUSED: _abort(),
+        Input.CONNECT_FAILED: _abort(),
+        Input.CONNECT_TIMEOUT: _abort(),
+        Input.CLIENT_CUT: Step(State.CLIENT_GONE_EARLY, Action.NOTHING),
+    },
     State.RELAYING: _WHILE_RELAYING
     | {
-        Input.CLIENT_END: Step(State.CLIENT_ENDED, Action.CLOSE_TARGET_WRITE),
-        Input.TARGET_END: Step(State.TARGET_ENDED, Action.CLOSE_CLIENT_WRITE),
-        Input.CLIENT_RESET: _abort(CloseReason.REQUESTER_READ_CLOSED),
-        Input.TARGET_RESET: _abort(CloseReason.TARGET_READ_CLOSED),
+        Input.CLIENT_END: Step(State.CLIENT_ENDED, Action.CLOSE_TARGET_WRITE, CloseReason.REQUESTER_READ_CLOSED),
+        Input.TARGET_END: Step(State.TARGET_ENDED, Action.CLOSE_CLIENT_WRITE, CloseReason.TARGET_READ_CLOSED),
+        Input.CLIENT_RESET: _LINGER_FOR_TARGET._replace(reason=CloseReason.REQUESTER_READ_CLOSED),
+        Input.TARGET_RESET: _LINGER_FOR_CLIENT._replace(reason=CloseReason.TARGET_READ_CLOSED),
+        Input.CLIENT_CUT: _CLIENT_GONE._replace(reason=CloseReason.REQUESTER_READ_CLOSED),
+        Input.TARGET_CUT: _TARGET_GONE._replace(reason=CloseReason.TARGET_READ_CLOSED),
+        Input.CLIENT_WRITE_FAILED: _CLIENT_GONE._replace(reason=CloseReason.REQUESTER_WRITE_CLOSED),
+        Input.TARGET_WRITE_FAILED: _TARGET_GONE._replace(reason=CloseReason.TARGET_WRITE_CLOSED),
     },
     State.CLIENT_ENDED: _WHILE_RELAYING
     | {
-        Input.TARGET_END: Step(State.CLOSED, Action.FINISH, CloseReason.REQUESTER_READ_CLOSED),
-        Input.CLIENT_RESET: _abort(CloseReason.REQUESTER_READ_CLOSED),
-        Input.TARGET_RESET: _abort(CloseReason.REQUESTER_READ_CLOSED),
+        Input.TARGET_END: _FINISH,
+        Input.TARGET_RESET: _LINGER_FOR_CLIENT,
+        Input.TARGET_CUT: _TARGET_GONE,
+        Input.CLIENT_CUT: Step(State.CLIENT_GONE_AFTER_END, Action.AWAIT_TARGET_END),
+        Input.CLIENT_WRITE_FAILED: _LINGER_FOR_TARGET._replace(reason=CloseReason.REQUESTER_WRITE_CLOSED),
     },
     State.TARGET_ENDED: _WHILE_RELAYING
     | {
-        Input.CLIENT_END: Step(State.CLOSED, Action.FINISH, CloseReason.TARGET_READ_CLOSED),
-        Input.CLIENT_RESET: _abort(CloseReason.TARGET_READ_CLOSED),
-        Input.TARGET_RESET: _abort(CloseReason.TARGET_READ_CLOSED),
+        Input.CLIENT_END: _FINISH,
+        Input.CLIENT_RESET: _LINGER_FOR_TARGET,
+        Input.CLIENT_CUT: _CLIENT_GONE,
+        Input.TARGET_CUT: Step(State.TARGET_GONE_AFTER_END, Action.AWAIT_CLIENT_END),
+        Input.TARGET_WRITE_FAILED: _LINGER_FOR_CLIENT._replace(reason=CloseReason.TARGET_WRITE_CLOSED),
     },
+    State.CLIENT_GONE: _gone(State.CLIENT_GONE, Input.CLIENT_CUT)
+    | {
+        Input.CLIENT_RESET: _LINGER_FOR_TARGET,
+        Input.TARGET_CUT: _abort(),
+        Input.TARGET_WRITE_FAILED: _abort(),
+    },
+    State.TARGET_GONE: _gone(State.TARGET_GONE, Input.TARGET_CUT)
+    | {
+        Input.TARGET_RESET: _LINGER_FOR_CLIENT,
+        Input.CLIENT_CUT: _abort(),
+        Input.CLIENT_WRITE_FAILED: _abort(),
+    },
+    State.CLIENT_GONE_AFTER_END: _gone(State.CLIENT_GONE_AFTER_END, Input.CLIENT_CUT)
+    | {
+        Input.TARGET_END: _FINISH,
+        Input.TARGET_RESET: _abort(),
+        Input.TARGET_CUT: _abort(),
+        Input.CLIENT_WRITE_FAILED: _LINGER_FOR_TARGET,
+        Input.LINGER_TIMEOUT: _LINGER_FOR_TARGET,
+    },
+    State.TARGET_GONE_AFTER_END: _gone(State.TARGET_GONE_AFTER_END, Input.TARGET_CUT)
+    | {
+        Input.CLIENT_END: _FINISH,
+        Input.CLIENT_RESET: _abort(),
+        Input.CLIENT_CUT: _abort(),
+        Input.TARGET_WRITE_FAILED: _LINGER_FOR_CLIENT,
+        Input.LINGER_TIMEOUT: _LINGER_FOR_CLIENT,
+    },
+    State.LINGERING_FOR_TARGET: _gone(State.LINGERING_FOR_TARGET, Input.CLIENT_CUT)
+    | {Input.ACKNOWLEDGED: _abort(), Input.TARGET_CUT: _abort()},
+    State.LINGERING_FOR_CLIENT: _gone(State.LINGERING_FOR_CLIENT, Input.TARGET_CUT)
+    | {Input.ACKNOWLEDGED: _abort(), Input.CLIENT_CUT: _abort()},
     State.CLOSED: {},
 }
 

@@ -16,8 +16,17 @@ import errno
 import socket
 import struct
 import sys
+from contextlib import suppress
 from socket import SocketType
 from typing import Any, Final
+
+if sys.platform == "linux":
+    import fcntl
+    import termios
+
+    _PEEK: Final = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
+else:
+    _PEEK: Final = int(socket.MSG_PEEK)
 
 _ABORT_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 _LINGER_OFF: Final = struct.pack("ii", 0, 0)
@@ -119,6 +128,44 @@ def end_normally(sock: SocketType) -> None:
 def pending_error(sock: SocketType) -> int:
     """Take the error that waits on `sock` (SO_ERROR, socket(7)); 0: none."""
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
+
+def has_unread(sock: SocketType) -> bool:
+    """Tell whether data waits to be received. Nothing is taken. A reset leaves what came before it."""
+    try:
+        return bool(sock.recv(1, _PEEK))
+    except OSError:
+        return False
+
+
+def unacknowledged(sock: SocketType) -> int:
+    """Count the bytes sent that the peer's kernel has not acknowledged, our FIN as one (SIOCOUTQ, tcp(7)).
+
+    After a reset it tells what was unacknowledged then. 0 where the system cannot tell.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError):
+            return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    return 0
+
+
+def local_port(sock: SocketType) -> int:
+    """Return our port of a connected socket; 0 where it is not known any more."""
+    try:
+        return int(sock.getsockname()[1])
+    except OSError:
+        return 0
+
+
+def local_ip(descriptor: int) -> str | None:
+    """Return the address that an accepted connection reached, for a caller that keeps `descriptor`."""
+    sock = received(descriptor)
+    try:
+        return plain_ip(sock.getsockname()[0])
+    except OSError:
+        return None
+    finally:
+        sock.detach()
 
 
 def family_of(host: str) -> socket.AddressFamily:

@@ -430,7 +430,7 @@ class Supervisor:
                 self._on_events(member)  # what was reported since this turn's wait began may have made room
             if self._phase is not Phase.ACTIVE:
                 return  # … or ended the relay
-        journal, at = self._journal, self._wall
+        journal, at, inbound_ip = self._journal, self._wall, self._config.bind
         batches: dict[int, list[tuple[Session, int]]] = {}
         for _ in range(handoff.BATCH):
             try:
@@ -449,6 +449,7 @@ class Supervisor:
             if session is None:
                 os.close(client)
                 continue
+            session.inbound_ip = inbound_ip or sockets.local_ip(client)
             batches.setdefault(ledger.place(session), []).append((session, client))
             if not (ledger.has_room() or ledger.active >= ledger.limit):
                 break

@@ -25,16 +25,17 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from itertools import product
 from multiprocessing import queues
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import orjson
 
-from mprelay.events import Closed, CloseReason, Connected, Crashed, Event, Progress, Ready
+from mprelay.events import Closed, CloseReason, Connected, Crashed, Event, PeerEnd, Progress, Ready, Side
 
-FRAME: Final = 24
-"""Events in one frame. The largest (Closed, all numbers of 64 bits) takes below 160 bytes: a test counts."""
+FRAME: Final = 15
+"""Events in one frame. The largest (Closed, all numbers of 64 bits) takes below 270 bytes: a test counts."""
 
 
 _KINDS: Final = (Ready, Connected, Progress, Closed, Crashed)
@@ -50,20 +51,20 @@ _REASONS: Final = {name: reason for reason, name in _NAMES.items()}
 def pack(event: Event) -> tuple[Any, ...]:
     """Make a plain tuple of an event: orjson takes neither a named one nor one with an enum in it."""
     if type(event) is Closed:
-        serial, at, duration_ms, reason, error, from_client, from_target = event
-        return (_CLOSED, serial, at, duration_ms, _NAMES[reason], error, from_client, from_target)
+        serial, at, duration_ms, reason, *facts = event
+        return (_CLOSED, serial, at, duration_ms, _NAMES[reason], *facts)
     return (_CODES[type(event)], *event)
 
 
+_STR_OR_NONE: Final[tuple[type, ...]] = (str, type(None))
 _SHAPES: Final[dict[tuple[type, ...], int]] = {
     (int, float): _CODES[Ready],
-    (int, int, float, float): _CODES[Connected],
-    (int, int, int, int): _CODES[Progress],
+    (int, int, float, float, int): _CODES[Connected],
+    (int, int, int, int, int, int): _CODES[Progress],
     (int, float, str, str): _CODES[Crashed],
 } | {
-    (int, int, float, float, reason, error, int, int): _CLOSED
-    for reason in (str, type(None))
-    for error in (str, type(None))
+    (int, int, float, float, *texts, int, int, int, int): _CLOSED
+    for texts in product(_STR_OR_NONE, repeat=5)  # reason, error, whose, and how each side ended
 }
 """The types of the values of each event, its code before them: no two are alike."""
 
@@ -78,6 +79,16 @@ _LONGEST_MS: Final = 1e14
 """Milliseconds of one session, below: three thousand years."""
 
 
+_PORTS: Final = 2**16
+_SIDES: Final = {None, *get_args(Side)}
+_PEER_ENDS: Final = {None, *get_args(PeerEnd)}
+
+
+def _can_be(from_client: int, from_target: int, to_client: int, to_target: int) -> bool:
+    """Tell whether these can be the byte counts of one session: nothing is sent that was not received."""
+    return 0 <= to_target <= from_client < _MOST and 0 <= to_client <= from_target < _MOST
+
+
 class NotEvents(Exception):  # noqa: N818 - it says what came
     """What no worker of ours reports."""
 
@@ -88,24 +99,28 @@ def unpack(packed: Any) -> Event:  # noqa: ANN401 - that is the question
     if code is None or code != packed[0]:
         raise NotEvents("a value that is no event")
     if code == _CLOSED:
-        _, serial, at, duration_ms, name, error, from_client, from_target = packed
+        _, serial, at, duration_ms, name, error, error_from, client_end, target_end, *counts = packed
         if (
             0.0 <= at < _LATEST
             and 0.0 <= duration_ms < _LONGEST_MS
-            and 0 <= from_client < _MOST
-            and 0 <= from_target < _MOST
+            and _can_be(*counts)
             and name in _REASONS
             and (error is None or (error.isascii() and len(error) <= _LONGEST))
+            and error_from in _SIDES
+            and client_end in _PEER_ENDS
+            and target_end in _PEER_ENDS
         ):
-            return Closed(serial, at, duration_ms, _REASONS[name], error, from_client, from_target)
+            return Closed(
+                serial, at, duration_ms, _REASONS[name], error, error_from, client_end, target_end, *counts
+            )
     elif code == _CONNECTED:
-        _, serial, at, connect_ms = packed
-        if 0.0 <= at < _LATEST and 0.0 <= connect_ms < _LONGEST_MS:
-            return Connected(serial, at, connect_ms)
+        _, serial, at, connect_ms, outbound_port = packed
+        if 0.0 <= at < _LATEST and 0.0 <= connect_ms < _LONGEST_MS and 0 <= outbound_port < _PORTS:
+            return Connected(serial, at, connect_ms, outbound_port)
     elif code == _PROGRESS:
-        _, serial, from_client, from_target = packed
-        if 0 <= from_client < _MOST and 0 <= from_target < _MOST:
-            return Progress(serial, from_client, from_target)
+        _, serial, *counts = packed
+        if _can_be(*counts):
+            return Progress(serial, *counts)
     elif 0.0 <= packed[1] < _LATEST:
         return _KINDS[code](*packed[1:])
     raise NotEvents("figures beyond all bounds")

@@ -99,6 +99,7 @@ def check_record(record: dict) -> None:
         assert record["duration_ms"] >= 0
         assert record["connect_ms"] is None or 0 <= record["connect_ms"] <= record["duration_ms"] + 1
         assert record["error"] is None or record["error"].startswith("E")
+        check_how_it_ended(record)
     else:
         assert kind in EVENTS[event], record
     if event in CONNECTION_EVENTS:
@@ -110,6 +111,27 @@ def check_record(record: dict) -> None:
         assert record["target_port"]
     if event in LIFE[2:7]:
         assert record["worker"] >= 1
+
+
+def check_how_it_ended(record: dict) -> None:
+    """What `session.closed` tells of both ends is in itself consistent."""
+    ends = {"client": record["client_end"], "target": record["target_end"]}
+    assert set(ends.values()) <= {None, "end", "reset"}, record
+    assert 0 <= record["bytes_to_client"] <= record["bytes_from_target"], record
+    assert 0 <= record["bytes_to_target"] <= record["bytes_from_client"], record
+    assert record["error_from"] in {None, "client", "target"}, record
+    if record["error"] is None:
+        assert record["error_from"] is None, record
+    if record["error"] == "ECONNRESET" and record["error_from"] is not None:
+        assert ends[record["error_from"]] == "reset", record
+    if "reset" in ends.values():
+        assert record["error"] is not None, record
+    if record["reason"] in ("requester_read_closed", "target_read_closed") and record["error"] is None:
+        assert set(ends.values()) == {"end"}, record
+        assert record["bytes_to_client"] == record["bytes_from_target"], record
+        assert record["bytes_to_target"] == record["bytes_from_client"], record
+    assert (record["outbound_port"] is None) == (record["connect_ms"] is None), record
+    assert isinstance(record["inbound_ip"], str), record
 
 
 def check_run(records: list[dict], *, detail: str = "full", ended: bool = True) -> None:

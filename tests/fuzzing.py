@@ -190,9 +190,11 @@ def _a_session(client_ip: str, labels: dict[str, str]) -> None:
         journal.ledger.open_worker(64, 1)
         journal.ledger.place(session)
         journal.allocated(session, 1.0)
-        journal.connected(Connected(1, 1.0, 1.0))
+        journal.connected(Connected(1, 1.0, 1.0, 65535))
         for_reason = CloseReason.TARGET_CHANNEL_FAILED
-        journal.closed(Closed(1, 1.0, 1.0, for_reason, "EPROTONOSUPPORT", 2**63, 2**63), for_reason)
+        session.inbound_ip = LONGEST_IP
+        how = ("EPROTONOSUPPORT", "client", "reset", "reset")
+        journal.closed(Closed(1, 1.0, 1.0, for_reason, *how, *[2**63] * 4), for_reason)
         journal.reject(client_ip, 65535, 1.0, f"{LONGEST_IP}/128")
         journal.flush()
         _check_lines(written, 10, labels, as_text=as_text)
@@ -212,6 +214,7 @@ WAYS: Final[dict[str, Callable[[bytes], None]]] = {
     "addresses": addresses,
     "events": events,
 }
+REFUSED: Final = CloseReason.CONNECT_REFUSED
 SEEDS: Final[dict[str, list[bytes]]] = {
     "argv": [
         b"\0".join(map(str.encode, (*GOOD, "3", "300", "0", "auto"))),
@@ -228,9 +231,9 @@ SEEDS: Final[dict[str, list[bytes]]] = {
     ],
     "addresses": [bytes(10) + b"\xff\xff\x7f\0\0\1", bytes(15) + b"\1", b"\xfe\x80" + bytes(13) + b"\1%eth0"],
     "events": [
-        _frame([pack(Ready(1.0)), pack(Connected(1, 1.0, 1.0)), pack(Progress(1, 2, 3))]),
-        _frame([pack(Closed(1, 1.0, 1.0, CloseReason.CONNECT_REFUSED, "ECONNREFUSED", 0, 0))]) * 2,
-        _frame([pack(Closed(1, 1.0, 1.0, CloseReason.DRAINED, None, 2**60 - 1, 2**60 - 1))]) * 9,
+        _frame([pack(Ready(1.0)), pack(Connected(1, 1.0, 1.0, 9)), pack(Progress(1, 2, 3, 3, 2))]),
+        _frame([pack(Closed(1, 1.0, 1.0, REFUSED, "ECONNREFUSED", "target", "end", None, 0, 0, 0, 0))]) * 2,
+        _frame([pack(Closed(1, 1.0, 1.0, CloseReason.DRAINED, *[None] * 4, *[2**60 - 1] * 4))]) * 9,
         _frame([pack(Crashed(1.0, "place", "error"))]),
         _frame([pack(Crashed(1.0, "\x01" * 200, "\x01" * 200))]),
         _frame([[]]) + b"\xff",

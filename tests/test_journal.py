@@ -46,12 +46,12 @@ def test_a_session_from_attempt_to_end(written):
     session = book.admit("192.0.2.7", 4711, 1.0, 50.0)
     book.ledger.open_worker(3, 10)
     book.ledger.place(session)
+    session.inbound_ip = "192.0.2.99"
     book.allocated(session, 1.0)
-    book.connected(Connected(1, 1.5, 12.3456))
-    book.progress(Progress(1, 5, 6))
-    book.closed(
-        Closed(1, 2.0, 1000.0, CloseReason.TARGET_READ_CLOSED, None, 7, 8), CloseReason.TARGET_READ_CLOSED
-    )
+    book.connected(Connected(1, 1.5, 12.3456, 40000))
+    book.progress(Progress(1, 5, 6, 4, 3))
+    reason = CloseReason.TARGET_READ_CLOSED
+    book.closed(Closed(1, 2.0, 1000.0, reason, "ECONNRESET", "client", "reset", "end", 7, 8, 6, 5), reason)
     book.stopped("drained", 3.0)
     book.flush()
     got = records(written)
@@ -60,21 +60,37 @@ def test_a_session_from_attempt_to_end(written):
     assert got[3]["connect_ms"] == 12.346
     assert got[3]["timestamp"] == "1970-01-01T00:00:01.500000Z"
     assert [r.get("worker") for r in got] == [None, None, 3, 3, 3, 3, 3, 3, None]
-    assert (got[7]["bytes_from_client"], got[7]["bytes_from_target"]) == (7, 8)
+    assert {name: got[7][name] for name in catalogue.CLOSED_FIELDS} == {
+        "reason": "target_read_closed",
+        "error": "ECONNRESET",
+        "error_from": "client",
+        "client_end": "reset",
+        "target_end": "end",
+        "bytes_from_client": 7,
+        "bytes_from_target": 8,
+        "bytes_to_client": 6,
+        "bytes_to_target": 5,
+        "connect_ms": 12.346,
+        "duration_ms": 1000.0,
+        "inbound_ip": "192.0.2.99",
+        "outbound_port": 40000,
+    }
     assert (got[8]["closed"], got[8]["admitted"]) == ({"target_read_closed": 1}, 1)
     with pytest.raises(UnknownSession):
-        book.progress(Progress(1, 5, 6))
+        book.progress(Progress(1, 5, 6, 4, 3))
 
 
 def test_a_lost_session_keeps_the_last_known_figures(written):
     """What a dead worker had reported."""
     book = journal(written)
     session = book.admit("192.0.2.7", 4711, 1.0, 50.0)
-    book.progress(Progress(1, 5, 6))
+    book.progress(Progress(1, 5, 6, 4, 3))
     book.lost(session, 9.0, 58.0, CloseReason.WORKER_LOST)
     book.flush()
     last = records(written)[-1]
     assert (last["bytes_from_client"], last["bytes_from_target"], last["duration_ms"]) == (5, 6, 8000.0)
+    assert (last["bytes_to_client"], last["bytes_to_target"]) == (4, 3)
+    assert (last["client_end"], last["target_end"], last["error_from"]) == (None, None, None)
     assert book.ledger.active == 0
 
 
@@ -84,7 +100,7 @@ def test_session_detail_writes_how_sessions_end_and_refusals(written):
     for _ in range(3):
         book.admit("192.0.2.7", 1, 1.0, 1.0)
     book.reject("192.0.2.8", 1, 1.0, "10.0.0.0/8")
-    book.closed(Closed(2, 2.0, 1.0, None, None, 0, 0), CloseReason.DRAINED)
+    book.closed(Closed(2, 2.0, 1.0, None, None, None, None, None, 0, 0, 0, 0), CloseReason.DRAINED)
     book.flush()
     assert [(r["seq"], r["event"]) for r in records(written)] == [
         (1, "connection.pool_exhausted"),

@@ -1,12 +1,13 @@
 """The worker's loop in one process, with real sockets: what an end-to-end test cannot reach."""
 
+import select
 import socket
 import threading
 import time
 from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
-from harness import accept, free_port, listening, receive, reset
+from harness import accept, free_port, listening, receive, reset, reset_arrives
 
 from mprelay import handoff, poller, sockets
 from mprelay.events import Closed, CloseReason, Connected, Progress, Settings, Ticket
@@ -143,7 +144,7 @@ def test_progress_is_reported_while_bytes_move_and_not_when_idle(client):
         with accept(server) as target:
             far.sendall(b"hello")
             assert receive(target, 5) == b"hello"
-            assert running.uplink.wait(Progress) == Progress(1, 5, 0)
+            assert running.uplink.wait(Progress) == Progress(1, 5, 0, 0, 5)
             assert running.relay._progress_at is None
             assert running.relay._dirty == {}
 
@@ -292,6 +293,116 @@ def test_no_session_is_idle_whose_event_was_not_seen_yet(client, monkeypatch):
                 relay._turn()
 
 
+def test_timeouts_are_not_put_off_for_ever_by_a_storm_of_events(client, monkeypatch):
+    """More events in every turn than one wait returns. Each was seen once, so who is idle is known."""
+    monkeypatch.setattr(poller, "MOST", 1)
+    _far, near = client
+    with listening() as server, connected() as (chatty, other), ExitStack() as stack:
+        running = Running(server.getsockname())
+        relay = running.relay
+        with running.unattended():
+            for serial, sock in enumerate((near, other), 1):
+                running.admit(sock, serial, admitted_at=time.monotonic())
+                relay._turn()
+                stack.enter_context(accept(server))
+            while len(relay._idle) < 2:
+                relay._turn()
+            silent, _ = relay._idle
+            silent.active_at -= 1000
+            relay._look_again()
+            turns = 0
+            while silent in relay._idle:
+                chatty.send(b"x")
+                relay._turn()
+                turns += 1
+                assert turns <= 2 * len(relay._ends) + 1
+            assert running.uplink.wait(Closed).reason is CloseReason.IDLE_TIMEOUT
+
+
+def test_who_moves_little_goes_before_who_moves_much(client):
+    """A bulk flow waits in the queue until the edges of the turn are handled."""
+    with listening() as server, connected() as (small, other):
+        running = Running(server.getsockname(), pipes=0)
+        relay = running.relay
+        with running.unattended(), ExitStack() as stack:
+            targets = []
+            for serial, sock in enumerate((client[1], other), 1):
+                running.admit(sock, serial, admitted_at=time.monotonic())
+                relay._turn()
+                targets.append(stack.enter_context(accept(server)))
+            while len(relay._idle) < 2:
+                relay._turn()
+            bulk, request = relay._idle
+            bulk.up.bulk = True
+            order = []
+            for link in (bulk, request):
+                link.up._source = Noting(link.up._source, order, link)
+            client[0].send(b"x" * 1000)
+            small.send(b"x")
+            while len(order) < 2:
+                relay._turn()
+            assert order[0] is request
+
+
+class Noting:
+    """A socket that notes when it is read."""
+
+    def __init__(self, sock, order, who):
+        self._sock, self._order, self._who = sock, order, who
+
+    def recv_into(self, *args):
+        """Note who is read first."""
+        self._order.append(self._who)
+        return self._sock.recv_into(*args)
+
+
+@pytest.mark.parametrize("buffer", [None, 4000])
+def test_a_survivor_that_takes_nothing_is_waited_for_only_so_long(client, monkeypatch, buffer):
+    """The reset is passed on after the linger time without progress; the reason is what happened first."""
+    monkeypatch.setattr("mprelay.relay.LINGER", 0.3)
+    far, near = client
+    with listening() as server, Running(server.getsockname(), buffer=buffer) as running:
+        running.admit(near)
+        target = accept(server)
+        target.settimeout(0.2)
+        with suppress(TimeoutError):
+            while True:
+                target.sendall(bytes(1 << 16))
+        reset(target)
+        closed = running.uplink.wait(Closed)
+        assert (closed.reason, closed.error, closed.error_from) == (
+            CloseReason.TARGET_READ_CLOSED,
+            "ECONNRESET",
+            "target",
+        )
+        assert closed.duration_ms >= 300
+        assert 0 < closed.bytes_to_client < closed.bytes_from_target
+        assert reset_arrives(far)
+
+
+def test_a_survivor_that_takes_a_little_at_a_time_gets_it_all(client, monkeypatch):
+    """Each byte that is acknowledged gives it the linger time again."""
+    monkeypatch.setattr("mprelay.relay.LINGER", 1.0)
+    far, near = client
+    with listening() as server, Running(server.getsockname()) as running:
+        running.admit(near)
+        target = accept(server)
+        target.settimeout(0.2)
+        sent = 0
+        with suppress(TimeoutError):
+            while True:
+                sent += target.send(bytes(1 << 16))
+        reset(target)
+        got = 0
+        with suppress(ConnectionResetError):
+            while part := far.recv(1 << 18):
+                got += len(part)
+                assert not select.select([], [], [], 0.1)[0]
+        closed = running.uplink.wait(Closed)
+        assert closed.bytes_to_client == closed.bytes_from_target == got
+        assert closed.duration_ms > 1000
+
+
 def test_nothing_is_kept_of_a_session_that_ended(client):
     """No entry in any table of the loop."""
     far, near = client
@@ -304,7 +415,7 @@ def test_nothing_is_kept_of_a_session_that_ended(client):
             assert receive(target) == b""
         running.uplink.wait(Closed)
         relay = running.relay
-        tables = relay._ends, relay._connecting, relay._idle, relay._unfinished, relay._dirty
+        tables = relay._ends, relay._connecting, relay._idle, relay._lingering, relay._dirty
         assert [len(table) for table in tables] == [0] * 5
 
 

@@ -18,7 +18,7 @@ def test_every_pair_is_a_step_or_the_documented_error(state, happened):
     if happened in TABLE[state]:
         outcome = step(state, happened)
         assert isinstance(outcome.state, State)
-        assert (outcome.state is State.CLOSED) == (outcome.action in (Action.FINISH, Action.ABORT))
+        assert (outcome.state is State.CLOSED) == (outcome.action in (Action.FINISH, Action.ABORT, Action.STOP))
     else:
         with pytest.raises(IllegalInput, match=f"{happened.name} while {state.name}"):
             step(state, happened)
@@ -37,7 +37,12 @@ def test_only_two_ends_of_data_finish_normally():
         for happened, out in row.items()
         if out.action is Action.FINISH
     }
-    assert finishing == {(State.CLIENT_ENDED, Input.TARGET_END), (State.TARGET_ENDED, Input.CLIENT_END)}
+    assert finishing == {
+        (State.CLIENT_ENDED, Input.TARGET_END),
+        (State.TARGET_ENDED, Input.CLIENT_END),
+        (State.CLIENT_GONE_AFTER_END, Input.TARGET_END),
+        (State.TARGET_GONE_AFTER_END, Input.CLIENT_END),
+    }
 
 
 @pytest.mark.parametrize(
@@ -45,15 +50,59 @@ def test_only_two_ends_of_data_finish_normally():
     [
         ("CONNECTED CLIENT_END TARGET_END", "START CLOSE_TARGET_WRITE FINISH", "requester_read_closed"),
         ("CONNECTED TARGET_END CLIENT_END", "START CLOSE_CLIENT_WRITE FINISH", "target_read_closed"),
-        ("CONNECTED CLIENT_RESET", "START ABORT", "requester_read_closed"),
-        ("CONNECTED TARGET_RESET", "START ABORT", "target_read_closed"),
-        ("CONNECTED CLIENT_END TARGET_RESET", "START CLOSE_TARGET_WRITE ABORT", "requester_read_closed"),
-        ("CONNECTED TARGET_END CLIENT_RESET", "START CLOSE_CLIENT_WRITE ABORT", "target_read_closed"),
-        ("CONNECTED CLIENT_END CLIENT_WRITE_FAILED", "START CLOSE_TARGET_WRITE ABORT", "requester_write_closed"),
-        ("CONNECTED TARGET_WRITE_FAILED", "START ABORT", "target_write_closed"),
+        ("CONNECTED CLIENT_RESET ACKNOWLEDGED", "START LINGER ABORT", "requester_read_closed"),
+        ("CONNECTED TARGET_RESET LINGER_TIMEOUT", "START LINGER ABORT", "target_read_closed"),
+        (
+            "CONNECTED CLIENT_END TARGET_RESET ACKNOWLEDGED",
+            "START CLOSE_TARGET_WRITE LINGER ABORT",
+            "requester_read_closed",
+        ),
+        (
+            "CONNECTED TARGET_END CLIENT_RESET TARGET_CUT",
+            "START CLOSE_CLIENT_WRITE LINGER ABORT",
+            "target_read_closed",
+        ),
+        (
+            "CONNECTED CLIENT_END CLIENT_WRITE_FAILED ACKNOWLEDGED",
+            "START CLOSE_TARGET_WRITE LINGER ABORT",
+            "requester_write_closed",
+        ),
+        (
+            "CONNECTED TARGET_WRITE_FAILED TARGET_RESET ACKNOWLEDGED",
+            "START DRAIN_TARGET LINGER ABORT",
+            "target_write_closed",
+        ),
+        ("CONNECTED TARGET_CUT CLIENT_WRITE_FAILED", "START DRAIN_TARGET ABORT", "target_read_closed"),
+        (
+            "CONNECTED CLIENT_CUT CLIENT_RESET IDLE_TIMEOUT",
+            "START DRAIN_CLIENT LINGER ABORT",
+            "requester_read_closed",
+        ),
+        (
+            "CONNECTED CLIENT_END CLIENT_CUT TARGET_END",
+            "START CLOSE_TARGET_WRITE AWAIT_TARGET_END FINISH",
+            "requester_read_closed",
+        ),
+        (
+            "CONNECTED TARGET_END TARGET_CUT TARGET_WRITE_FAILED ACKNOWLEDGED",
+            "START CLOSE_CLIENT_WRITE AWAIT_CLIENT_END LINGER ABORT",
+            "target_read_closed",
+        ),
+        (
+            "CONNECTED CLIENT_END CLIENT_CUT LINGER_TIMEOUT ACKNOWLEDGED",
+            "START CLOSE_TARGET_WRITE AWAIT_TARGET_END LINGER ABORT",
+            "requester_read_closed",
+        ),
+        (
+            "CLIENT_CUT CONNECTED CLIENT_RESET ACKNOWLEDGED",
+            "DRAIN_CLIENT START LINGER ABORT",
+            "requester_read_closed",
+        ),
+        ("CLIENT_CUT CONNECT_REFUSED", "DRAIN_CLIENT ABORT", "requester_read_closed"),
+        ("CONNECTED CLIENT_CUT EXPIRED", "START DRAIN_CLIENT ABORT", "relay_expired"),
         ("CONNECTED IDLE_TIMEOUT", "START ABORT", "idle_timeout"),
         ("CONNECTED EXPIRED", "START ABORT", "relay_expired"),
-        ("CONNECTED STOPPED", "START ABORT", None),
+        ("CONNECTED STOPPED", "START STOP", None),
         ("CONNECT_TIMEOUT", "ABORT", "connect_timeout"),
         ("CONNECT_REFUSED", "ABORT", "connect_refused"),
         ("CONNECT_FAILED", "ABORT", "connect_failed"),
@@ -67,12 +116,43 @@ def test_only_two_ends_of_data_finish_normally():
 def test_transcripts(inputs, actions, reason):
     """Whole lives of sessions."""
     state = State.CONNECTING
-    done = []
+    done, last = [], None
     for name in inputs.split():
-        state, action, last = step(state, Input[name])
+        state, action, given = step(state, Input[name])
         done.append(action.name)
+        last = given or last
     assert (done, state) == (actions.split(), State.CLOSED)
     assert last == (CloseReason(reason) if reason else None)
+
+
+@pytest.mark.parametrize("state", [state for state in State if state is not State.CLOSED])
+def test_every_state_can_be_forced_to_an_end(state):
+    """Expiry and stop find no session that they cannot close."""
+    assert step(state, Input.EXPIRED) == (State.CLOSED, Action.ABORT, CloseReason.RELAY_EXPIRED)
+    assert step(state, Input.STOPPED) == (State.CLOSED, Action.STOP, None)
+
+
+def test_the_two_sides_are_treated_alike():
+    """The table is its own mirror image, but for the reasons' names."""
+
+    def mirrored(name):
+        swap = {"CLIENT": "TARGET", "TARGET": "CLIENT", "REQUESTER": "TARGET"}
+        return "_".join(swap.get(word, word) for word in name.split("_"))
+
+    sides = [s for s in State if s.name not in ("CONNECTING", "CLIENT_GONE_EARLY", "CLOSED")]
+    for state, happened in itertools.product(sides, Input):
+        if happened.name.startswith(("REQUESTER_BUFFER", "TARGET_BUFFER")):
+            continue
+        other = (
+            TABLE[State[mirrored(state.name)]].get(Input[mirrored(happened.name)])
+            if (mirrored(happened.name) in Input.__members__)
+            else None
+        )
+        here = TABLE[state].get(happened)
+        assert (here is None) == (other is None), (state, happened)
+        if here is not None:
+            assert mirrored(here.action.name) == other.action.name
+            assert mirrored(here.state.name) == other.state.name
 
 
 @given(st.lists(st.sampled_from(Input), max_size=30))
@@ -85,5 +165,5 @@ def test_a_session_finishes_at_most_once(inputs):
             state, action, _ = step(state, happened)
         except IllegalInput:
             continue
-        ends += action in (Action.FINISH, Action.ABORT)
+        ends += action in (Action.FINISH, Action.ABORT, Action.STOP)
     assert ends == (state is State.CLOSED)

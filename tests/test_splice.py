@@ -272,7 +272,7 @@ def test_an_end_is_a_reset_where_that_was_taken_already(ends, pipes):
     client, near, far, _target = ends
     pumps, pump = borrowing(near, far, pipes)
     client.close()
-    pump.doom = "ECONNRESET"
+    pump.doom("ECONNRESET")
     outcome = Outcome.STARVED
     while outcome is Outcome.STARVED:
         edge(pump)

@@ -14,7 +14,15 @@ from mprelay.uplink import FRAME, EventReader, Queue, Uplink, pack, unpack
 
 MOST = 2**60 - 1
 LARGEST = Closed(
-    2**63 - 1, 99999999999.99998, 99999999999999.98, max(CloseReason, key=len), "EPROTONOSUPPORT", MOST, MOST
+    2**63 - 1,
+    99999999999.99998,
+    99999999999999.98,
+    max(CloseReason, key=len),
+    "E" * 32,
+    "client",
+    "reset",
+    "reset",
+    *[MOST] * 4,
 )
 
 
@@ -27,7 +35,7 @@ def writer_process(queue, count):
     """Report `count` events, then wait to be killed."""
     uplink = Uplink(queue)
     for serial in range(count):
-        uplink.report(Progress(serial, serial, serial))
+        uplink.report(Progress(serial, *[serial] * 4))
     while not uplink.flush():
         select.select([], [uplink], [])
     uplink.report(Ready(0.0))
@@ -77,7 +85,7 @@ def test_a_full_pipe_keeps_the_events_and_their_order(queue):
     count = 0
     while uplink.flush():
         for _ in range(FRAME):
-            uplink.report(Connected(count, 1.0, 2.0))
+            uplink.report(Connected(count, 1.0, 2.0, 3))
             count += 1
     assert uplink.waiting
     got = []
@@ -121,10 +129,11 @@ def test_a_killed_worker_leaves_whole_frames_and_then_the_end(queue):
     "event",
     [
         Ready(1.5),
-        Connected(1, 2.0, 3.0),
-        Progress(1, 2, 3),
+        Connected(1, 2.0, 3.0, 4),
+        Progress(1, 2, 3, 3, 2),
         LARGEST,
-        LARGEST._replace(reason=None, error=None),
+        LARGEST._replace(reason=None, error=None, error_from=None, client_end=None, target_end=None),
+        LARGEST._replace(error_from="target", client_end="end", target_end=None),
         Crashed(1.0, "place", "error"),
     ],
 )
@@ -141,7 +150,7 @@ def frame(data, length=None):
     return struct.pack("!i", len(data) if length is None else length) + data
 
 
-GOOD = [(2, 1, 2, 3)]
+GOOD = [(2, 1, 2, 3, 3, 2)]
 
 
 @pytest.mark.parametrize(
@@ -160,19 +169,26 @@ GOOD = [(2, 1, 2, 3)]
         frame(orjson.dumps({"a": 1})),
         frame(orjson.dumps([{"a": 1}])),
         frame(orjson.dumps([[]])),
-        frame(orjson.dumps([2, 1, 2, 3])),
-        frame(orjson.dumps([(9, 1, 2, 3)])),
-        frame(orjson.dumps([(2, "1", 2, 3)])),
-        frame(orjson.dumps([(2, True, 2, 3)])),
+        frame(orjson.dumps([2, 1, 2, 3, 3, 2])),
+        frame(orjson.dumps([(9, 1, 2, 3, 3, 2)])),
+        frame(orjson.dumps([(2, "1", 2, 3, 3, 2)])),
+        frame(orjson.dumps([(2, True, 2, 3, 3, 2)])),
+        frame(orjson.dumps([(2, 1, 2, 3, 4, 2)])),
+        frame(orjson.dumps([(2, 1, 2, 3, 3, 3)])),
         frame(orjson.dumps([pack(LARGEST)[:-1]])),
         frame(orjson.dumps([(*pack(LARGEST)[:4], "for fun", *pack(LARGEST)[5:])])),
         frame(orjson.dumps([(0, -1.0)])),
         frame(b"[[0,NaN]]"),
         frame(orjson.dumps([(4, 1e11, "place", "error")])),
-        frame(b"[[1,1,1.0,1e999]]"),
-        frame(orjson.dumps([(1, 1, 1e300, 1.0)])),
-        frame(orjson.dumps([(2, 1, 2**60, 3)])),
-        frame(orjson.dumps([(2, 1, 2, -3)])),
+        frame(b"[[1,1,1.0,1e999,4]]"),
+        frame(orjson.dumps([(1, 1, 1e300, 1.0, 4)])),
+        frame(orjson.dumps([(1, 1, 1.0, 1.0, 65536)])),
+        frame(orjson.dumps([(1, 1, 1.0, 1.0, -1)])),
+        frame(orjson.dumps([(2, 1, 2**60, 3, 3, 2)])),
+        frame(orjson.dumps([(2, 1, 2, 3, -3, 2)])),
+        frame(orjson.dumps([pack(LARGEST._replace(client_end="fun"))])),
+        frame(orjson.dumps([pack(LARGEST._replace(target_end="client"))])),
+        frame(orjson.dumps([pack(LARGEST._replace(error_from="reset"))])),
         frame(orjson.dumps([pack(LARGEST._replace(at=1e11))])),
         frame(orjson.dumps([pack(LARGEST._replace(duration_ms=-1.0))])),
         frame(orjson.dumps([pack(LARGEST._replace(bytes_from_client=2**60))])),
@@ -184,7 +200,7 @@ GOOD = [(2, 1, 2, 3)]
 def test_what_no_worker_reports_is_a_crash_and_the_end(queue, sent):
     """Nothing of it is done, and nothing is read after it."""
     reader = EventReader(queue_of(queue, frame(orjson.dumps(GOOD)) + sent + frame(orjson.dumps(GOOD))))
-    assert reader.take() == [Progress(1, 2, 3)]
+    assert reader.take() == [Progress(1, 2, 3, 3, 2)]
     (crashed,) = reader.take()
     assert isinstance(crashed, Crashed)
     assert crashed.error.startswith("NotEvents: ")
