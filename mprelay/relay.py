@@ -429,7 +429,7 @@ class Relay:
         elif mask & (_WRITE | _TROUBLE):
             self._happened(link, _CONNECTED)
             for pump in (link.up, link.down):
-                if pump.readable and link.state is not _CLOSED:
+                if pump.can_move and link.state is not _CLOSED:
                     self._drive(link, pump)
 
     def _not_connected(self, link: Link, number: int) -> None:

@@ -30,7 +30,7 @@ from rich.table import Table
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 from harness import PATIENCE, Relay, eventually, limit, open_files
 from network import FAR, NEAR, Cable, Namespace, NotHere, bad_network
-from traffic import HEADER, NORMAL, address_of, allowed, plan
+from traffic import EARLY, HEADER, NORMAL, Plan, address_of, allowed, plan
 
 MIB = 1 << 20
 RSS_SLACK = 4 * MIB
@@ -445,6 +445,8 @@ class Chaos:
             later = self.net.lossy and record["reason"] == "worker_lost"
             if fault is None and not late and not later:
                 wrong += self._judge_names(does.kind, seen, record)
+                if does.kind in EARLY:
+                    wrong += self._judge_early(does, seen, served, record)
             self.ends[record["reason"]] += 1
             self.bytes += record["bytes_from_client"] + record["bytes_from_target"]
             fine = record["reason"] in _NORMAL_ENDS and record["error"] is None and seen["how"] == "end"
@@ -470,13 +472,32 @@ class Chaos:
                 ok = ok and target <= served["offered"] and client >= HEADER.size + served["received"]
         return [] if ok else ["bytes do not reconcile"]
 
+    def _judge_early(
+        self, does: Plan, seen: dict[str, Any], served: dict[str, Any] | None, record: dict[str, Any]
+    ) -> list[str]:
+        """What a side said before it left with unread data has arrived, and then the reset."""
+        speaker = EARLY[does.kind]
+        if speaker == "target":
+            said, heard, told = does.down, seen, record["bytes_to_client"]
+        else:
+            said, heard, told = does.up, served or {"received": -1, "how": "nothing"}, record["bytes_to_target"]
+            told -= HEADER.size
+        if (heard["received"], heard["how"], told) != (said, "reset", said):
+            return [f"the {speaker} said {said} bytes and left, heard were {heard['received']}, recorded {told}"]
+        if (record[f"{speaker}_end"], record["error_from"]) != ("reset", speaker):
+            return [f"{speaker}_end {record[f'{speaker}_end']}, error_from {record['error_from']}"]
+        return []
+
     def _judge_names(self, kind: str, seen: dict[str, Any], record: dict[str, Any]) -> list[str]:
         """Where no fault can have meddled, the records name who ended first, and by what."""
         first = {"answer": "requester_read_closed", "push": "target_read_closed"}.get(kind)
         if first and seen["how"] == "end" and record["reason"] != first:
             return [f"{record['reason']}, though it is {first}"]
-        if kind in ("target_reset", "client_reset") and record["error"] != "ECONNRESET":
-            return [f"a reset is recorded as {record['error']}"]
+        if kind in ("target_reset", "client_reset"):
+            side = kind.removesuffix("_reset")
+            how = (record["error"], record["error_from"], record[f"{side}_end"])
+            if how != ("ECONNRESET", side, "reset"):
+                return [f"a reset of the {side} is recorded as {how}"]
         return []
 
     def _fault_of(self, seen: dict[str, Any], ended: float, worker: int | None) -> Caused | None:

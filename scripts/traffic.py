@@ -40,10 +40,16 @@ _PATIENCE = 100.0  # seconds until a session that has not ended counts as hung
 _PROBE_EVERY = 0.01  # seconds
 _STALL = 0.01  # seconds: what a probe tells about at once
 _PULSE = 1.0  # seconds between two reports of all that the probes have measured
+_WORD = 30_000  # bytes of a last word, at most: a direct connection's receive buffer holds as many
+_MUCH = 8_000_000  # bytes read before it, at most: the flow is spliced by then
+_ENDLESS = 1 << 30  # bytes that the other side would send
 _ECHO = 1 << 22  # session numbers of probes begin here
 
 NORMAL = ("exchange", "answer", "push", "slow")
 """Kinds of sessions that end normally on both sides, unless a fault hits them."""
+
+EARLY = {"early_answer": "target", "last_word": "client"}
+"""Kinds in which one side says something and closes with unread data: which side that is."""
 
 
 class Plan(NamedTuple):
@@ -52,7 +58,7 @@ class Plan(NamedTuple):
     kind: str
     up: int  # bytes from client to target, after the header
     down: int  # bytes from target to client
-    cut: int  # bytes after which who cuts it leaves
+    cut: int  # bytes after which who cuts it leaves; of an early kind: that it reads before it speaks
     start: int  # where in the block its bytes begin
 
 
@@ -67,10 +73,16 @@ def plan(seed: str, number: int) -> Plan:
         most = 1 << 16 if kind < 0.75 else 1 << 21 if kind < 0.96 else 20_000_000  # noqa: PLR2004 - shares
         return int(most ** dice.random()) if most == 1 << 16 else dice.randrange(1 << 16, most)
 
-    kinds = ("exchange", "answer", "push", "slow", "leave", "client_reset", "target_reset")
-    kind = dice.choices(kinds, (36, 24, 14, 6, 8, 6, 6))[0]
+    kinds = ("exchange", "answer", "push", "slow", "leave", "client_reset", "target_reset", *EARLY)
+    kind = dice.choices(kinds, (36, 24, 14, 6, 8, 6, 6, 5, 5))[0]
     up, down = (dice.randrange(40), dice.randrange(40)) if kind == "slow" else (size(), size())
-    cut = dice.randrange(1 + (up if kind == "client_reset" else down))
+    if kind in EARLY:
+        up, down = dice.randrange(1, _WORD), _ENDLESS
+        cut = dice.choice((0, dice.randrange(1 << 16), dice.randrange(_MUCH)))
+        if kind == "early_answer":
+            up, down = down, up
+    else:
+        cut = dice.randrange(1 + (up if kind == "client_reset" else down))
     return Plan(kind, up, down, cut, dice.randrange(_BLOCK))
 
 
@@ -125,6 +137,31 @@ class End:
             self.received += len(data)
             if most is not None:
                 left -= len(data)
+
+    async def speak_and_leave(self, read: int, say: int) -> str:
+        """Read a part of what comes, say a last word, and leave with the rest unread: a reset."""
+        await self.receive(read)
+        await self.send(say)
+        readable = self._loop.create_future()
+        self._loop.add_reader(self._sock, readable.set_result, None)
+        try:
+            await readable
+        finally:
+            self._loop.remove_reader(self._sock)
+        return "cut"
+
+    async def pour(self, size: int) -> str:
+        """Send until the other side is gone; then hear what it has said, to the end."""
+        how = ""
+        with contextlib.suppress(ConnectionError):
+            await self.send(size)
+            self.finish()
+        try:
+            await self.receive()
+        except ConnectionError:
+            how = "reset"
+        # Where the failed call had taken the socket's error, recv(2) tells of an end.
+        return how or ("reset" if self.offered < size else "")
 
     def finish(self) -> None:
         """Send no more."""
@@ -210,6 +247,10 @@ async def _serve_plan(asked: Plan, end: End) -> str:
     elif asked.kind == "push":
         await _send_all(end, asked.down)
         await end.receive()
+    elif asked.kind == "early_answer":
+        return await end.speak_and_leave(asked.cut, asked.down)
+    elif asked.kind == "last_word":
+        return await end.pour(asked.down)
     elif asked.kind == "target_reset":
         await end.send(asked.cut)
         end.reset()
@@ -382,6 +423,10 @@ class Clients(Crowd):
         elif does.kind == "leave":
             await end.receive(does.cut)
             return "cut"
+        elif does.kind == "early_answer":
+            return await end.pour(does.up)
+        elif does.kind == "last_word":
+            return await end.speak_and_leave(does.cut, does.up)
         elif does.kind == "client_reset":
             await end.send(does.cut)
             end.reset()

@@ -380,6 +380,21 @@ def test_a_survivor_that_takes_nothing_is_waited_for_only_so_long(client, monkey
         assert reset_arrives(far)
 
 
+def test_an_acknowledgement_may_come_late(client, monkeypatch):
+    """The client has spoken and reset before the target was connected; the target's kernel takes its time."""
+    left = iter([4, 4, 4])
+    monkeypatch.setattr("mprelay.relay.sockets.unacknowledged", lambda _sock: next(left, 0))
+    far, near = client
+    far.sendall(b"word")
+    reset(far)
+    with listening() as server, Running(server.getsockname()) as running:
+        running.admit(near)
+        with accept(server) as target:
+            assert receive(target, 4) == b"word"
+            closed = running.uplink.wait(Closed)
+        assert (closed.reason, closed.client_end) == (CloseReason.REQUESTER_READ_CLOSED, "reset")
+
+
 def test_a_survivor_that_takes_a_little_at_a_time_gets_it_all(client, monkeypatch):
     """Each byte that is acknowledged gives it the linger time again."""
     monkeypatch.setattr("mprelay.relay.LINGER", 1.0)
