@@ -7,7 +7,11 @@ until :func:`main` is called, so that a worker does not load what only the super
 
 def main() -> int:
     """Run the relay with the arguments of this process; return its exit code."""
-    import sys  # noqa: PLC0415 - see the module docstring
+    from mprelay import signals  # noqa: PLC0415 - see the module docstring
+
+    signals.begin()  # before the imports that take time: a signal that comes meanwhile is heard later
+
+    import sys  # noqa: PLC0415
 
     from mprelay.supervisor import main as supervise  # noqa: PLC0415
 

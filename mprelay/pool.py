@@ -123,7 +123,9 @@ class Pool:
     def start(self, number: int, settings: Settings, now: float) -> Member:
         """Start worker `number`. OSError: no process, or no descriptors, to be had."""
         # Started with the first process anyway, but then in the midst of `signals.held`, whose mask it undoes.
-        resource_tracker.ensure_running()
+        # It makes itself deaf to SIGINT and SIGTERM alone; the other stop signals stay blocked in it.
+        with signals.held():
+            resource_tracker.ensure_running()
         member = self.members[number] = Member(number, now, settings, self._context)
         return member
 

@@ -1,6 +1,15 @@
 """Process signals become readiness of one descriptor; nothing else happens in a handler.
 
 The only file that knows of signals. :meth:`Signals.take` tells which came, in their order.
+
+Ignored signals, blocked signals and interval timers are inherited over exec(2). So the program begins from a
+known state (:func:`begin`), whoever started it:
+
+- A stop signal (SIGTERM, SIGINT, SIGQUIT, SIGXCPU, and SIGHUP unless it was ignored) is held back until
+  :class:`Signals` can hear it. SIGXCPU is one of them because the hard limit of CPU time follows.
+- Any other signal that by default would end the process, and that is no fault of the program, is ignored: it
+  would end the relay without a record.
+- The rest have their default action. If SIGCHLD stayed ignored, waitpid(2) would fail with ECHILD (signal(7)).
 """
 
 import signal
@@ -8,11 +17,36 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Final
 
-from mprelay.poller import Waker
+# Nothing more is imported here: until `begin` has run, a stop signal ends the program without a record.
 
-_PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+if sys.platform == "win32":
+    _STOP = frozenset({signal.SIGTERM, signal.SIGINT})
+else:
+    _STOP = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGXCPU, signal.SIGHUP})
+    _AS_BY_DEFAULT = frozenset(
+        {
+            # A fault of the program itself …
+            signal.SIGABRT,
+            signal.SIGBUS,
+            signal.SIGFPE,
+            signal.SIGILL,
+            signal.SIGSEGV,
+            signal.SIGSYS,
+            signal.SIGTRAP,
+            # … or no end of it.
+            signal.SIGCHLD,
+            signal.SIGCONT,
+            signal.SIGTSTP,
+            signal.SIGTTIN,
+            signal.SIGTTOU,
+            signal.SIGURG,
+            signal.SIGWINCH,
+        }
+    )
+    _UNCHANGEABLE = frozenset({signal.SIGKILL, signal.SIGSTOP})
 
 
 def name(number: int) -> str:
@@ -23,19 +57,56 @@ def name(number: int) -> str:
         return f"SIG{number}"
 
 
+def begin() -> None:
+    """Make a known state of what this process (the supervisor) has inherited. Call it first of all.
+
+    The stop signals stay blocked until :class:`Signals` hears them, or :func:`release` lets them act by default.
+    """
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
+        for number in _STOP:
+            if not _is_nohup(number):
+                signal.signal(number, signal.SIG_DFL)
+        _settle_others()
+        for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
+            signal.setitimer(timer, 0)
+
+
+def release() -> None:
+    """Block no signal, not even one that was blocked from the start. What came meanwhile is delivered now."""
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _is_nohup(number: int) -> bool:
+    """Tell whether `number` is a hang-up that was ignored from the start: nohup(1) means it to stay so."""
+    return sys.platform != "win32" and number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN
+
+
+def _settle_others() -> None:
+    """Give each signal that is no stop signal its known disposition."""
+    if sys.platform != "win32":
+        for number in signal.valid_signals() - _STOP - _UNCHANGEABLE:
+            if number not in _AS_BY_DEFAULT:
+                signal.signal(number, signal.SIG_IGN)  # the real-time signals too
+            elif signal.getsignal(number) is signal.SIG_IGN:  # exec(2) leaves no other handler but the default
+                signal.signal(number, signal.SIG_DFL)
+
+
 class Signals:
     """Turns the signals that ask the relay to stop into readiness of one descriptor.
 
-    SIGTERM and SIGINT, and SIGHUP, which a lost terminal sends, unless it was ignored from the start (nohup).
+    From here on no signal is blocked.
     """
 
     def __init__(self) -> None:
+        from mprelay.poller import Waker  # noqa: PLC0415 - see the imports
+
         self._waker = Waker()
         self._fd_before = signal.set_wakeup_fd(self._waker.writer, warn_on_full_buffer=False)
-        numbers = [signal.SIGTERM, signal.SIGINT]
-        if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-            numbers.append(signal.SIGHUP)
-        self._before = {number: signal.signal(number, _only_wake) for number in numbers}
+        heard = [number for number in _STOP if not _is_nohup(number)]
+        self._before = {number: signal.signal(number, _only_wake) for number in heard}
+        release()
 
     def fileno(self) -> int:
         """Return the descriptor that is readable when a signal came."""
@@ -61,13 +132,13 @@ def _only_wake(_number: int, _frame: FrameType | None) -> None:
 def held() -> Iterator[None]:
     """Hold back the stop signals in this thread, and in a process that is started meanwhile.
 
-    A signal mask is inherited over fork and exec, so a worker cannot be interrupted in the moment before it
+    A signal mask is inherited over fork and exec, so a child cannot be interrupted in the moment before it
     comes to :func:`ignore`. A signal that arrives meanwhile is delivered to this process afterwards.
     """
     if sys.platform == "win32":
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
     try:
         yield
     finally:
@@ -88,9 +159,11 @@ def die_with_parent() -> None:
 
 
 def ignore() -> None:
-    """Make this process (a worker) deaf to the stop signals: Ctrl-C reaches a whole process group."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform != "win32":
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+    """Make this process (a worker, or another child of the supervisor) deaf to whatever could end it.
+
+    Ctrl-C and SIGQUIT from the keyboard reach a whole process group. Faults and SIGKILL still end it.
+    """
+    for number in _STOP:
+        signal.signal(number, signal.SIG_IGN)
+    _settle_others()
+    release()

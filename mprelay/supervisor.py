@@ -107,6 +107,8 @@ def main(argv: Sequence[str]) -> int:
     """Do what the command line says; return the exit code."""
     started = time.monotonic()
     asked = cli.parse(argv)
+    if not isinstance(asked, Config):
+        signals.release()  # nothing will hear them, and who reads stdout may stall: they act by default
     try:
         _need_standard_streams()
         if isinstance(asked, cli.Text):
@@ -197,6 +199,7 @@ class Supervisor:
                 self._live()
             except Exception as unexpected:  # noqa: BLE001 - the barrier: it is recorded, and the process ends
                 self._abandon(unexpected)
+            signals.release()  # where it failed before anything could hear them
             self._journal.stopped(self._stop_reason, time.monotonic() - self._started)
             self._write_rest()
         except Exception as unexpected:  # noqa: BLE001 - not even that could be recorded
@@ -206,6 +209,7 @@ class Supervisor:
             finally:
                 os._exit(SOFTWARE)  # a normal exit would wait for the workers, and they for us
         self._pool.close()
+        signals.ignore()  # all is said: a late one must not change the exit code
         return self._code
 
     def _live(self) -> None:

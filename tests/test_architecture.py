@@ -13,7 +13,7 @@ import mprelay
 PACKAGE = Path(mprelay.__file__).parent
 ALLOWED = {
     "__init__": set(),
-    "__main__": {"supervisor"},
+    "__main__": {"signals", "supervisor"},
     "acl": set(),
     "events": set(),
     "poller": set(),
@@ -44,6 +44,8 @@ PLACES = {
     "SEQPACKET": "handoff",
     "RLIMIT": "limits",
     "pthread_sigmask": "signals",
+    "setitimer": "signals",
+    "SIGHUP": "signals",
     "queues": "uplink",
     "SO_LINGER": "sockets",
 }

@@ -345,7 +345,7 @@ def full_pipe(writer):
 # -- 0: a signal ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
 def test_signal_drains(number):
     """The door shuts, who is inside may finish, exit 0."""
     with listening() as server, Relay(server.getsockname()) as relay:
@@ -367,7 +367,7 @@ def test_signal_drains(number):
         assert psutil.wait_procs(family, PATIENCE)[1] == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
 def test_signal_with_nobody_inside(number):
     """At once."""
     with Relay(TARGET, "--drain-timeout", "3600") as relay:
@@ -383,7 +383,7 @@ def test_signal_while_starting():
         assert relay.records[-1]["reason"] == "drained"
 
 
-@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
 def test_second_signal_cuts_the_drain_short(second):
     """The sessions are closed as drained, and both peers see that they were cut."""
     with listening() as server, Relay(server.getsockname(), "--drain-timeout", "3600") as relay:

@@ -1,0 +1,175 @@
+"""Signals, masks and timers that somebody else chose: whoever starts the relay, or sends it signals."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from checker import parse
+from harness import PROGRAM, Relay, accept, echo, eventually, free_port, listening
+
+STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGXCPU)
+DEADLY = (
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGALRM,
+    signal.SIGVTALRM,
+    signal.SIGPROF,
+    signal.SIGIO,
+    signal.SIGPWR,
+    signal.SIGPIPE,
+    signal.SIGXFSZ,
+    16,  # SIGSTKFLT, which has no name before Python 3.11
+    *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
+)
+"""End a process by default, and are no fault of the program itself (signal(7))."""
+
+
+def started_with(code: str) -> tuple[str, ...]:
+    """A command that makes `code` true of itself and then becomes the relay."""
+    become = "import os, signal, sys\n" + code + "\nos.execv(sys.argv[1], sys.argv[1:])"
+    return (sys.executable, "-c", become, PROGRAM)
+
+
+def masks(pid: int) -> dict[str, int]:
+    """What a process does with its signals: proc_pid_status(5), by SigBlk, SigIgn and SigCgt."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {
+        name: int(value, 16)
+        for name, value in (line.split(":") for line in lines if line.startswith("Sig"))
+        if name != "SigQ"
+    }
+
+
+def has(mask: int, number: int) -> bool:
+    """Whether a signal is in a mask."""
+    return bool(mask >> (number - 1) & 1)
+
+
+def test_children_that_are_not_waited_for():
+    """SIGCHLD was ignored: the kernel would throw away how a worker ended. It is told all the same."""
+    command = started_with("signal.signal(signal.SIGCHLD, signal.SIG_IGN)")
+    with listening() as server, Relay(server.getsockname(), command=command) as relay:
+        with relay.connect() as client, accept(server) as target:
+            busy = relay.wait("session.allocated")["worker"]
+            os.kill(relay.workers()[3 - busy], signal.SIGKILL)
+            assert relay.wait("worker.exited")["signal"] == "SIGKILL"
+            relay.wait("worker.started", 3)
+            echo(client, target)
+        assert relay.stop() == 0
+        assert relay.records[-1]["reason"] == "drained"
+
+
+@pytest.mark.parametrize("number", STOP)
+def test_every_signal_was_blocked(number):
+    """It is heard all the same, and no process of the relay has any blocked that it did not choose."""
+    command = started_with("signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())")
+    with listening() as server, Relay(server.getsockname(), command=command) as relay:
+        for pid in (relay.process.pid, *relay.workers().values()):
+            assert masks(pid)["SigBlk"] == 0
+        with relay.connect() as client, accept(server) as target:
+            echo(client, target)
+            relay.process.send_signal(number)
+            assert relay.wait("relay.draining")["signal"] == number.name
+            echo(client, target)
+        assert relay.finish() == 0
+        assert relay.records[-1]["reason"] == "drained"
+
+
+def test_timers_that_are_running():
+    """An alarm that somebody set before is no end."""
+    command = started_with("signal.setitimer(signal.ITIMER_REAL, 2)")
+    with Relay(("127.0.0.1", 9), "--stats-interval", "0.5", command=command) as relay:
+        relay.wait("relay.stats", 5)
+
+
+def test_signals_that_mean_nothing():
+    """They end neither the supervisor nor a worker nor multiprocessing's helper."""
+    with (
+        listening() as server,
+        Relay(server.getsockname()) as relay,
+        relay.connect() as client,
+        accept(server) as target,
+    ):
+        for number in DEADLY:
+            for process in (relay.process, *relay.family()):
+                os.kill(process.pid, number)
+        for pid in relay.workers().values():
+            for number in STOP:
+                os.kill(pid, number)
+        echo(client, target)
+        with relay.connect() as other, accept(server) as its_target:
+            echo(other, its_target)
+        assert len(relay.family()) == 3
+        assert relay.all("worker.exited") == []
+
+
+@pytest.mark.parametrize("number", STOP)
+def test_the_whole_process_group(number):
+    """The workers, and multiprocessing's helper, are deaf to what the terminal sends to all."""
+    with listening() as server, Relay(server.getsockname(), start_new_session=True) as relay:
+        family = relay.family()
+        assert len(family) == 3
+        with relay.connect() as client, accept(server) as target:
+            echo(client, target)
+            for process in family:
+                now = masks(process.pid)
+                assert has(now["SigIgn"] | now["SigBlk"], number), process.cmdline()
+            os.killpg(relay.process.pid, number)
+            relay.wait("relay.draining")
+            echo(client, target)
+        assert relay.finish() == 0
+        assert relay.records[-1]["reason"] == "drained"
+        assert {record["level"] for record in relay.all("worker.exited")} == {"info"}
+
+
+def test_a_hang_up_that_is_ignored_stays_ignored():
+    """nohup(1) asks for that."""
+    command = started_with("signal.signal(signal.SIGHUP, signal.SIG_IGN)")
+    with listening() as server, Relay(server.getsockname(), command=command) as relay:
+        relay.process.send_signal(signal.SIGHUP)
+        with relay.connect() as client, accept(server) as target:
+            echo(client, target)
+        assert relay.stop() == 0
+        assert relay.wait("relay.draining")["signal"] == "SIGTERM"
+
+
+def blocks(pid: int) -> bool:
+    """The first line of the program has run."""
+    now = masks(pid)
+    return has(now["SigBlk"] | now["SigCgt"], signal.SIGTERM)
+
+
+def imports(pid: int) -> bool:
+    """It is in the midst of its imports."""
+    return "orjson" in Path(f"/proc/{pid}/maps").read_text()
+
+
+def hears(pid: int) -> bool:
+    """It has handlers."""
+    return has(masks(pid)["SigCgt"], signal.SIGQUIT)
+
+
+def has_a_child(pid: int) -> bool:
+    """It starts processes."""
+    return bool(Path(f"/proc/{pid}/task/{pid}/children").read_text())
+
+
+@pytest.mark.parametrize("number", STOP)
+@pytest.mark.parametrize("moment", [blocks, imports, hears, has_a_child])
+def test_a_signal_in_the_first_moments(number, moment):
+    """There is a record of it, and no traceback."""
+    args = [PROGRAM, str(free_port()), "127.0.0.1", "9", "ANY", "--workers", "2"]
+    with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            eventually(lambda: moment(process.pid), moment.__doc__)
+            process.send_signal(number)
+            out, err = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    assert (process.returncode, err) == (0, b"")
+    records = parse(out)
+    assert [r["signal"] for r in records if r["event"] == "relay.draining"] == [number.name]
+    assert (records[-1]["event"], records[-1]["reason"]) == ("relay.stopped", "drained")
