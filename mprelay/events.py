@@ -51,7 +51,7 @@ class Settings(NamedTuple):
     idle_timeout: float  # seconds without a byte moved
     buffer: int | None  # bytes for each direction; None: the worker chooses
     pipes: int  # that it may borrow to flows, at most
-    deadline: float | None  # absolute timeout on the monotonic clock, seconds; None: never
+    deadline: float | None  # absolute timeout as mprelay.boottime counts, seconds; None: never
 
 
 class Ticket(NamedTuple):

@@ -38,6 +38,7 @@ from socket import SocketType
 from typing import Final
 
 from mprelay import poller, sockets
+from mprelay.boottime import Deadline
 from mprelay.events import Closed, CloseReason, Connected, Progress, Settings, Side, Ticket
 from mprelay.handoff import Receiver
 from mprelay.pump import Outcome, Pump, Pumps, errno_name, stream_error
@@ -187,8 +188,16 @@ class Relay:
         """Events to be seen before timeouts are believed; None: no timeout is held back."""
         self._dirty: dict[Link, None] = {}  # moved bytes since their last Progress
         self._progress_at: float | None = None
-        self._deadline = settings.deadline
-        self._look_at = settings.deadline
+        self._expired = False
+        self._deadline: float | None = None
+        self._expiry = None if settings.deadline is None else Deadline(settings.deadline)
+        """The absolute timeout. Its descriptor tells it in time also after a sleep of the machine; `_deadline`
+        does however many other events there are."""
+        if self._expiry is not None:
+            self._deadline = self._expiry.monotonic
+            if self._expiry.fileno() >= 0:
+                self._poller.add(self._expiry.fileno(), poller.READ | poller.EDGE)
+        self._look_at = self._deadline
         """When to see what is due; None: nothing can be."""
         self._uplink_full = False
         self._now = time.monotonic()
@@ -200,6 +209,8 @@ class Relay:
             pass
         self._end_all(Input.STOPPED)
         self._pumps.close()
+        if self._expiry is not None:
+            self._expiry.close()
         self._send_last_reports()
 
     def _turn(self) -> bool:
@@ -218,6 +229,8 @@ class Relay:
                 self._on_edge(link, reads, writes, mask)
             elif descriptor == self._inbox.fileno():
                 tickets_wait = True
+            elif self._expiry is not None and descriptor == self._expiry.fileno():
+                self._deadline = self._look_at = self._now
         if self._queue:
             self._work_off_queue()
         if self._look_at is not None and self._now >= self._look_at:
@@ -269,6 +282,7 @@ class Relay:
         now = self._now
         if self._deadline is not None and now >= self._deadline:
             self._deadline = None
+            self._expired = True
             self._end_all(Input.EXPIRED)
         if not self._all_seen(seen):
             return  # and look again in the next turn
@@ -328,7 +342,7 @@ class Relay:
 
     def _open(self, ticket: Ticket, client: SocketType) -> None:
         """Begin a session: from here `client` is ours."""
-        if self._settings.deadline is not None and self._now >= self._settings.deadline:
+        if self._expired:
             self._refuse(ticket, CloseReason.RELAY_EXPIRED, None, client)
             return
         try:

@@ -48,7 +48,7 @@ from enum import Enum, auto
 from functools import partial
 from typing import Final
 
-from mprelay import catalogue, cli, handoff, limits, poller, signals, sockets
+from mprelay import boottime, catalogue, cli, handoff, limits, poller, signals, sockets
 from mprelay.catalogue import Entry
 from mprelay.config import Config
 from mprelay.events import Closed, CloseReason, Connected, Crashed, Event, Progress, Ready, Settings, Ticket
@@ -76,6 +76,7 @@ _ACCEPT_PAUSE: Final = (
 _FRAMES: Final = 64  # of one worker's events in one turn: a full pipe holds about as many
 _STATS_WORKERS: Final = 16  # in one relay.stats record, which must stay below 4096 bytes
 _START_LIMIT: Final = 10.0  # seconds until every worker must be ready
+_ROUNDING: Final = 1e-6  # seconds: more than floats of Unix time lose, a quarter of a microsecond each
 _GRACE: Final = 0.4  # seconds in which workers end by themselves; the whole expiry takes less than one
 _LAST_WORDS: Final = 1.0  # seconds for the records that are left, once a signal says not to wait for their reader
 _TRIES: Final = 6  # starts of one worker in a row that may fail
@@ -165,8 +166,12 @@ class Supervisor:
         self._code = OK
         self._stop_reason = "failed"
         self._session_end = CloseReason.WORKER_LOST  # why the sessions end that a worker is told to end
-        self._deadline = started + config.absolute_timeout if config.absolute_timeout else None
-        self._expires_at = self._wall + config.absolute_timeout if config.absolute_timeout else None
+        self._deadline: boottime.Deadline | None = None
+        self._expires_at: float | None = None
+        if config.absolute_timeout:
+            # The wall clock is read first here and last in `_expire`: no expiry is stamped before `expires_at`.
+            self._expires_at = self._wall + config.absolute_timeout
+            self._deadline = boottime.Deadline(boottime.now() + config.absolute_timeout + _ROUNDING)
         self._writer = Writer(_STDOUT, self._wake)
         self._journal = Journal(
             self._writer,
@@ -237,7 +242,7 @@ class Supervisor:
                 catalogue.POOL_START_FAILED, SOFTWARE, error="EAGAIN", detail=f"the writer's thread: {failure}"
             ) from failure
         if self._deadline is not None:
-            self._alarms["expiry"] = (self._deadline, self._expire)
+            self._alarms["expiry"] = (self._deadline.monotonic, self._expire)
         try:
             self._listener = sockets.listen(self._config.bind, self._config.fwd_port)
             self._listen_address = self._listener.getsockname()
@@ -257,7 +262,7 @@ class Supervisor:
             idle_timeout=self._config.idle_timeout,
             buffer=self._config.buffer,
             pipes=share.pipes,
-            deadline=self._deadline,
+            deadline=None if self._deadline is None else self._deadline.at,
         )
         self._alarms["start"] = (self._now + _START_LIMIT, self._start_took_too_long)
         self._start_next(1)
@@ -285,6 +290,8 @@ class Supervisor:
             self._watch(self._signals.fileno(), self._on_signal)
             self._watch(self._waker.fileno(), self._on_wake)
             self._watch_stdout()
+            if self._deadline is not None and self._deadline.fileno() >= 0:
+                self._poller.add(self._deadline.fileno(), poller.READ | poller.EDGE)  # to wake, nothing else
         except OSError as failure:
             raise Failure(catalogue.PLATFORM_INIT_FAILED, OSERR, error=errno_name(failure.errno)) from failure
         self._can_wait = True
@@ -331,6 +338,8 @@ class Supervisor:
         self._now = time.monotonic()
         self._wall = time.time()
         try:
+            if self._deadline is not None and self._deadline.reached():
+                self._expire()
             for name, (at, ring) in list(self._alarms.items()):
                 if at <= self._now and name in self._alarms:
                     del self._alarms[name]
@@ -513,7 +522,7 @@ class Supervisor:
                 case Connected() if has(member.number, event.serial):
                     self._journal.connected(event)
                 case Closed() if has(member.number, event.serial) and self._may_end_for(event.reason):
-                    if event.reason is CloseReason.RELAY_EXPIRED and "expiry" in self._alarms:
+                    if event.reason is CloseReason.RELAY_EXPIRED:
                         self._expire()  # a worker has seen it first; its cause stands before its effects
                     self._journal.closed(event, event.reason or self._session_end)
                 case Progress() if has(member.number, event.serial):
@@ -530,7 +539,7 @@ class Supervisor:
         """Tell whether it is late enough for this reason."""
         if reason is not CloseReason.RELAY_EXPIRED:
             return True
-        return self._deadline is not None and time.monotonic() >= self._deadline
+        return self._deadline is not None and self._deadline.reached()
 
     def _on_ready(self, member: Member, event: Ready) -> None:
         member.ready = True
@@ -632,8 +641,12 @@ class Supervisor:
         )
 
     def _expire(self) -> None:
-        late = time.monotonic() - self._deadline if self._deadline else 0.0
-        self._journal.write(catalogue.RELAY_EXPIRED, time.time() - late)
+        """End at the absolute timeout, if it is not the end already. The door is shut before anything is said."""
+        if self._deadline is None or self._phase in (Phase.ENDING, Phase.OVER):
+            return
+        self._shut()
+        late = self._deadline.late()
+        self._journal.write(catalogue.RELAY_EXPIRED, time.time() - late)  # the wall clock last: see `__init__`
         self._end("expired", CloseReason.RELAY_EXPIRED)
 
     def _fail(self, failure: Failure) -> None:

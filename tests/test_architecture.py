@@ -15,6 +15,7 @@ ALLOWED = {
     "__init__": set(),
     "__main__": {"signals", "supervisor"},
     "acl": set(),
+    "boottime": set(),
     "events": set(),
     "poller": set(),
     "pump": set(),
@@ -30,7 +31,7 @@ ALLOWED = {
     "uplink": {"events"},
     "cli": {"config", "catalogue"},
     "journal": {"catalogue", "events", "ledger", "writer"},
-    "relay": {"events", "handoff", "poller", "pump", "session", "sockets", "uplink"},
+    "relay": {"boottime", "events", "handoff", "poller", "pump", "session", "sockets", "uplink"},
     "worker": {"events", "handoff", "relay", "signals", "uplink"},
     "pool": {"events", "handoff", "signals", "uplink", "worker"},
 }
@@ -46,6 +47,8 @@ PLACES = {
     "pthread_sigmask": "signals",
     "setitimer": "signals",
     "SIGHUP": "signals",
+    "clock_gettime": "boottime",
+    "timerfd": "boottime",
     "queues": "uplink",
     "SO_LINGER": "sockets",
 }

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 import pytest
 from harness import accept, free_port, listening, receive, reset, reset_arrives
 
-from mprelay import handoff, poller, sockets
+from mprelay import boottime, handoff, poller, sockets
 from mprelay.events import Closed, CloseReason, Connected, Progress, Settings, Ticket
 from mprelay.relay import Relay
 
@@ -416,6 +416,36 @@ def test_a_survivor_that_takes_a_little_at_a_time_gets_it_all(client, monkeypatc
         closed = running.uplink.wait(Closed)
         assert closed.bytes_to_client == closed.bytes_from_target == got
         assert closed.duration_ms > 1000
+
+
+@pytest.mark.parametrize("slept", [False, True])
+def test_the_deadline_is_met_in_a_storm_of_events(client, monkeypatch, slept):
+    """At once; after a sleep, which the monotonic clock does not know, when it is the timer's turn."""
+    monkeypatch.setattr(poller, "MOST", 1)
+    far, near = client
+    with listening() as server:
+        running = Running(server.getsockname(), deadline=boottime.now() + 0.2)
+        relay = running.relay
+        with running.unattended():
+            running.admit(near, admitted_at=time.monotonic())
+            relay._turn()
+            with accept(server) as target:
+                while not relay._idle:
+                    relay._turn()
+                if slept:
+                    relay._deadline += 3600
+                    relay._look_again()
+                assert select.select([relay._expiry], [], [], 20)[0]
+                turns = 0
+                while not relay._expired:
+                    far.send(b"x")
+                    target.send(b"x")
+                    relay._turn()
+                    turns += 1
+                assert turns <= (4 if slept else 1)
+            assert [e.reason for e in running.uplink.events if isinstance(e, Closed)] == [
+                CloseReason.RELAY_EXPIRED
+            ]
 
 
 def test_nothing_is_kept_of_a_session_that_ended(client):

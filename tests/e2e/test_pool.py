@@ -345,7 +345,7 @@ def judge_expiry(relay: Relay, reasons: dict[str, int] | None = None) -> None:
     last = relay.records[-1]
     assert (last["event"], last["reason"]) == ("relay.stopped", "expired")
     assert reasons is None or reasons == last["closed"]
-    assert expires_at - 0.1 <= at(expired["timestamp"])
+    assert expires_at <= at(expired["timestamp"])
     assert at(last["timestamp"]) - expires_at <= 1.0
     assert ended - expires_at <= 2.0  # and the interpreter's own end
 
