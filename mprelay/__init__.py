@@ -9,7 +9,9 @@ The nouns, and which way each travels:
 * A **worker** process connects to the target and moves bytes, one **pump** for each direction. It sends
   **events** *up*: connected, progress, closed.
 * The **journal** turns what the supervisor sees and what the workers report into **records**, one JSON line
-  each, on stdout. It owns the ledger, so what is counted is what is written.
+  each. It owns the ledger, so what is counted is what is written.
+* The **outlet** process owns stdout and stderr, and nothing else. Records reach it from the supervisor, over a
+  socket; **complaints**, what would else be written on stderr, reach it from every process.
 
 The picture of how they are wired stands in :mod:`mprelay.supervisor`.
 """

@@ -1,6 +1,6 @@
 """The central JSON logger: it owns the ledger and writes each record, so what is counted is what is logged.
 
-    supervisor ── what it saw ──▶ ledger ─▶ structlog: compose ─▶ render ─▶ lines ── flush ──▶ writer ─▶ stdout
+    supervisor ── what it saw ──▶ ledger ─▶ structlog: compose ─▶ render ─▶ lines ── flush ──▶ writer ─▶ outlet
     workers ───── what they report ─▲
 
 Rules:

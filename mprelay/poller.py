@@ -38,6 +38,7 @@ if sys.platform == "linux":
             self._epoll = select.epoll()
             self.add = self._epoll.register
             """add(fd, mask): OSError where the kernel cannot watch it (ENOMEM, ENOSPC, EPERM)."""
+            self.change = self._epoll.modify
             self.remove = self._epoll.unregister
 
         def wait(self, timeout: float | None) -> list[tuple[int, int]]:
@@ -67,6 +68,10 @@ else:
         """Not here: see :func:`missing`."""
 
         def add(self, fd: int, mask: int) -> None:
+            """Not here."""
+            raise NotImplementedError
+
+        def change(self, fd: int, mask: int) -> None:
             """Not here."""
             raise NotImplementedError
 

@@ -9,7 +9,7 @@
       │        record, so what is counted is what is logged        │            │
       │                  │ lines                                   │            │
       │                  ▼                                         │            │
-      │        writer thread ──▶ stdout                            │            │
+      │               writer ── socket, sends that never wait ─────┼─▶ outlet ──┼─▶ stdout
       └──┬──────────────────────────────────────▲──────────────────┘            │
          │ SOCK_SEQPACKET, SCM_RIGHTS           │ one multiprocessing queue     │
          │ tickets + sockets, many a message    │ per worker: batches of events │
@@ -22,9 +22,13 @@
 Down go tickets with sockets. Up go events. Nobody ever waits for a reply. End-of-file on the hand-off channel is
 the stop message, so a stop, a supervisor's crash and a replacement are one mechanism.
 
+The outlet is a process too. It owns stdout and stderr and nothing else, because whoever writes there may have to
+wait for the reader in a way that not even SIGKILL ends (:mod:`mprelay.outlet`). It is started first: what is
+started after it inherits a socket to it in the place of the standard streams.
+
 The phases of a run::
 
-    STARTING ──all workers ready──▶ ACTIVE ──signal, stdout gone──▶ DRAINING ──▶ ENDING ──no worker left──▶ OVER
+    STARTING ──all are ready──────▶ ACTIVE ──signal, stdout gone──▶ DRAINING ──▶ ENDING ──no worker left──▶ OVER
         └───────────── failure, expiry, second signal ─────────────────────────────▲
 
 Rules of the loop: what is due by the clock comes first, then what happened, and new connections last, so that a
@@ -40,6 +44,7 @@ the events within bounds came later, and takes 1.3 µs more (timeit). What the w
 """
 
 import gc
+import math
 import os
 import socket
 import time
@@ -55,10 +60,11 @@ from mprelay.events import Closed, CloseReason, Connected, Crashed, Event, Progr
 from mprelay.journal import Journal
 from mprelay.ledger import Entry as Session
 from mprelay.ledger import NoRoom
+from mprelay.outlet import Sink, complain
 from mprelay.pool import Member, Pool
 from mprelay.pump import errno_name
 from mprelay.worker import GC_THRESHOLD, describe, place_of
-from mprelay.writer import Writer, complain
+from mprelay.writer import Writer
 
 # Exit codes, as sysexits.h names them.
 OK: Final = 0
@@ -113,14 +119,13 @@ def main(argv: Sequence[str]) -> int:
     try:
         _need_standard_streams()
         if isinstance(asked, cli.Text):
-            os.write(_STDOUT, asked.text.encode())
+            Sink(_STDOUT).write(asked.text.encode())
+            return asked.code
+        if isinstance(asked, cli.Refusal):
+            return _refuse(asked)
     except OSError as failure:
         complain(f"nothing can be written to stdout: {failure.strerror}")
         return IOERR
-    if isinstance(asked, cli.Text):
-        return asked.code
-    if isinstance(asked, cli.Refusal):
-        return _refuse(asked)
     return Supervisor(asked, started).run()
 
 
@@ -143,14 +148,13 @@ def _as_text(log_format: str) -> bool:
 
 
 def _refuse(refusal: cli.Refusal) -> int:
-    """Write a record for each wrong value."""
-    writer = Writer(_STDOUT, wake=lambda: None)
+    """Write a record for each wrong value. OSError: nobody will read it."""
+    writer = Writer()
     journal = Journal(writer, as_text=_as_text(refusal.log_format), labels=refusal.labels)
     for wrong in refusal.problems:
         journal.refuse(*wrong)
     journal.flush()
-    writer.close()
-    writer.join()
+    writer.write_directly()
     return USAGE
 
 
@@ -172,7 +176,7 @@ class Supervisor:
             # The wall clock is read first here and last in `_expire`: no expiry is stamped before `expires_at`.
             self._expires_at = self._wall + config.absolute_timeout
             self._deadline = boottime.Deadline(boottime.now() + config.absolute_timeout + _ROUNDING)
-        self._writer = Writer(_STDOUT, self._wake)
+        self._writer = Writer()
         self._journal = Journal(
             self._writer,
             limit=config.max_sessions,
@@ -182,12 +186,12 @@ class Supervisor:
             labels=config.labels,
         )
         self._ledger = self._journal.ledger
-        self._poller: poller.Poller  # this and the next two: see _make_loop
-        self._waker: poller.Waker
+        self._poller: poller.Poller  # this and the next one: see _make_loop
         self._signals: signals.Signals
         self._can_wait = False
         self._watched: dict[int, Callable[[], None]] = {}
         self._alarms: dict[str, tuple[float, Callable[[], None]]] = {}
+        self._awaits_room = False  # on the way to the outlet
         self._listener: socket.socket | None = None
         self._accepting = False
         self._accept_paused = False
@@ -206,13 +210,15 @@ class Supervisor:
                 self._abandon(unexpected)
             signals.release()  # where it failed before anything could hear them
             self._journal.stopped(self._stop_reason, time.monotonic() - self._started)
-            self._write_rest()
+            left = self._write_rest()
         except Exception as unexpected:  # noqa: BLE001 - not even that could be recorded
             self._pool.kill()
             try:
                 complain(f"{describe(unexpected)} at {place_of(unexpected)}")
             finally:
                 os._exit(SOFTWARE)  # a normal exit would wait for the workers, and they for us
+        if left:
+            os._exit(self._code)  # a normal exit would wait for the outlet, and that for the reader of stdout
         self._pool.close()
         signals.ignore()  # all is said: a late one must not change the exit code
         return self._code
@@ -235,12 +241,7 @@ class Supervisor:
         _check_clock()
         _check_platform()
         self._make_loop()
-        try:
-            self._writer.start()
-        except RuntimeError as failure:  # threading's word for EAGAIN
-            raise Failure(
-                catalogue.POOL_START_FAILED, SOFTWARE, error="EAGAIN", detail=f"the writer's thread: {failure}"
-            ) from failure
+        self._start_outlet()
         if self._deadline is not None:
             self._alarms["expiry"] = (self._deadline.monotonic, self._expire)
         try:
@@ -285,16 +286,27 @@ class Supervisor:
         """Make what the loop waits with and for."""
         try:
             self._poller = poller.Poller()
-            self._waker = poller.Waker()
             self._signals = signals.Signals()
             self._watch(self._signals.fileno(), self._on_signal)
-            self._watch(self._waker.fileno(), self._on_wake)
-            self._watch_stdout()
             if self._deadline is not None and self._deadline.fileno() >= 0:
                 self._poller.add(self._deadline.fileno(), poller.READ | poller.EDGE)  # to wake, nothing else
         except OSError as failure:
             raise Failure(catalogue.PLATFORM_INIT_FAILED, OSERR, error=errno_name(failure.errno)) from failure
         self._can_wait = True
+
+    def _start_outlet(self) -> None:
+        """Give stdout and stderr away. The first start of all, because other processes would inherit them."""
+        try:
+            self._writer.start()
+            self._watch(self._writer.fileno(), self._on_outlet)
+        except OSError as failure:
+            self._writer.absent = True
+            raise Failure(
+                catalogue.POOL_START_FAILED,
+                SOFTWARE,
+                error=errno_name(failure.errno),
+                detail=f"the outlet could not be started: {failure.strerror}",
+            ) from failure
 
     def _start_worker(self, number: int) -> None:
         """Start worker `number`. Raises OSError."""
@@ -307,11 +319,15 @@ class Supervisor:
             catalogue.POOL_START_FAILED,
             SOFTWARE,
             error="ETIMEDOUT",
-            detail=f"not every worker was ready after {_START_LIMIT:g} seconds",
+            detail=f"not every worker was ready after {_START_LIMIT:g} seconds"
+            if self._writer.ready
+            else f"the outlet was not ready after {_START_LIMIT:g} seconds",
         )
 
     def _activate(self) -> None:
-        """Every worker is ready: open the door."""
+        """Every worker is ready: open the door, as soon as the outlet is ready too."""
+        if not self._writer.ready:
+            return
         self._phase = Phase.ACTIVE
         del self._alarms["start"]
         if self._config.stats_interval:
@@ -360,6 +376,7 @@ class Supervisor:
             self._end("drained", CloseReason.DRAINED)
         self._open_or_shut()
         self._journal.flush()
+        self._await_room()
 
     def _watch(self, descriptor: int, happened: Callable[[], None]) -> None:
         self._poller.add(descriptor, poller.READ)
@@ -369,27 +386,28 @@ class Supervisor:
         if self._watched.pop(descriptor, None):
             self._poller.remove(descriptor)
 
-    def _watch_stdout(self) -> None:
-        """Notice at once when the reader of stdout goes away, and not only with the next record."""
-        try:
-            self._poller.add(_STDOUT, 0)  # hang-up and error are always reported (epoll_ctl(2))
-        except PermissionError:
-            return  # a file cannot be watched, and nobody can close its other end
-        self._watched[_STDOUT] = self._on_stdout_gone
+    def _await_room(self) -> None:
+        """Watch the way to the outlet for room exactly while records wait for it."""
+        if self._awaits_room != (waits := self._writer.waits):
+            self._awaits_room = waits
+            self._poller.change(self._writer.fileno(), poller.READ | poller.WRITE if waits else poller.READ)
 
-    def _wake(self) -> None:
-        """Wake the loop (in the writer's thread)."""
-        if self._can_wait:
-            self._waker.wake()
-
-    def _on_wake(self) -> None:
-        """The writer's thread: its backlog is low again, or it failed."""
-        self._waker.clear()
-        if self._writer.failed is not None:
+    def _on_outlet(self) -> None:
+        """The outlet has said something, or has ended, or there is room on the way to it."""
+        self._writer.attend()
+        if self._writer.absent or self._writer.gone:
+            self._awaits_room = False
+            self._unwatch(self._writer.fileno())
+        if self._writer.gone:
             self._on_stdout_gone()
+        elif self._phase is Phase.STARTING:
+            if self._writer.absent:
+                detail = "the outlet ended before it was ready"
+                raise Failure(catalogue.POOL_START_FAILED, SOFTWARE, error=None, detail=detail)
+            if sum(member.ready for member in self._pool.members.values()) == self._config.workers:
+                self._activate()
 
     def _on_stdout_gone(self) -> None:
-        self._unwatch(_STDOUT)
         if self._code != IOERR:
             self._code = IOERR
             self._drain(None)
@@ -694,31 +712,43 @@ class Supervisor:
         for session in self._ledger.all_active():
             self._journal.lost(session, wall, now, CloseReason.WORKER_LOST)
 
-    def _write_rest(self) -> None:
+    def _write_rest(self) -> bool:
         """Wait until the reader of stdout has taken every record, or a signal says not to wait any longer.
 
-        The door is shut and no worker is left; only the records keep this process.
+        The door is shut and no worker is left; only the records keep this process. Returns whether the outlet is
+        left behind.
         """
         self._journal.flush()
         self._writer.close()
-        if not self._writer.started:
-            self._writer.join()
-            return
-        self._unwatch(_STDOUT)
-        give_up_at = time.monotonic() + _LAST_WORDS if self._hurry else None
-        while not self._writer.finished:
+        ready_by = self._started + _START_LIMIT
+        give_up_at = time.monotonic() + _LAST_WORDS if self._hurry else math.inf
+        while not (self._writer.written or self._writer.gone):
             now = time.monotonic()
-            if self._signals.take() and give_up_at is None:
-                give_up_at = now + _LAST_WORDS
-            if give_up_at is not None and now >= give_up_at:
-                complain(f"{self._writer.backlog} bytes of records were not taken")
+            if self._writer.absent or (not self._writer.ready and now >= ready_by):
+                self._write_without_outlet()
+                break
+            if self._signals.take():
+                give_up_at = min(give_up_at, now + _LAST_WORDS)
+            if now >= give_up_at:
+                backlog, outlet = self._writer.backlog, self._writer.pid
+                complain(f"{backlog} bytes of records are given up; process {outlet} still writes what it has")
                 self._code = IOERR
-                return
-            self._poller.wait(None if give_up_at is None else give_up_at - now)
-            self._waker.clear()
-        if self._writer.failed is not None:
-            complain(f"stdout is gone: {self._writer.failed.strerror}")
+                return self._writer.outlives(wait=False)
+            self._await_room()
+            self._poller.wait(min(give_up_at, math.inf if self._writer.ready else ready_by) - now)
+            self._writer.attend()
+        if not self._writer.written:
             self._code = IOERR
+        return self._writer.outlives(wait=True)
+
+    def _write_without_outlet(self) -> None:
+        """Write the records here, because no outlet is ready. It may block: this process holds nothing more."""
+        if self._can_wait:
+            self._signals.close()  # so that a signal ends the process
+        try:
+            self._writer.write_directly()
+        except OSError as failure:
+            complain(f"stdout is gone: {failure.strerror}")
 
 
 _LISTENER_STEPS: Final = {

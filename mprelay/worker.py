@@ -34,7 +34,6 @@ def main(settings: Settings, inbox: socket.socket, queue: Queue) -> None:
     signals.die_with_parent()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
-    _leave_standard_streams()
     for ours in (inbox.fileno(), queue.writer.fileno()):
         os.set_inheritable(ours, False)  # noqa: FBT003 - os' signature; spawn had to make them so
     uplink = Uplink(queue)
@@ -54,14 +53,6 @@ def main(settings: Settings, inbox: socket.socket, queue: Queue) -> None:
             uplink.flush()
         finally:
             os._exit(CRASHED)  # no interpreter shutdown with a loop in an unknown state
-
-
-def _leave_standard_streams() -> None:
-    """Nothing but records goes to stdout, and its reader must see the end when the supervisor is gone."""
-    nothing = os.open(os.devnull, os.O_RDWR)
-    os.dup2(nothing, 0)
-    os.dup2(nothing, 1)
-    os.close(nothing)
 
 
 def place_of(unexpected: BaseException) -> str:

@@ -1,187 +1,251 @@
-"""Records leave at once where stdout takes them, and else through one thread, from a bounded backlog.
+"""The way out of the supervisor: records go over a socket to the outlet, the process that owns stdout.
+
+    put ──▶ what waits, in this process ──▶ socket ──▶ outlet ──▶ stdout
 
 Rules:
 
-1. Nobody but this thread ever waits for stdout: a collector that stalls must not stop sessions. Above the
-   high mark :attr:`Writer.congested` tells the supervisor to stop *accepting*; what is in flight makes a
-   bounded number of records, so the backlog stays bounded and nothing is lost. Below the low mark it goes on.
-2. stdout is never made non-blocking: the flag is part of the open file description, which others share.
-3. A pipe is written in chunks of whole records of at most PIPE_BUF bytes: such a write is atomic (pipe(7)),
-   so a record is never torn, not by another writer of the same pipe nor by our own ``kill -9``.
-4. No room on the disk (ENOSPC, EDQUOT) is said on stderr, and tried again each second until there is. Any
-   other error means that the reader is gone: :attr:`Writer.failed`.
+1. Nothing here waits. The socket takes what it has room for, the rest waits in this process, and the supervisor's
+   loop watches the socket for room. Above the high mark :attr:`Writer.congested` tells the supervisor to stop
+   *accepting*; what is in flight makes a bounded number of records, so the backlog stays bounded and nothing is
+   lost. Below the low mark it goes on.
+2. Descriptors 0 to 2 of this process, and of all that it starts, are the way of complaints to the outlet: a
+   socket that never blocks. So no child holds the real streams, and nobody who writes on stderr waits for its
+   reader.
+3. Nothing is sent before the outlet says that it is ready. Until then this process keeps the real streams: an
+   outlet that never is ready has written nothing, and every record is still here to be written without it.
 """
 
-import errno
+import io
+import multiprocessing
+import multiprocessing.process
 import os
-import queue
-import select
-import stat
+import socket
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections import deque
+from contextlib import ExitStack, suppress
+from multiprocessing import resource_tracker
 from typing import Final
+
+from mprelay import outlet, signals
+from mprelay.outlet import READY, WRITTEN, Handed, Sink, complain
 
 HIGH: Final = 1024 * 1024
 LOW: Final = 256 * 1024
 """Bytes of records that wait. A session writes about 3 KiB with every detail."""
 
-_PIPE_BUF: Final = getattr(select, "PIPE_BUF", 512)
-_LARGE: Final = 64 * 1024
-_NOWAIT: Final[int] = getattr(os, "RWF_NOWAIT", 0)
-_NO_NOWAIT: Final = {errno.EOPNOTSUPP, errno.EINVAL, errno.ESPIPE, errno.ENOSYS}
-_FULL: Final = {errno.ENOSPC, errno.EDQUOT}
+_STDOUT: Final = 1
+_STDERR: Final = 2
+_FAREWELL: Final = 1.0  # seconds for the outlet's end; it gives its complaints half of one
 
 
 class Writer:
-    """Writes to descriptor `fd`, which it does not own.
+    """The records that wait, and the outlet that they wait for."""
 
-    `wake` is called, in the writer's thread, when a congestion is over, when writing failed, and at the end.
-    """
-
-    def __init__(self, fd: int, wake: Callable[[], None]) -> None:
-        self._fd = fd
-        self._wake = wake
-        self._chunk = _PIPE_BUF if stat.S_ISFIFO(os.fstat(fd).st_mode) else _LARGE
-        self._queue: queue.SimpleQueue[list[bytes] | None] = queue.SimpleQueue()
-        self._direct = stat.S_ISFIFO(os.fstat(fd).st_mode) and bool(_NOWAIT)
-        self._put = 0  # bytes; only the caller's thread writes it
-        self._done = 0  # bytes; only the writer's thread writes it
+    def __init__(self) -> None:
+        self._waiting: deque[bytes] = deque()
         self._paused = False
-        self.failed: OSError | None = None
-        self.finished = False
-        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+        self._closed = False
+        self._way: socket.socket | None = None  # our end of the socket of the records
+        self._complaints: socket.socket | None = None  # the outlet's end, until it is ready
+        self._real: tuple[int, int] | None = None  # stdout and stderr, until it is ready
+        self._outlet: multiprocessing.process.BaseProcess | None = None
+        self.backlog = 0
+        """How many bytes wait here."""
+        self.ready = False
+        """Whether the outlet has begun."""
+        self.written = False
+        """Whether everything has been written, up to the last record."""
+        self.absent = True
+        """Whether there is no outlet: not started, or ended before it had begun. Every record is still here."""
+        self.gone = False
+        """Whether the outlet ended after that, and with it the way to stdout. What is put is thrown away."""
+
+    # -- the outlet ------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to write, in a thread. RuntimeError: none can be started."""
-        self._thread.start()
+        """Give stdout and stderr to an outlet. OSError: it could not be started.
+
+        Before any other process is started, because that would inherit them.
+        """
+        with ExitStack() as theirs:
+            way, records = socket.socketpair()
+            theirs.enter_context(records)
+            self._way = way
+            self._complaints, voice = socket.socketpair()
+            theirs.enter_context(voice)
+            voice.setblocking(False)  # noqa: FBT003 - socket's signature
+            self._real = (os.dup(_STDOUT), os.dup(_STDERR))
+            for descriptor in (0, _STDOUT, _STDERR):
+                os.dup2(voice.fileno(), descriptor)
+            # A buffer would keep what the socket does not take, try it again at the interpreter's end, and make
+            # the exit code 120.
+            raw = io.FileIO(_STDERR, "w", closefd=False)
+            sys.stderr = io.TextIOWrapper(raw, errors="backslashreplace", write_through=True)
+            # Started with the first process anyway, but then within `signals.held`, whose mask it undoes.
+            # It makes itself deaf to SIGINT and SIGTERM alone; the other stop signals stay blocked in it.
+            with signals.held():
+                resource_tracker.ensure_running()
+            process = multiprocessing.get_context("spawn").Process(
+                target=outlet.main,
+                args=(records, self._complaints, voice, *map(Handed, self._real)),
+                name="mprelay outlet",
+            )
+            with signals.held():
+                process.start()
+            self._outlet = process
+            self.connect(way)
+
+    def connect(self, way: socket.socket) -> None:
+        """Send records over `way`, which the writer owns from now on, once the other end is ready."""
+        self._way = way
+        way.setblocking(False)  # noqa: FBT003 - socket's signature
+        self.absent = False
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when the outlet has said something, or has ended."""
+        return -1 if self._way is None else self._way.fileno()
 
     @property
-    def started(self) -> bool:
-        """Whether there is a thread."""
-        return self._thread.ident is not None
+    def pid(self) -> int | None:
+        """The outlet's process."""
+        return None if self._outlet is None else self._outlet.pid
 
     @property
-    def backlog(self) -> int:
-        """How many bytes wait."""
-        return self._put - self._done
+    def waits(self) -> bool:
+        """Whether records wait for :meth:`fileno` to become writable."""
+        return self.ready and bool(self._waiting)
+
+    def attend(self) -> None:
+        """Hear what the outlet says, and send what waits, as far as there is room."""
+        if self._way is None or self.absent or self.gone:
+            return
+        try:
+            said = self._way.recv(16)
+        except BlockingIOError:
+            pass
+        except OSError:  # it ended without having read everything
+            self._lose()
+        else:
+            if not said:
+                self._lose()
+            if READY in said:
+                self.ready = True
+                self._let_go()
+            if WRITTEN in said:
+                self.written = True
+        self._push()
+
+    def outlives(self, *, wait: bool) -> bool:
+        """Tell whether the outlet still runs; with `wait` give it a moment to end."""
+        if self._outlet is None or self._way is None:
+            return False
+        if not self.ready:
+            self._outlet.kill()  # it has got no record, and will get none
+        self._way.settimeout(_FAREWELL if wait else 0)
+        try:
+            while self._way.recv(16):
+                pass
+        except (TimeoutError, BlockingIOError):
+            return True
+        except OSError:
+            pass
+        # The kernel closes the descriptors when the last thread ends: this no longer waits for any reader.
+        self._outlet.join()
+        return False
+
+    # -- records ---------------------------------------------------------------------------------------------
 
     @property
     def congested(self) -> bool:
         """Whether the backlog rose above the high mark and has not fallen below the low mark since."""
-        if self.backlog > (LOW if self._paused else HIGH):
-            self._paused = True
-            # It may have fallen between the look and the flag: then nobody would call `wake`.
-            self._paused = self.backlog > LOW
-        else:
-            self._paused = False
+        self._paused = self.backlog > (LOW if self._paused else HIGH)
         return self._paused
 
     def put(self, records: list[bytes]) -> None:
-        """Add records, each a whole line. Never blocks.
-
-        What a pipe takes at once is written here: waking the thread for it, and its taking the interpreter's
-        lock, cost the supervisor a fifth of its time under load (py-spy, strace: futex).
-        """
-        if self._direct and not self.backlog and self.failed is None:
-            records = self._write_now(records)
-        if records:
-            # Copied, for orjson gives back bytes that keep the 4 KiB in which they were made (3.13: a backlog of
-            # 1 MiB took 14).
-            records = [bytes(memoryview(record)) for record in records]
-            self._put += sum(map(len, records))
-            self._queue.put(records)
-
-    def _write_now(self, records: list[bytes]) -> list[bytes]:
-        """Write what can be written without waiting; return the rest, for the thread."""
-        if sys.platform != "linux":
-            return records
-        chunks = list(_chunks(records, self._chunk))
-        for done, chunk in enumerate(chunks):
-            try:
-                os.pwritev(self._fd, [chunk], -1, _NOWAIT)  # whole or not at all: see rule 3
-            except OSError as failure:
-                if failure.errno in _NO_NOWAIT:
-                    self._direct = False
-                return chunks[done:]
-        return []
+        """Add records, each a whole line. Never blocks."""
+        if self.gone:
+            return
+        data = b"".join(records)
+        sent = self._send(data) if self.ready and not self._waiting else 0
+        if sent < len(data) and not self.gone:
+            # Copied, because orjson gives back bytes that keep the 4 KiB in which they were made (3.13: a backlog
+            # of 1 MiB took 14), and join gives back a single one as it is.
+            self._waiting.append(bytes(memoryview(data)[sent:]))
+            self.backlog += len(data) - sent
 
     def close(self) -> None:
-        """Say that nothing more comes. When all is written, or failed, the writer is `finished` and wakes."""
-        self._queue.put(None)
+        """Say that nothing more comes. When the outlet has written all, it says so, and ends."""
+        self._closed = True
+        self._push()
 
-    def join(self) -> None:
-        """Wait until the writer is finished; without a thread, write all here and now."""
-        if self.started:
-            self._thread.join()
-        else:
-            self._run()
+    def write_directly(self) -> None:
+        """Write everything to stdout here and now, because no outlet is ready. OSError: nobody will read it.
 
-    def _run(self) -> None:
+        It may block: only for a process that holds nothing any more.
+        """
+        if self._outlet is not None:
+            self._outlet.kill()  # it has got no record
+        if self._real is not None:
+            for descriptor, place in zip(self._real, (_STDOUT, _STDERR), strict=True):
+                os.dup2(descriptor, place)
+            if self._complaints is not None:
+                self._complaints.setblocking(False)  # noqa: FBT003 - socket's signature
+                with suppress(OSError):
+                    while said := self._complaints.recv(65536):
+                        Sink(_STDERR).write(said)
+            self._let_go()
+        Sink(_STDOUT, complain).write(b"".join(self._waiting))
+        self._forget()
+        self.written = True
+
+    def _push(self) -> None:
+        """Send what waits, as far as there is room; behind the last record comes the end."""
+        if not self.ready:
+            return
+        while self._waiting:
+            data = self._waiting[0]
+            sent = self._send(data)
+            if self.gone:
+                return
+            self.backlog -= sent
+            if sent < len(data):
+                self._waiting[0] = data[sent:]
+                return
+            self._waiting.popleft()
+        if self._closed and self._way is not None:
+            with suppress(OSError):  # it has ended, and that is heard next
+                self._way.shutdown(socket.SHUT_WR)
+
+    def _send(self, data: bytes) -> int:
+        """Send what there is room for; return how many bytes."""
+        if self._way is None:
+            return 0
         try:
-            self._write_all()
-        finally:
-            if not self.finished:  # an exception that nobody expected: nothing more will come out
-                self.failed = self.failed or OSError(errno.EIO, os.strerror(errno.EIO))
-                self.finished = True
-            self._wake()
+            return self._way.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            self._lose()
+            return 0
 
-    def _write_all(self) -> None:
-        last = False
-        while not last:
-            batches = [self._queue.get()]
-            while not self._queue.empty():
-                batches.append(self._queue.get())
-            last = batches[-1] is None
-            for chunk in _chunks((record for batch in batches if batch for record in batch), self._chunk):
-                if self.failed is None:
-                    self._write(chunk)
-                self._done += len(chunk)
-                if self._paused and self.backlog <= LOW:
-                    self._paused = False
-                    self._wake()
-        self.finished = True  # before the wake-up: who looks after it must see it
+    def _lose(self) -> None:
+        """Note that the outlet has ended. Records that were sent are its; those that wait go nowhere."""
+        if self.ready:
+            self.gone = True
+            self._forget()
+        else:
+            self.absent = True
 
-    def _write(self, chunk: bytes) -> None:
-        """Write the whole chunk, however long that takes."""
-        rest = memoryview(chunk)
-        said = False
-        while rest:
-            try:
-                rest = rest[os.write(self._fd, rest) :]
-            except BlockingIOError:  # somebody who shares stdout has made it non-blocking
-                select.select([], [self._fd], [])
-            except OSError as failure:
-                if failure.errno not in _FULL:
-                    self.failed = failure
-                    self._wake()
-                    return
-                if not said:
-                    said = True
-                    complain(f"records wait: {failure.strerror}")
-                time.sleep(1.0)
+    def _forget(self) -> None:
+        self._waiting.clear()
+        self.backlog = 0
 
-
-def complain(text: str) -> None:
-    """Say something on stderr, if anybody listens. Nothing of importance is said only there.
-
-    Past ``sys.stderr``: what stays in its buffer would be tried again, and fail, when the interpreter ends.
-    """
-    with suppress(OSError):
-        os.write(2, f"mprelay: {text}\n".encode())
-
-
-def _chunks(records: Iterable[bytes], most: int) -> Iterable[bytes]:
-    """Join whole records into chunks of at most `most` bytes; a longer record is a chunk of its own."""
-    chunk: list[bytes] = []
-    size = 0
-    for record in records:
-        if chunk and size + len(record) > most:
-            yield b"".join(chunk)
-            chunk, size = [], 0
-        chunk.append(record)
-        size += len(record)
-    if chunk:
-        yield b"".join(chunk)
+    def _let_go(self) -> None:
+        """Close the real streams and the reading end of the complaints: they are the outlet's alone."""
+        if self._real is not None:
+            for descriptor in self._real:
+                os.close(descriptor)
+            self._real = None
+        if self._complaints is not None:
+            self._complaints.close()
+            self._complaints = None

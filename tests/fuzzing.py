@@ -36,7 +36,7 @@ class Written(Writer):
     """A writer that keeps what it gets."""
 
     def __init__(self) -> None:
-        super().__init__(1, wake=lambda: None)
+        super().__init__()
         self.lines: list[bytes] = []
 
     def put(self, records: list[bytes]) -> None:

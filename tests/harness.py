@@ -51,6 +51,7 @@ class Relay:
         workers: int = 2,
         command: tuple[str, ...] = (PROGRAM,),
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         expect_code: int | None = 0,
         quiet: bool = True,
         wait_active: bool = True,
@@ -67,7 +68,9 @@ class Relay:
         self.killed = False  # set it where the supervisor was killed: then nothing has to be complete
         self._command = command
         self._stdout = stdout
+        self._stderr = stderr
         self._popen = popen
+        self._outlets: list[psutil.Process] = []
         self._news = threading.Condition()
         self._output = bytearray()
         self.records: list[dict] = []
@@ -82,10 +85,12 @@ class Relay:
             [*self._command, *self.args],
             stdin=subprocess.DEVNULL,
             stdout=self._stdout,
-            stderr=subprocess.PIPE,
+            stderr=self._stderr,
             **self._popen,
         )
-        self._threads = [threading.Thread(target=self._read_errors)]
+        self._threads = []
+        if self.process.stderr is not None:
+            self._threads.append(threading.Thread(target=self._read_errors))
         if self.process.stdout is not None:
             self._threads.append(threading.Thread(target=self._read_records))
         for thread in self._threads:
@@ -140,7 +145,7 @@ class Relay:
     def _end(self) -> None:
         """Leave nothing behind, whatever happened."""
         self.reading.set()
-        family = self.family()
+        family = [*self.family(), *self._outlets]
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait(PATIENCE)
@@ -202,6 +207,11 @@ class Relay:
             return psutil.Process(self.process.pid).children(recursive=True)
         except psutil.NoSuchProcess:
             return []
+
+    def outlet(self) -> psutil.Process:
+        """The process that owns stdout and stderr. It may outlive the relay, but not the test."""
+        self._outlets.append(outlet_of(self.process.pid))
+        return self._outlets[-1]
 
     def workers(self) -> dict[int, int]:
         """The pid of each worker, as its last worker.started record has it."""
@@ -334,6 +344,37 @@ def eventually(condition, what: str) -> None:
 def pattern(size: int, seed: int = 1) -> bytes:
     """Bytes that no other offset repeats soon."""
     return random.Random(seed).randbytes(size)  # noqa: S311 - no secret
+
+
+def opened(pid: int | str, descriptor: int) -> str:
+    """What a process has under a descriptor, as /proc shows it. OSError: nothing."""
+    return str(Path(f"/proc/{pid}/fd/{descriptor}").readlink())
+
+
+def outlet_of(pid: int) -> psutil.Process:
+    """The child of a relay that owns stdout: the only one whose descriptor 1 is not the relay's."""
+    found = []
+
+    def is_there() -> bool:
+        for child in psutil.Process(pid).children():
+            with contextlib.suppress(OSError):  # it has ended, or has no descriptor 1
+                if opened(child.pid, 1) != opened(pid, 1):
+                    found.append(child)
+        return bool(found)
+
+    eventually(is_there, "an outlet")
+    return found[0]
+
+
+def workers_of(pid: int) -> list[psutil.Process]:
+    """The workers of a relay whose records nobody can read."""
+    outlet = outlet_of(pid)
+    found = []
+    for child in psutil.Process(pid).children():
+        with contextlib.suppress(psutil.Error):
+            if child != outlet and "spawn_main" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
 
 
 def open_files(pid: int) -> int:

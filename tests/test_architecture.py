@@ -20,7 +20,6 @@ ALLOWED = {
     "poller": set(),
     "pump": set(),
     "sockets": set(),
-    "writer": set(),
     "catalogue": {"events"},
     "config": {"acl", "catalogue"},
     "handoff": {"events"},
@@ -28,6 +27,8 @@ ALLOWED = {
     "ledger": {"events"},
     "session": {"events"},
     "signals": {"poller"},
+    "outlet": {"signals"},
+    "writer": {"outlet", "signals"},
     "uplink": {"events"},
     "cli": {"config", "catalogue"},
     "journal": {"catalogue", "events", "ledger", "writer"},
@@ -120,6 +121,15 @@ def test_a_worker_starts_small():
     loaded = set(run(code).split())
     unwanted = {"structlog", "psutil", "argparse", "asyncio", "ipaddress"}
     assert loaded.isdisjoint(unwanted | {"mprelay.journal", "mprelay.ledger", "mprelay.config"})
+
+
+def test_the_outlet_starts_smaller():
+    """It shares nothing with the others but how signals are ignored."""
+    code = "import sys, mprelay.__main__, mprelay.outlet; print(*sys.modules)"
+    loaded = set(run(code).split())
+    assert loaded.isdisjoint({"structlog", "psutil", "orjson", "argparse", "asyncio", "ipaddress"})
+    ours = {name for name in loaded if name.startswith("mprelay")}
+    assert ours == {"mprelay", *(f"mprelay.{name}" for name in ("__main__", "outlet", "poller", "signals"))}
 
 
 def test_the_main_module_imports_nothing_until_it_is_called():

@@ -1,191 +1,184 @@
-"""The way out: nothing lost, nothing torn, nobody but the writer's thread waits."""
+"""The way to the outlet: nothing is lost, nothing waits."""
 
 import os
 import select
-import threading
+import socket
+import subprocess
+import sys
 
 import pytest
+from harness import PATIENCE, receive
 
-from mprelay.writer import HIGH, LOW, Writer, complain
+from mprelay.outlet import READY, WRITTEN
+from mprelay.writer import HIGH, LOW, Writer
 
-
-class Woken:
-    """Counts wake-ups, and lets a test wait for one."""
-
-    def __init__(self):
-        self._semaphore = threading.Semaphore(0)
-
-    def __call__(self):
-        """Wake."""
-        self._semaphore.release()
-
-    def wait(self):
-        """Wait for one."""
-        assert self._semaphore.acquire(timeout=20)
+LINE = b"x" * 1023 + b"\n"
 
 
 @pytest.fixture
-def pipe():
-    """A pipe as stdout."""
-    ends = list(os.pipe())
-    yield ends
-    for end in ends:
-        if end >= 0:
-            os.close(end)
+def ends():
+    """A writer, and the outlet's end of its socket, in the hands of the test."""
+    ours, theirs = socket.socketpair()
+    theirs.settimeout(PATIENCE)
+    writer = Writer()
+    writer.connect(ours)
+    with ours, theirs:
+        yield writer, theirs
 
 
-def started(descriptor, woken):
-    """A writer with its thread."""
-    writer = Writer(descriptor, woken)
-    writer.start()
-    return writer
+@pytest.fixture
+def ready(ends):
+    """The same, when the outlet has said that it is ready."""
+    writer, theirs = ends
+    theirs.sendall(READY)
+    writer.attend()
+    return writer, theirs
 
 
-def read_all(descriptor, size):
-    """Read exactly `size` bytes."""
+def drain(writer, theirs, size):
+    """Read exactly `size` bytes, while the writer sends what waits as its loop would: when there is room."""
     data = b""
     while len(data) < size:
-        data += os.read(descriptor, min(65536, size - len(data)))
+        data += theirs.recv(min(65536, size - len(data)))
+        if writer.waits and select.select([], [writer], [], 0)[1]:
+            writer.attend()
     return data
 
 
-def test_everything_comes_out_in_order(pipe):
-    """From many small batches."""
-    writer = started(pipe[1], Woken())
-    lines = [b"%06d\n" % number for number in range(5000)]
-    for at in range(0, 5000, 7):
+def test_everything_comes_out_in_order(ready):
+    """From many small batches, also while the other end stands still for a while."""
+    writer, theirs = ready
+    lines = [b"%06d\n" % number for number in range(200_000)]
+    for at in range(0, 200_000, 7):
         writer.put(lines[at : at + 7])
-    writer.close()
-    assert read_all(pipe[0], 35_000) == b"".join(lines)
-    writer.join()
-    assert (writer.backlog, writer.failed, writer.finished) == (0, None, True)
+    assert writer.waits
+    assert drain(writer, theirs, 1_400_000) == b"".join(lines)
+    assert (writer.backlog, writer.waits, writer.gone) == (0, False, False)
 
 
-def test_a_pipe_gets_whole_records_in_atomic_writes(pipe):
-    """Another writer of the same pipe never lands inside a record."""
-    writer = started(pipe[1], Woken())
-    stop = threading.Event()
-
-    def intrude():
-        while not stop.is_set():
-            os.write(pipe[1], b"intruder\n")
-
-    intruder = threading.Thread(target=intrude)
-    reader_has = []
-
-    def read():
-        while part := os.read(pipe[0], 65536):
-            reader_has.append(part)
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    intruder.start()
-    line = b"r" * 900 + b"\n"
-    writer.put([line] * 3000)
-    writer.close()
-    writer.join()
-    stop.set()
-    intruder.join()
-    os.close(pipe[1])
-    pipe[1] = -1
-    reader.join()
-    lines = b"".join(reader_has).splitlines(keepends=True)
-    assert set(lines) == {line, b"intruder\n"}
-    assert lines.count(line) == 3000
+def test_nothing_is_sent_before_the_outlet_is_ready(ends):
+    """Until then the loop has nothing to wait for either."""
+    writer, theirs = ends
+    writer.put([b"one\n"])
+    writer.attend()
+    assert (writer.ready, writer.waits, writer.backlog) == (False, False, 4)
+    assert select.select([theirs], [], [], 0)[0] == []
+    theirs.sendall(READY)
+    writer.attend()
+    writer.put([b"two\n"])
+    assert (writer.ready, writer.backlog) == (True, 0)
+    assert receive(theirs, 8) == b"one\ntwo\n"
 
 
-def test_a_stalled_reader_congests_and_then_relieves(pipe):
-    """Above the high mark: congested. Below the low mark: no longer, and the loop is woken."""
-    woken = Woken()
-    writer = started(pipe[1], woken)
-    line = b"x" * 1023 + b"\n"
-    count = HIGH // 1024 + 200
+def test_a_stalled_outlet_congests_and_then_relieves(ready):
+    """Above the high mark: congested. Below the low mark: no longer. Between them nothing changes."""
+    writer, theirs = ready
     assert not writer.congested
-    writer.put([line] * count)
+    while writer.backlog <= HIGH:
+        assert not writer.congested
+        writer.put([LINE])
     assert writer.congested
-    read_all(pipe[0], 300 * 1024)
-    assert writer.congested  # between the marks nothing changes
-    read_all(pipe[0], (count - 300) * 1024 - LOW // 2)
-    woken.wait()
+    while writer.backlog > LOW + 200 * 1024:
+        drain(writer, theirs, 1024)
+    assert writer.congested
+    while writer.backlog > LOW:
+        drain(writer, theirs, 1024)
     assert not writer.congested
-    writer.close()
-    read_all(pipe[0], LOW // 2)
-    writer.join()
+    while writer.backlog <= LOW + 200 * 1024:
+        writer.put([LINE])
+    assert not writer.congested
 
 
-def test_a_reader_that_is_gone_is_told_and_the_rest_is_thrown_away(pipe):
-    """EPIPE: no exception in a thread, no endless backlog."""
-    woken = Woken()
-    writer = started(pipe[1], woken)
-    os.close(pipe[0])
-    pipe[0] = -1
-    writer.put([b"x\n"])
-    woken.wait()
-    assert isinstance(writer.failed, BrokenPipeError)
-    writer.put([b"y\n"])
+def test_the_end_comes_behind_the_last_record(ready):
+    """Though it had to wait; then the outlet confirms it."""
+    writer, theirs = ready
+    writer.put([LINE] * 2000)
     writer.close()
-    writer.join()
+    assert writer.waits
+    assert drain(writer, theirs, 2000 * len(LINE)) == LINE * 2000
+    assert receive(theirs) == b""
+    theirs.sendall(WRITTEN)
+    writer.attend()
+    assert (writer.written, writer.gone) == (True, False)
+    theirs.close()
+    writer.attend()
+    assert (writer.written, writer.gone) == (True, True)
+
+
+@pytest.mark.parametrize("unread", [False, True])
+def test_an_outlet_that_is_gone_is_told_and_the_rest_is_thrown_away(ready, unread):
+    """No exception, and no endless backlog; whether it had read everything (EOF, EPIPE) or not (ECONNRESET)."""
+    writer, theirs = ready
+    if unread:
+        writer.put([LINE] * 2000)
+    theirs.close()
+    writer.put([LINE])
+    writer.attend()
+    assert (writer.gone, writer.waits, writer.backlog) == (True, False, 0)
+    writer.put([LINE] * 2000)
+    writer.close()
     assert writer.backlog == 0
 
 
-def test_a_stdout_that_somebody_made_non_blocking(pipe):
-    """The flag is shared with other processes; nothing is lost by it."""
-    os.set_blocking(pipe[1], False)
-    writer = started(pipe[1], Woken())
-    line = b"x" * 999 + b"\n"
-    writer.put([line] * 300)
-    writer.close()
-    assert read_all(pipe[0], 300_000) == line * 300
-    writer.join()
+def test_an_outlet_that_ends_before_it_is_ready_costs_no_record(ends, capfd):
+    """They can still be written directly."""
+    writer, theirs = ends
+    writer.put([b"one\n"])
+    theirs.close()
+    writer.attend()
+    writer.put([b"two\n"])
+    assert (writer.absent, writer.gone) == (True, False)
+    writer.write_directly()
+    assert capfd.readouterr().out == "one\ntwo\n"
 
 
-def test_without_a_thread_all_is_written_at_the_join(pipe):
-    """Where no thread can be had the records still come out."""
-    writer = Writer(pipe[1], Woken())
+def test_without_an_outlet_all_is_written_directly(capfd):
+    """As for a command line that is wrong."""
+    writer = Writer()
     writer.put([b"one\n", b"two\n"])
-    writer.close()
-    writer.join()
-    assert (os.read(pipe[0], 100), writer.finished) == (b"one\ntwo\n", True)
+    writer.write_directly()
+    assert (capfd.readouterr().out, writer.backlog) == ("one\ntwo\n", 0)
 
 
-def test_no_room_is_said_once_and_waited_for(capfd):
-    """/dev/full always says ENOSPC: the writer keeps the record and tries again, until there is room."""
-    full = os.open("/dev/full", os.O_WRONLY)
-    room, way_out = os.pipe()
-    writer = started(full, Woken())
-    writer.put([b"kept\n"])
-    said = ""
-    while "No space left" not in said:
-        select.select([room], [], [], 0.01)
-        said += capfd.readouterr().err
-    assert (writer.backlog, writer.failed) == (5, None)
-    os.dup2(way_out, full)  # now there is room
-    assert read_all(room, 5) == b"kept\n"
-    writer.close()
-    writer.join()
-    assert capfd.readouterr().err == ""
-    for descriptor in (full, room, way_out):
-        os.close(descriptor)
+def run(code, stdout, stderr):
+    """Run code that starts an outlet, in a process of its own, because its standard streams change."""
+    head = "import os, select, warnings\nfrom mprelay.writer import Writer\nwriter = Writer()\nwriter.start()\n"
+    until_ready = "while not writer.ready:\n    select.select([writer], [], [])\n    writer.attend()\n"
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-c", head + until_ready + code]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, env=buffered)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_an_unexpected_end_of_the_thread_is_told(pipe):
-    """Whatever happens in the thread, nobody waits for it for ever."""
-    woken = Woken()
-    writer = started(pipe[1], woken)
-    writer._queue.put(["no bytes"])
-    writer.join()
-    assert writer.finished
-    assert writer.failed is not None
+def test_a_full_stderr_blocks_nobody_and_changes_no_exit_code():
+    """Neither write(2) nor a warning of the library's, whose text would else be tried again at the end (120)."""
+    reader, stalled = os.pipe()
+    code = """
+for _ in range(3000):
+    warnings.warn_explicit("x" * 1000, UserWarning, "here", 1, registry={})
+try:
+    while True:
+        os.write(2, b"x" * 1000)
+except BlockingIOError:
+    pass
+warnings.warn_explicit("last", UserWarning, "here", 1, registry={})
+writer.put([b"record\\n"])
+writer.close()
+while not writer.written:
+    select.select([writer], [], [])
+    writer.attend()
+assert not writer.outlives(wait=True)
+raise SystemExit(7)
+"""
+    with run(code, subprocess.PIPE, stalled) as process:
+        os.close(stalled)
+        assert process.stdout.read() == b"record\n"
+        assert process.wait(PATIENCE) == 7
+    os.close(reader)
 
 
-def test_stderr_may_be_unusable(capfd):
-    """Full, or gone: that is no reason to stop."""
-    complain("said")
-    assert capfd.readouterr().err == "mprelay: said\n"
-    kept, full = os.dup(2), os.open("/dev/full", os.O_WRONLY)
-    os.dup2(full, 2)
-    complain("no room")
-    os.dup2(kept, 2)
-    os.close(kept)
-    os.close(full)
+def test_a_warning_reaches_stderr():
+    """Through the outlet, as everything else that is said there."""
+    code = 'warnings.warn_explicit("heard", UserWarning, "here", 1)\nwriter.close()\nwriter.outlives(wait=True)\n'
+    with run(code, subprocess.DEVNULL, subprocess.PIPE) as process:
+        assert process.stderr.read() == b"here:1: UserWarning: heard\n"
+        assert process.wait(PATIENCE) == 0

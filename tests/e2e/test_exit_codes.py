@@ -26,6 +26,7 @@ from harness import (
     moment,
     read_until,
     receive,
+    workers_of,
 )
 
 TARGET = "127.0.0.1", 9
@@ -249,22 +250,19 @@ def test_no_room_for_the_records():
                 assert receive(target, 8) == b"question"
                 target.sendall(b"answer")
                 assert receive(client, 6) == b"answer"
-        family = relay.family()
+        workers, outlet = workers_of(relay.process.pid), relay.outlet()
         relay.process.send_signal(signal.SIGTERM)
-        assert psutil.wait_procs([process for process in family if is_worker(process)], PATIENCE)[1] == []
+        assert psutil.wait_procs(workers, PATIENCE)[1] == []
         assert shut(relay)
         assert relay.process.poll() is None
         relay.process.send_signal(signal.SIGTERM)
-        assert relay.finish() == 74
+        assert relay.process.wait(PATIENCE) == 74
+        assert outlet.is_running()  # it still tries to write what it has
+        outlet.kill()
+        relay.finish()
         assert "No space left on device" in relay.errors
+        assert f"process {outlet.pid} still writes what it has" in relay.errors
         assert "Traceback" not in relay.errors
-
-
-def is_worker(process: psutil.Process) -> bool:
-    """Tell a worker from multiprocessing's resource tracker."""
-    with contextlib.suppress(psutil.Error):
-        return "spawn_main" in " ".join(process.cmdline())
-    return True  # gone already
 
 
 def test_wrong_parameters_and_no_room():
@@ -432,12 +430,13 @@ def test_expiry_does_not_wait_for_a_drain():
             assert relay.records[-1]["closed"] == {"relay_expired": 1}
 
 
-def test_interrupt_of_the_whole_process_group():
-    """Ctrl-C reaches the workers too; they ignore it, so that sessions can finish."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_to_the_whole_process_group(number):
+    """Ctrl-C reaches workers and outlet too. They ignore it: sessions finish, and every record comes out."""
     with listening() as server, Relay(server.getsockname(), start_new_session=True) as relay:
         with relay.connect() as client, accept(server) as target:
             relay.wait("session.target_channel_active")
-            os.killpg(relay.process.pid, signal.SIGINT)
+            os.killpg(relay.process.pid, number)
             relay.wait("relay.draining")
             for pid in relay.workers().values():
                 os.kill(pid, signal.SIGTERM)
@@ -454,11 +453,11 @@ def test_interrupt_of_the_whole_process_group():
 
 
 def test_killed_supervisor_leaves_nothing_running():
-    """Workers and resource tracker are gone, the sessions are reset: no relay without a record."""
+    """Workers, outlet and resource tracker are gone, the sessions are reset: no relay without a record."""
     with listening() as server, Relay(server.getsockname(), expect_code=-9, quiet=False) as relay:
         relay.killed = True
         family = relay.family()
-        assert len(family) == 3
+        assert len(family) == 4
         with relay.connect() as client, accept(server) as target:
             relay.wait("session.target_channel_active")
             relay.process.kill()

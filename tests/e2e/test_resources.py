@@ -38,7 +38,16 @@ NOWHERE = ("127.0.0.1", 9)  # a target for runs that never come so far
 # CLONE_VM | CLONE_VFORK; a thread has other flags.
 NO_PROCESS = ["fork:EAGAIN", "vfork:EAGAIN", "clone,0=0x1200011:EAGAIN", "clone,0=0x4111:EAGAIN"]
 NO_THREAD = ["clone3:EAGAIN", "clone:EAGAIN"]
-IN_WORKERS = "import os, sys\nif '--multiprocessing-fork' in sys.orig_argv:\n    "
+IN_WORKERS = """import os, sys
+if "--multiprocessing-fork" in sys.orig_argv:
+    import mprelay.worker
+    whole = mprelay.worker.main
+    def main(*given):
+        first()
+        whole(*given)
+    mprelay.worker.main = main
+    def first():
+        """
 
 
 def failing(*rules: str) -> tuple[str, ...]:
@@ -173,11 +182,25 @@ time.get_clock_info = lambda name: types.SimpleNamespace(**{**vars(info(name)), 
     assert [record["msg_id"] for record in records] == [1]
 
 
-@pytest.mark.parametrize("rules", [NO_PROCESS, NO_THREAD], ids=["no process", "no thread"])
-def test_without_processes_or_threads_the_pool_cannot_start(rules):
-    """14: clone(2) gives EAGAIN for the workers, or already for the logger's thread."""
-    records = failed(70, command=failing(*rules))
-    assert [record["msg_id"] for record in records] == [14]
+def test_without_processes_nothing_can_start():
+    """14: fork(2) gives EAGAIN, for the outlet, which is the first."""
+    (record,) = failed(70, command=failing(*NO_PROCESS))
+    assert (record["msg_id"], record["error"]) == (14, "EAGAIN")
+    assert record["detail"].startswith("the outlet could not be started: ")
+
+
+def test_without_threads_the_outlet_cannot_start():
+    """14: clone(2) gives EAGAIN for its thread; the workers had begun already. What it says reaches stderr."""
+    with Relay(NOWHERE, wait_active=False, expect_code=70, command=failing(*NO_THREAD), quiet=False) as relay:
+        relay.finish()
+        (failure,) = relay.all("pool.start_failed")
+        assert failure["detail"] == "the outlet ended before it was ready"
+        assert {r["event"] for r in relay.records if r["msg_id"] is None} <= {
+            "worker.started",
+            "worker.exited",
+            "relay.stopped",
+        }
+        assert "mprelay: the outlet: can't start new thread" in relay.errors
 
 
 def test_a_hard_limit_too_low_is_refused_with_numbers():

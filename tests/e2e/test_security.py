@@ -37,12 +37,16 @@ def test_nothing_leaks_from_one_process_into_another():
         secret = str(Path(f"/proc/self/fd/{inherited}").readlink())
         relay.wait("session.target_channel_active", 2)
         assert secret in [what for _fd, what, _ in descriptors(relay.process.pid)]
+        complaints = {what for fd, what, _closed in descriptors(relay.process.pid) if fd in {1, 2}}
+        assert len(complaints) == 1  # the way for them, which everybody shares
         seen = set()
-        for pid in (relay.process.pid, *relay.workers().values()):
-            sockets = [what for _fd, what, _closed in descriptors(pid) if what.startswith("socket:")]
+        for pid in (relay.process.pid, relay.outlet().pid, *relay.workers().values()):
+            sockets = [what for fd, what, _closed in descriptors(pid) if fd > 2 and what.startswith("socket:")]
             assert seen.isdisjoint(sockets)
+            assert complaints.isdisjoint(sockets)
             seen.update(sockets)
         for pid in relay.workers().values():
+            assert complaints == {what for fd, what, _closed in descriptors(pid) if fd in {1, 2}}
             # Two pipes are spawn's own: to the resource tracker, and the sentinel's other end.
             open_on_exec = [what for fd, what, closed in descriptors(pid) if fd > 2 and not closed]
             assert [what.partition(":")[0] for what in open_on_exec] == ["pipe", "pipe"]

@@ -1,0 +1,203 @@
+"""The outlet: the process that owns stdout and stderr, and nothing else.
+
+    supervisor ── records ────▶ main thread ──▶ stdout
+    everybody ─── complaints ─▶ other thread ─▶ stderr
+
+Rules:
+
+1. No other process of the relay is ever in a system call on stdout or stderr. Such a call may wait for the reader
+   uninterruptibly: a reader in splice(2) towards something slow holds the pipe's mutex, and even a write with
+   RWF_NOWAIT waits for that. A process in this state keeps its descriptors open, even after SIGKILL. The outlet
+   has no listener, no channel and no session that could stay open with it.
+2. It ignores signals. The supervisor's death is the end of the records, nothing more: what is here is written.
+3. Neither stream holds up the other: each has its thread.
+4. A pipe is written in chunks of whole records of at most PIPE_BUF bytes. Such a write is atomic (pipe(7)), so a
+   record is never torn, not by another writer of the same pipe nor by our own ``kill -9``. A record that the
+   supervisor did not send to its end, because it was killed, is dropped.
+5. No room on the disk (ENOSPC, EDQUOT) is said on stderr, and tried again each second until there is. Any other
+   error, or a hang-up, means that the reader of stdout is gone: that is said too, and the outlet ends.
+6. stdout and stderr are never made non-blocking: the flag is part of the open file description, which others
+   share.
+"""
+
+import errno
+import os
+import select
+import socket
+import stat
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from itertools import pairwise
+from multiprocessing import reduction
+from typing import Any, Final
+
+from mprelay import signals
+
+READY: Final = b"r"
+WRITTEN: Final = b"w"
+"""What the outlet tells the supervisor, on the socket of the records: it has begun; everything is on stdout."""
+
+_OK: Final = 0
+_SOFTWARE: Final = 70
+_OSERR: Final = 71
+_IOERR: Final = 74
+
+_VOICE: Final = 0
+_STDOUT: Final = 1
+_STDERR: Final = 2
+_MOST: Final = 64 * 1024  # bytes of one read, and of one write to what is no pipe
+_PIPE_BUF: Final = getattr(select, "PIPE_BUF", 512)
+_FULL: Final = {errno.ENOSPC, errno.EDQUOT}
+_PAUSE: Final = 1.0  # seconds between two tries where there is no room
+_LAST_WORDS: Final = 0.5  # seconds for the complaints that are left, once all else is done
+
+
+class Handed:
+    """A descriptor that spawn passes to the process that it starts. There it arrives as a plain number."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle it, while the process is started."""
+        return _arrived, (reduction.DupFd(self._number),)  # type: ignore[attr-defined,unused-ignore]
+
+
+def _arrived(passed: Any) -> int:  # noqa: ANN401 - multiprocessing's own, private class
+    return int(passed.detach())
+
+
+def complain(text: str, descriptor: int = _STDERR) -> None:
+    """Say something on stderr, if anybody listens. Nothing of importance is said only there.
+
+    Past ``sys.stderr``: what stays in its buffer would be tried again, and fail, when the interpreter ends.
+    """
+    with suppress(OSError):
+        os.write(descriptor, f"mprelay: {text}\n".encode())
+
+
+class Sink:
+    """Writes whole records to `descriptor`, which it does not own.
+
+    `complain` is told, once, that there is no room, before the wait for it. Without `complain` it is an error.
+    """
+
+    def __init__(self, descriptor: int, complain: Callable[[str], None] | None = None) -> None:
+        self._descriptor = descriptor
+        self._complain = complain
+        self._chunk = _PIPE_BUF if stat.S_ISFIFO(os.fstat(descriptor).st_mode) else _MOST
+
+    def write(self, records: bytes) -> None:
+        """Write all of `records`, however long that takes. OSError: nobody will ever read them."""
+        for chunk in _chunks(records, self._chunk):
+            self._write(chunk)
+
+    def _write(self, chunk: bytes) -> None:
+        rest = memoryview(chunk)
+        said = False
+        while rest:
+            try:
+                rest = rest[os.write(self._descriptor, rest) :]
+            except BlockingIOError:  # somebody who shares stdout has made it non-blocking
+                select.select([], [self._descriptor], [])
+            except OSError as failure:
+                if self._complain is None or failure.errno not in _FULL:
+                    raise
+                if not said:
+                    said = True
+                    self._complain(f"records wait: {failure.strerror}")
+                time.sleep(_PAUSE)
+
+
+def _chunks(records: bytes, most: int) -> Iterator[bytes]:
+    """Cut behind newlines into chunks of at most `most` bytes; a longer record is a chunk of its own."""
+    start = 0
+    while len(records) - start > most:
+        end = records.rfind(b"\n", start, start + most) + 1 or records.find(b"\n", start) + 1 or len(records)
+        yield records[start:end]
+        start = end
+    if start < len(records):
+        yield records[start:]
+
+
+def main(
+    records: socket.socket, complaints: socket.socket, voice: socket.socket, stdout: int, stderr: int
+) -> None:
+    """Be the outlet, until the end of the records. All arguments are this process's own.
+
+    `voice` is the writing end of `complaints`, which never blocks: the outlet complains as everybody else does.
+    """
+    signals.ignore()
+    _take_over(voice.detach(), stdout, stderr, keep=(records.fileno(), complaints.fileno()))
+    say = partial(complain, descriptor=_VOICE)
+    copying = threading.Thread(target=_copy_complaints, args=(complaints,), daemon=True)
+    try:
+        copying.start()
+    except RuntimeError as failure:  # threading's word for EAGAIN
+        say(f"the outlet: {failure}")  # the supervisor passes it on
+        os._exit(_OSERR)
+    code = _OK
+    try:
+        _copy_records(records, Sink(_STDOUT, say))
+    except OSError as failure:
+        code = _IOERR
+        say(f"stdout is gone: {failure.strerror}")
+    except Exception as unexpected:  # noqa: BLE001 - the barrier: it is said, and the process ends
+        code = _SOFTWARE
+        say(f"the outlet: {type(unexpected).__name__}: {unexpected}")
+    complaints.shutdown(socket.SHUT_RD)  # what is in it is still read, and then the end
+    copying.join(_LAST_WORDS)
+    os._exit(code)  # a normal end would wait for a thread that waits for the reader of stderr
+
+
+def _take_over(voice: int, stdout: int, stderr: int, keep: tuple[int, int]) -> None:
+    """Put the streams in their places, and close all else.
+
+    What else spawn passed on would keep multiprocessing's resource tracker alive for as long as this process.
+    """
+    for descriptor, place in ((voice, _VOICE), (stdout, _STDOUT), (stderr, _STDERR)):
+        os.dup2(descriptor, place)
+    if sys.platform != "win32":
+        for last, following in pairwise((_STDERR, *sorted(keep), os.sysconf("SC_OPEN_MAX"))):
+            os.closerange(last + 1, following)
+
+
+def _copy_records(records: socket.socket, stdout: Sink) -> None:
+    """Write all records until their end. OSError: the reader of stdout is gone."""
+    if sys.platform == "win32":
+        raise NotImplementedError
+    poll = select.poll()
+    poll.register(records, select.POLLIN)
+    poll.register(_STDOUT, 0)  # hang-up and error are always reported (poll(2))
+    _tell(records, READY)
+    rest = b""
+    while True:
+        if _STDOUT in dict(poll.poll()):
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+        try:
+            part = records.recv(_MOST)
+        except ConnectionResetError:  # the supervisor died without having heard what it was told
+            part = b""
+        if not part:
+            _tell(records, WRITTEN)
+            return
+        part = rest + part
+        end = part.rfind(b"\n") + 1
+        stdout.write(part[:end])
+        rest = part[end:]
+
+
+def _tell(records: socket.socket, what: bytes) -> None:
+    with suppress(BrokenPipeError, ConnectionResetError):  # the supervisor is gone, what it has sent is not
+        records.sendall(what)
+
+
+def _copy_complaints(complaints: socket.socket) -> None:
+    """Write all complaints until their end. Where nobody takes them they are thrown away."""
+    while part := complaints.recv(_MOST):
+        with suppress(OSError):
+            Sink(_STDERR).write(part)

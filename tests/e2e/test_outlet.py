@@ -1,0 +1,412 @@
+"""Whatever the readers of stdout and stderr do: the door shuts, and what the outlet has got comes out."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from checker import check_run, parse
+from harness import (
+    PATIENCE,
+    PROGRAM,
+    Relay,
+    accept,
+    answering,
+    echo,
+    ends_with_reset,
+    eventually,
+    free_port,
+    listening,
+    moment,
+    opened,
+    outlet_of,
+    read_until,
+    receive,
+    with_site,
+)
+
+NOWHERE = ("127.0.0.1", 9)
+IN_OUTLET = """import sys
+if "--multiprocessing-fork" in sys.orig_argv:
+    import mprelay.outlet
+    def main(*given):
+        {}
+    mprelay.outlet.main = main
+"""
+
+
+def is_shut(port):
+    """Tell whether nobody listens on the port any more."""
+    with socket.socket() as probe:
+        probe.settimeout(PATIENCE)
+        return probe.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
+
+
+def listens(process):
+    """Tell whether a relay has its door open, without a knock on it, which it could take for a client."""
+    return psutil.CONN_LISTEN in {c.status for c in psutil.Process(process.pid).net_connections("tcp")}
+
+
+def one_session(relay):
+    """A session from beginning to end; the target is one that ends each."""
+    with relay.connect() as client:
+        assert receive(client) == b""
+
+
+def holders(what):
+    """The processes that have this pipe open."""
+    found = set()
+    for process in psutil.process_iter():
+        with contextlib.suppress(OSError, psutil.Error):
+            for entry in Path(f"/proc/{process.pid}/fd").iterdir():
+                with contextlib.suppress(OSError):
+                    if str(entry.readlink()) == what:
+                        found.add(process.pid)
+    return found
+
+
+# -- a collector that forwards with splice(2) ----------------------------------------------------------------
+
+
+class Splicer:
+    """A collector that moves what it reads to a TCP connection, within the kernel, and that connection's far end.
+
+    While the far end stands still splice(2) holds the pipe's mutex. Whoever writes to the pipe then waits for it
+    in a way that no signal ends.
+    """
+
+    CODE = """
+import os, socket, sys
+with socket.socket() as far:
+    far.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    far.connect(("127.0.0.1", int(sys.argv[1])))
+    while os.splice(0, far.fileno(), 65536):
+        pass
+"""
+
+    def __init__(self):
+        with contextlib.ExitStack() as stack:
+            server = stack.enter_context(listening())
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            reader, self.stdout = os.pipe()
+            stack.callback(os.close, reader)
+            command = [sys.executable, "-c", self.CODE, str(server.getsockname()[1])]
+            self.process = subprocess.Popen(command, stdin=reader)
+            self.far = accept(server)
+
+    def stand_still(self):
+        """Give it more than its connection takes. Whoever writes to its pipe now may wait for ever."""
+        os.write(self.stdout, b"." * 60_000 + b"\n")
+        os.close(self.stdout)
+        self.stdout = None
+        eventually(lambda: self._arrived() > 0, "it has begun to move them")
+
+    def _arrived(self):
+        return struct.unpack("i", fcntl.ioctl(self.far, termios.FIONREAD, bytes(4)))[0]
+
+    def go_on(self):
+        """Read everything to the end; return the records."""
+        lines = receive(self.far).splitlines(keepends=True)
+        return parse(b"".join(line for line in lines if not line.startswith(b".")))
+
+    def close(self):
+        """Leave nothing behind."""
+        self.far.close()  # ends its splice, and the outlet's wait
+        self.process.kill()
+        self.process.wait()
+        if self.stdout is not None:
+            os.close(self.stdout)
+
+
+@pytest.fixture
+def splicer():
+    """A collector that forwards with splice(2)."""
+    collector = Splicer()
+    yield collector
+    collector.close()
+
+
+@contextlib.contextmanager
+def stalled(splicer, *options, **given):
+    """A relay whose collector stands still, with a session: (relay, its outlet, client)."""
+    with (
+        listening() as server,
+        Relay(server.getsockname(), *options, stdout=splicer.stdout, quiet=False, **given) as relay,
+    ):
+        first = read_until(splicer.far.fileno(), b"relay.active")
+        with relay.connect() as client, accept(server) as target:
+            echo(client, target)
+            outlet = relay.outlet()
+            splicer.stand_still()
+            with relay.connect() as late, accept(server) as other:
+                echo(late, other)  # nobody but the outlet waits for stdout
+            echo(client, target)
+            yield relay, outlet, client, first
+
+
+def test_the_absolute_timeout_comes_while_a_collector_holds_the_pipe(splicer):
+    """Door and sessions end in time, a signal ends the process, and the records come when the collector does."""
+    with stalled(splicer, "--absolute-timeout", "5", expect_code=74) as (relay, outlet, client, first):
+        assert ends_with_reset(client)
+        head = parse(first[: first.rfind(b"\n") + 1])
+        active = next(record for record in head if record["event"] == "relay.active")
+        assert time.time() - moment(active["expires_at"]) < 1
+        assert is_shut(relay.port)
+        for _ in range(2):
+            relay.process.send_signal(signal.SIGTERM)
+        assert relay.process.wait(PATIENCE) == 74
+        assert outlet.is_running()
+        records = head + splicer.go_on()
+        check_run(records)
+        assert records[-1]["reason"] == "expired"
+        assert records[-1]["closed"]["relay_expired"] >= 1
+        assert psutil.wait_procs([outlet], PATIENCE)[1] == []
+        assert f"process {outlet.pid} still writes what it has" in relay_errors(relay)
+
+
+def relay_errors(relay):
+    """What was said on stderr, after the end."""
+    relay._join()
+    return relay.errors
+
+
+def test_a_kill_shuts_the_door_while_a_collector_holds_the_pipe(splicer):
+    """Sessions too, at once; and no record is lost that was sent before."""
+    with stalled(splicer, expect_code=-9) as (relay, outlet, client, first):
+        relay.killed = True
+        family = [process for process in relay.family() if process != outlet]
+        relay.process.kill()
+        assert relay.process.wait(PATIENCE) == -9
+        assert ends_with_reset(client)
+        assert psutil.wait_procs(family, PATIENCE)[1] == []
+        assert is_shut(relay.port)
+        assert outlet.is_running()
+        records = parse(first[: first.rfind(b"\n") + 1]) + splicer.go_on()
+        check_run(records, ended=False)
+        assert [record["event"] for record in records].count("session.connected") == 2
+        assert psutil.wait_procs([outlet], PATIENCE)[1] == []
+
+
+# -- one stalled reader for both -----------------------------------------------------------------------------
+
+
+def pipes():
+    """A pipe, as from ``2>&1 |``."""
+    return os.pipe()
+
+
+def sockets():
+    """A socket, as systemd gives."""
+    ours, theirs = socket.socketpair()
+    return ours.detach(), theirs.detach()
+
+
+def fill(writer):
+    """Leave no room for a single byte."""
+    os.set_blocking(writer, False)
+    for size in (4096, 1):
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writer, b"." * size)
+    os.set_blocking(writer, True)
+
+
+@pytest.mark.parametrize("way_out", [pipes, sockets])
+def test_stdout_and_stderr_on_one_stalled_reader(way_out):
+    """Two signals end it; not even the last complaint waits."""
+    reader, writer = way_out()
+    fill(writer)
+    command = [PROGRAM, str(free_port()), *map(str, NOWHERE), "ANY", "--workers", "1"]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=writer, stderr=writer) as process:
+        try:
+            os.close(writer)
+            eventually(lambda: listens(process), "the door is open")
+            family = psutil.Process(process.pid).children()
+            process.terminate()
+            eventually(lambda: not listens(process), "the door is shut")
+            process.terminate()
+            assert process.wait(PATIENCE) == 74
+        finally:
+            process.kill()
+            os.close(reader)
+    assert psutil.wait_procs(family, PATIENCE)[1] == []
+
+
+def test_a_warning_of_the_librarys_waits_for_nobody():
+    """That its tracker died, to a terminal that stands still."""
+    reader, writer = os.pipe()
+    fill(writer)
+    with listening() as server, Relay(server.getsockname(), stderr=writer) as relay:
+        os.close(writer)
+        (tracker,) = {p.pid for p in relay.family()} - {relay.outlet().pid, *relay.workers().values()}
+        os.kill(tracker, signal.SIGKILL)
+        os.kill(relay.workers()[1], signal.SIGKILL)
+        relay.wait("worker.started", 3)
+        with relay.connect() as client, accept(server) as target:
+            echo(client, target)
+    os.close(reader)
+
+
+def test_a_warning_of_the_librarys_is_passed_on():
+    """Where somebody reads it."""
+    with listening() as server, Relay(server.getsockname(), quiet=False) as relay:
+        (tracker,) = {p.pid for p in relay.family()} - {relay.outlet().pid, *relay.workers().values()}
+        os.kill(tracker, signal.SIGKILL)
+        os.kill(relay.workers()[1], signal.SIGKILL)
+        relay.wait("worker.started", 3)
+        assert relay.stop() == 0
+        assert "resource_tracker: process died unexpectedly" in relay.errors
+
+
+# -- killed --------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_supervisor_loses_no_record_that_it_has_sent():
+    """Though their reader stands still: as many as a pipe does not hold, and the last line is whole."""
+    sessions = 40
+    with (
+        listening() as server,
+        answering(server),
+        Relay(server.getsockname(), workers=1, expect_code=-9, quiet=False) as relay,
+    ):
+        relay.killed = True
+        relay.outlet()
+        relay.reading.clear()
+        for _ in range(sessions + 2):  # when the last one ends, the supervisor has heard of all but two
+            one_session(relay)
+        relay.process.kill()
+        relay.process.wait(PATIENCE)
+        relay.reading.set()
+        relay.finish()
+        closed = [record["session"] for record in relay.all("session.closed")]
+        assert closed[:sessions] == list(range(1, sessions + 1))
+
+
+def test_a_killed_supervisor_while_a_worker_stands_still():
+    """The kernel ends the worker, and the outlet ends when all is written, within a second."""
+    with listening() as server, Relay(server.getsockname(), expect_code=-9, quiet=False) as relay:
+        relay.killed = True
+        family = relay.family()
+        outlet = relay.outlet()
+        os.kill(relay.workers()[1], signal.SIGSTOP)
+        with os.fdopen(os.pidfd_open(outlet.pid), "rb") as end:
+            relay.process.kill()
+            assert select.select([end], [], [], 1)[0]
+        relay.finish()
+        assert psutil.wait_procs(family, PATIENCE)[1] == []
+
+
+def test_a_killed_outlet_is_the_death_of_stdout():
+    """Nobody is let in any more, who is inside may finish, and it is exit 74."""
+    with listening() as server, Relay(server.getsockname(), expect_code=74) as relay:
+        relay.killed = True
+        with relay.connect() as client, accept(server) as target:
+            echo(client, target)
+            relay.outlet().kill()
+            eventually(lambda: not listens(relay.process), "the door is shut")
+            echo(client, target)
+            client.shutdown(socket.SHUT_WR)
+            assert receive(target) == b""
+        assert relay.finish() == 74
+        assert relay.all("relay.draining") == []
+
+
+# -- what holds the streams ----------------------------------------------------------------------------------
+
+
+def test_nobody_but_the_outlet_has_stdout_or_stderr_open():
+    """Neither supervisor, workers, a later worker, nor multiprocessing's tracker; the outlet has nothing else."""
+    with listening() as server, Relay(server.getsockname()) as relay:
+        streams = [opened("self", s.fileno()) for s in (relay.process.stdout, relay.process.stderr)]
+        outlet = relay.outlet()
+        os.kill(relay.workers()[1], signal.SIGKILL)
+        relay.wait("worker.started", 3)
+        with relay.connect() as client, accept(server) as target:
+            echo(client, target)
+            for stream in streams:
+                assert holders(stream) - {os.getpid()} == {outlet.pid}
+            has = [str(entry.readlink()) for entry in Path(f"/proc/{outlet.pid}/fd").iterdir()]
+        assert sorted(what.partition(":")[0] for what in has) == ["pipe", "pipe", "socket", "socket", "socket"]
+
+
+@pytest.mark.parametrize(
+    ("code", "options", "environment"),
+    [(0, ["--absolute-timeout", "1"], ""), (70, [], "raise SystemExit(1)"), (74, [], "os._exit(0)")],
+)
+def test_the_end_of_the_relay_is_the_end_for_its_reader(tmp_path, code, options, environment):
+    """`mprelay … | cat`: cat ends with it."""
+    env = os.environ
+    if code == 70:
+        env = with_site(tmp_path, IN_OUTLET.format(environment))
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as cat:
+        relay = Relay(NOWHERE, *options, stdout=cat.stdin, env=env, expect_code=code, quiet=False)
+        with relay:
+            cat.stdin.close()
+            if code == 74:
+                read_until(cat.stdout.fileno(), b"relay.active")
+                relay.outlet().kill()
+            assert relay.process.wait(PATIENCE) == code
+            output = read_until(cat.stdout.fileno(), None)
+            assert cat.wait(1) == 0
+        if code != 74:
+            check_run(parse(output))
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_readers_of_both_are_gone(busy):
+    """74 after the drain, and no loop of complaints about complaints."""
+    command = [PROGRAM, port := str(free_port()), *map(str, NOWHERE), "ANY", "--workers", "2"]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with process:
+        read_until(process.stdout.fileno(), b"relay.active")
+        outlet_of(process.pid)
+        everybody = [psutil.Process(process.pid), *psutil.Process(process.pid).children()]
+        before = sum(sum(member.cpu_times()[:2]) for member in everybody)
+        process.stderr.close()
+        process.stdout.close()
+        if busy:
+            with contextlib.suppress(OSError):
+                while True:
+                    socket.create_connection(("127.0.0.1", int(port)), PATIENCE).close()
+        _pid, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 74
+        assert usage.ru_utime + usage.ru_stime - before < 1
+
+
+# -- an outlet that cannot begin -----------------------------------------------------------------------------
+
+
+def failed(relay):
+    """The records of a run that never began, without the last one."""
+    relay.finish()
+    *records, last = relay.records
+    assert (last["event"], last["reason"]) == ("relay.stopped", "failed")
+    return [(record["event"], record["error"], record["detail"]) for record in records if "detail" in record]
+
+
+def test_an_outlet_that_ends_before_it_is_ready(tmp_path):
+    """14, and every record is there, written without it; what it said is on stderr."""
+    env = with_site(tmp_path, IN_OUTLET.format("1 / 0"))
+    with Relay(NOWHERE, wait_active=False, expect_code=70, env=env, quiet=False) as relay:
+        assert failed(relay) == [("pool.start_failed", None, "the outlet ended before it was ready")]
+        assert "ZeroDivisionError" in relay.errors
+
+
+def test_an_outlet_that_hangs_at_its_start(tmp_path):
+    """14 after the start limit; it does not survive that."""
+    env = with_site(tmp_path, IN_OUTLET.format("__import__('signal').pause()"))
+    with Relay(NOWHERE, wait_active=False, expect_code=70, env=env) as relay:
+        detail = "the outlet was not ready after 10 seconds"
+        assert failed(relay) == [("pool.start_failed", "ETIMEDOUT", detail)]
