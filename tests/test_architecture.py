@@ -129,7 +129,7 @@ def test_the_outlet_starts_smaller():
     loaded = set(run(code).split())
     assert loaded.isdisjoint({"structlog", "psutil", "orjson", "argparse", "asyncio", "ipaddress"})
     ours = {name for name in loaded if name.startswith("mprelay")}
-    assert ours == {"mprelay", *(f"mprelay.{name}" for name in ("__main__", "outlet", "poller", "signals"))}
+    assert ours == {"mprelay", *(f"mprelay.{name}" for name in ("__main__", "outlet", "signals"))}
 
 
 def test_the_main_module_imports_nothing_until_it_is_called():
