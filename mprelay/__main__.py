@@ -5,18 +5,20 @@ until :func:`main` is called, so that a worker does not load what only the super
 """
 
 
-def main() -> int:
-    """Run the relay with the arguments of this process; return its exit code."""
+def main() -> None:
+    """Run the relay with the arguments of this process; exit with its code."""
     from mprelay import signals  # noqa: PLC0415 - see the module docstring
 
     signals.begin()  # before the imports that take time: a signal that comes meanwhile is heard later
 
+    import os  # noqa: PLC0415
     import sys  # noqa: PLC0415
 
     from mprelay.supervisor import main as supervise  # noqa: PLC0415
 
-    return supervise(sys.argv[1:])
+    code = supervise(sys.argv[1:])
+    os._exit(code)  # an interpreter takes longer to end than all that is done at an expiry
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

@@ -155,6 +155,11 @@ class Pool:
         return self._own_meter.read()
 
     def close(self) -> None:
-        """End the helper process that multiprocessing keeps, so that nothing is left running."""
+        """End the helper process that multiprocessing keeps, so that nothing is left running.
+
+        By force: it has nothing to clean up (:mod:`mprelay.uplink`, rule 1), and it could be stopped (SIGSTOP).
+        """
         tracker: Any = resource_tracker._resource_tracker  # noqa: SLF001 - there is no public way
+        if tracker._pid is not None:  # noqa: SLF001
+            signals.kill(tracker._pid)  # noqa: SLF001
         tracker._stop()  # noqa: SLF001

@@ -12,6 +12,7 @@ known state (:func:`begin`), whoever started it:
 - The rest have their default action. If SIGCHLD stayed ignored, waitpid(2) would fail with ECHILD (signal(7)).
 """
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -167,3 +168,9 @@ def ignore() -> None:
         signal.signal(number, signal.SIG_IGN)
     _settle_others()
     release()
+
+
+def kill(child: int) -> None:
+    """End a child process that was not waited for, whatever it does. Works on a stopped (SIGSTOP) one too."""
+    if sys.platform != "win32":
+        os.kill(child, signal.SIGKILL)

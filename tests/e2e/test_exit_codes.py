@@ -373,6 +373,15 @@ def test_signal_with_nobody_inside(number):
         assert relay.records[-1]["reason"] == "drained"
 
 
+def test_a_helper_that_is_stopped_holds_nobody_up():
+    """Multiprocessing keeps one, and waits for its end."""
+    with Relay(TARGET) as relay:
+        (helper,) = [process for process in relay.family() if "resource_tracker" in " ".join(process.cmdline())]
+        helper.suspend()
+        assert relay.stop() == 0
+        assert psutil.wait_procs([helper], PATIENCE)[1] == []
+
+
 def test_signal_while_starting():
     """Before the door ever opened."""
     with Relay(TARGET, workers=6, wait_active=False) as relay:
