@@ -144,6 +144,7 @@ class Chaos:
             acl=allowed(net.relay),
             workers=_WORKERS,
             host=net.relay,
+            splicing=True,
         )
         self.clients: Peer
         self.probes: Peer
@@ -232,8 +233,8 @@ class Chaos:
             _stopped(self.relay.process.pid, self.stall / 2)
 
     def stall_collector(self) -> None:
-        """Nobody reads the records for a while: sessions in flight go on; new ones wait."""
-        with self.fault("collector stalls", [], breaks=False):
+        """The collector stands still in splice(2), the pipe locked: sessions go on; new ones wait."""
+        with self.fault("collector stalls in splice", [], breaks=False):
             self.relay.reading.clear()
             time.sleep(self.stall)
             self.relay.reading.set()
