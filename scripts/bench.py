@@ -9,6 +9,11 @@ Debian's packages wrk, iperf3 and nginx, and as peers haproxy, libnginx-mod-stre
 
 What each relay does: one line of JSON for each session, to a pipe that is read (rinetd: its own log; socat:
 none). Every relay may use all CPUs, which it shares with load and target.
+
+Beside bulk: 50 clients download without end, and 1 or 10 others make small requests on open connections, all
+from one nginx through one relay that has one worker (HAProxy: one thread). A small request waits for what the
+relay does for the 50 flows before its turn comes; its latency tells how much that is. nginx sends 64 KiB of a
+flow at a time, and has one worker too: `none` shows how long a request waits in nginx itself.
 """
 
 import argparse
@@ -17,6 +22,7 @@ import json
 import os
 import platform
 import re
+import select
 import shutil
 import socket
 import statistics
@@ -24,10 +30,11 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil
 from rich.console import Console
@@ -38,6 +45,8 @@ PATH = os.environ["PATH"] + ":/usr/sbin:/sbin"
 CPUS = len(os.sched_getaffinity(0))
 HTTP_PORT, BULK_PORT, RELAY_PORT = 18080, 18081, 18090
 IDLE = 500
+FLOWS = 50
+BULK_PATH, BULK_SIZE = "/bulk", 64 * 2**20
 
 # What is measured: name, unit, and whether more is better (None: no ratio).
 COLUMNS: dict[str, tuple[str, str, bool | None]] = {
@@ -53,6 +62,13 @@ COLUMNS: dict[str, tuple[str, str, bool | None]] = {
     "bulk_1_cpu": ("CPU per GiB, 1 stream", "s", False),
     "bulk_8": ("bulk, 8 streams", "Gbit/s", True),
     "bulk_8_cpu": ("CPU per GiB, 8 streams", "s", False),
+    "p50_bulk_1": (f"p50, 1 client beside {FLOWS} bulk flows", "ms", False),
+    "p99_bulk_1": (f"p99, 1 client beside {FLOWS} bulk flows", "ms", False),
+    "max_bulk_1": (f"max, 1 client beside {FLOWS} bulk flows", "ms", False),
+    "p50_bulk_10": (f"p50, 10 clients beside {FLOWS} bulk flows", "ms", False),
+    "p99_bulk_10": (f"p99, 10 clients beside {FLOWS} bulk flows", "ms", False),
+    "max_bulk_10": (f"max, 10 clients beside {FLOWS} bulk flows", "ms", False),
+    "bulk_beside": (f"{FLOWS} bulk flows beside 10 clients", "Gbit/s", True),
     "rss": ("RSS at rest", "MiB", False),
     "rss_500": ("RSS with 500 idle sessions", "MiB", False),
     "rss_session": ("RSS per idle session", "KiB", False),
@@ -60,6 +76,10 @@ COLUMNS: dict[str, tuple[str, str, bool | None]] = {
     "cpu_500_10": ("CPU per request, 500 open : 10", "", None),
     "start": ("start", "s", False),
 }
+
+
+Command = Callable[[Path, int, int], list[str]]
+"""How to run a relay: from a folder for its files, the target's port, and how many workers or threads it has."""
 
 
 class Errors(Exception):  # noqa: N818 - what a run had
@@ -143,7 +163,7 @@ class Running:
         self.errors.close()
 
 
-def haproxy(folder: Path, target: int) -> list[str]:
+def haproxy(folder: Path, target: int, workers: int) -> list[str]:
     """HAProxy, `mode tcp`, splicing as it sees fit, one JSON line a session."""
     line = (
         '{"client_ip":"%ci","client_port":%cp,"session":%rt,"target_ip":"%si","target_port":%sp,'
@@ -153,6 +173,7 @@ def haproxy(folder: Path, target: int) -> list[str]:
         f"""
 global
     log stdout format raw local0 info
+    nbthread {workers}
     maxconn 4000
 defaults
     mode tcp
@@ -180,7 +201,7 @@ events {{ worker_connections 4000; }}
 """
 
 
-def nginx_stream(folder: Path, target: int) -> list[str]:
+def nginx_stream(folder: Path, target: int, workers: int) -> list[str]:
     """Nginx's stream module, one JSON line a session."""
     line = (
         '{"client_ip":"$remote_addr","client_port":$remote_port,"session":$connection,"target":"$upstream_addr",'
@@ -190,7 +211,7 @@ def nginx_stream(folder: Path, target: int) -> list[str]:
     load = f"load_module {modules};\n" if modules.exists() else ""
     (folder / "nginx.conf").write_text(
         load
-        + NGINX.format(workers=CPUS, folder=folder)
+        + NGINX.format(workers=workers, folder=folder)
         + f"""
 stream {{
     log_format json '{line}';
@@ -207,8 +228,8 @@ stream {{
     return [str(program("nginx")), "-p", str(folder), "-c", "nginx.conf", "-e", "stderr"]
 
 
-def rinetd(folder: Path, target: int) -> list[str]:
-    """Rinetd with its own log."""
+def rinetd(folder: Path, target: int, _workers: int) -> list[str]:
+    """Rinetd with its own log; one process."""
     (folder / "rinetd.conf").write_text(
         f"{HOST} {RELAY_PORT} {HOST} {target}\nlogfile {folder}/rinetd.log\nlogcommon\n"
         f"pidlogfile {folder}/rinetd.pid\n"
@@ -216,16 +237,16 @@ def rinetd(folder: Path, target: int) -> list[str]:
     return [str(program("rinetd")), "-f", "-c", str(folder / "rinetd.conf")]
 
 
-def socat(_folder: Path, target: int) -> list[str]:
+def socat(_folder: Path, target: int, _workers: int) -> list[str]:
     """Socat, a process a connection, no log."""
     listen = f"TCP4-LISTEN:{RELAY_PORT},bind={HOST},fork,reuseaddr,nodelay,backlog=4096"
     return [str(program("socat")), "-b", "262144", listen, f"TCP4:{HOST}:{target},nodelay"]
 
 
-def mprelay(detail: str) -> Callable[[Path, int], list[str]]:
+def mprelay(detail: str) -> Command:
     """Make the command of mprelay with this much in its log."""
 
-    def command(_folder: Path, target: int) -> list[str]:
+    def command(_folder: Path, target: int, workers: int) -> list[str]:
         relay = [
             str(Path(sys.executable).with_name("mprelay")),
             str(RELAY_PORT),
@@ -233,7 +254,7 @@ def mprelay(detail: str) -> Callable[[Path, int], list[str]]:
             str(target),
             "127.0.0.0/8",
         ]
-        relay += ["--bind", HOST, "--workers", str(CPUS), "--max-sessions", "2000", "--stats-interval", "0"]
+        relay += ["--bind", HOST, "--workers", str(workers), "--max-sessions", "2000", "--stats-interval", "0"]
         return [*relay, "--log-format", "json", "--log-detail", detail]
 
     return command
@@ -244,7 +265,7 @@ def has_stream(name: str) -> bool:
     return bool(program(name)) and Path("/usr/lib/nginx/modules/ngx_stream_module.so").exists()
 
 
-RELAYS: dict[str, tuple[Callable[[], object], Callable[[Path, int], list[str]] | None]] = {
+RELAYS: dict[str, tuple[Callable[[], object], Command | None]] = {
     "none": (lambda: True, None),
     "haproxy": (lambda: program("haproxy"), haproxy),
     "nginx": (lambda: has_stream("nginx"), nginx_stream),
@@ -256,15 +277,15 @@ RELAYS: dict[str, tuple[Callable[[], object], Callable[[Path, int], list[str]] |
 
 
 @contextlib.contextmanager
-def running(name: str, target: int) -> Iterator[Running | None]:
-    """Run a relay to `target`; None for no relay."""
+def running(name: str, target: int, workers: int = CPUS) -> Iterator[Running | None]:
+    """Run a relay to `target` with so many workers or threads; None for no relay."""
     command = RELAYS[name][1]
     if command is None:
         yield None
         return
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
-        relay = Running(command(Path(folder), target), Path(folder))
+        relay = Running(command(Path(folder), target, workers), Path(folder))
         try:
             wait_for_port(RELAY_PORT)
             yield relay
@@ -272,10 +293,14 @@ def running(name: str, target: int) -> Iterator[Running | None]:
             relay.stop()
 
 
-def wrk(port: int, clients: int, seconds: int, *, close: bool = False) -> dict[str, float]:
-    """Run wrk; return requests, requests/s and latencies in ms. Raises Errors."""
+def wrk(port: int, clients: int, seconds: int, *, close: bool = False, patience: int = 2) -> dict[str, float]:
+    """Run wrk; return requests, requests/s and latencies (p50, p99, max) in ms. Raises Errors.
+
+    A request that takes longer than `patience` seconds is one.
+    """
     threads = "2" if clients > 1 else "1"
     command = [str(program("wrk")), "-t", threads, "-c", str(clients), "-d", f"{seconds}s", "--latency"]
+    command += ["--timeout", f"{patience}s"]
     if close:
         command += ["-H", "Connection: close"]
     text = subprocess.run([*command, f"http://{HOST}:{port}/"], capture_output=True, text=True, check=True).stdout
@@ -286,6 +311,8 @@ def wrk(port: int, clients: int, seconds: int, *, close: bool = False) -> dict[s
         f"p{p}": float(v) * unit[u]
         for p, v, u in re.findall(r"^\s+(50|99)%\s+([\d.]+)(us|ms|s)$", text, re.MULTILINE)
     }
+    value, unit_of_it = re.findall(r"^\s+Latency(?:\s+\S+){2}\s+([\d.]+)(us|ms|s)\s", text, re.MULTILINE)[0]
+    found["max"] = float(value) * unit[unit_of_it]
     requests, took = re.findall(r"(\d+) requests in ([\d.]+)s", text)[0]
     return {**found, "count": float(requests), "rate": float(requests) / float(took)}
 
@@ -309,6 +336,65 @@ def iperf(port: int, streams: int, seconds: int) -> tuple[float, float]:
         raise Errors(result["error"])
     received = result["end"]["sum_received"]
     return received["bits_per_second"] / 1e9, received["bytes"] / 2**30
+
+
+class Bulk:
+    """Clients that download through `port` without end, in a thread. Counts the bytes."""
+
+    def __init__(self, port: int) -> None:
+        self._clients = [socket.create_connection((HOST, port)) for _ in range(FLOWS)]
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.size = 0
+        self.failed = False
+
+    def __enter__(self) -> Self:
+        # Pipelined: 12 GiB for each, more than a run can take.
+        for client in self._clients:
+            client.sendall(f"GET {BULK_PATH} HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode() * 200)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        for client in self._clients:
+            client.close()
+        if self.failed:
+            raise Errors("a bulk flow ended")
+
+    def _run(self) -> None:
+        clients = {client.fileno(): client for client in self._clients}
+        nowhere = bytearray(2**20)
+        with select.epoll() as poll:
+            for descriptor in clients:
+                poll.register(descriptor, select.EPOLLIN)
+            while not self._over.is_set() and not self.failed:
+                for descriptor, _ in poll.poll(0.1):
+                    # The kernel throws the bytes away (tcp(7), MSG_TRUNC): this must not be what is measured.
+                    try:
+                        size = clients[descriptor].recv_into(nowhere, 0, socket.MSG_TRUNC)
+                    except ConnectionError:
+                        size = 0
+                    self.size += size
+                    self.failed = self.failed or not size
+
+
+def beside_bulk(name: str, seconds: int) -> dict[str, float]:
+    """Measure small requests while bulk flows keep the one worker of a relay busy. Raises Errors."""
+    figures: dict[str, float] = {}
+    with running(name, HTTP_PORT, workers=1) as relay:
+        port = RELAY_PORT if relay else HTTP_PORT
+        with Bulk(port) as bulk:
+            wrk(port, 10, 1, patience=10)  # warm
+            for clients in (1, 10):
+                before, begun = bulk.size, time.monotonic()
+                result = wrk(port, clients, seconds, patience=10)
+                rate = (bulk.size - before) * 8 / (time.monotonic() - begun) / 1e9
+                for figure in ("p50", "p99", "max"):
+                    figures[f"{figure}_bulk_{clients}"] = result[figure]
+            figures["bulk_beside"] = rate
+    return figures
 
 
 def measure(name: str, seconds: int, *, quick: bool) -> dict[str, float]:
@@ -349,6 +435,7 @@ def measure(name: str, seconds: int, *, quick: bool) -> dict[str, float]:
                 before = cpu()
                 crowded = wrk(port, 10, seconds)["count"]
                 figures["cpu_500_10"] = (cpu() - before) / crowded / alone_cpu if alone_cpu else 0.0
+    figures |= beside_bulk(name, seconds)
     with bulk_target(), running(name, BULK_PORT) as relay:
         port = RELAY_PORT if relay else BULK_PORT
         cpu = relay.cpu if relay else lambda: 0.0
@@ -358,7 +445,7 @@ def measure(name: str, seconds: int, *, quick: bool) -> dict[str, float]:
             figures[f"bulk_{streams}"] = rate
             figures[f"bulk_{streams}_cpu"] = (cpu() - before) / size
     if name.startswith("mprelay"):
-        figures["start"] = start_time(mprelay("session")(Path(), HTTP_PORT))
+        figures["start"] = start_time(mprelay("session")(Path(), HTTP_PORT, CPUS))
     if name == "none":
         figures = {key: value for key, value in figures.items() if not key.endswith("_cpu")}
     return figures
@@ -389,19 +476,27 @@ def bulk_target() -> Iterator[None]:
 
 @contextlib.contextmanager
 def web_target() -> Iterator[None]:
-    """The target of requests."""
+    """The target of requests, small and large. What is large is full of zeros, and takes no disk."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)
+        with (folder / BULK_PATH[1:]).open("wb") as file:
+            file.truncate(BULK_SIZE)
         (folder / "nginx.conf").write_text(
             NGINX.format(workers=1, folder=folder)
             + f"""
 http {{
     access_log off;
     keepalive_requests 1000000000;
+    sendfile on;
+    sendfile_max_chunk 64k;
     client_body_temp_path {folder}; proxy_temp_path {folder}; fastcgi_temp_path {folder};
     uwsgi_temp_path {folder}; scgi_temp_path {folder};
-    server {{ listen {HOST}:{HTTP_PORT} backlog=4096; location / {{ return 200 "hello\\n"; }} }}
+    server {{
+        listen {HOST}:{HTTP_PORT} backlog=4096;
+        location / {{ return 200 "hello\\n"; }}
+        location {BULK_PATH} {{ root {folder}; }}
+    }}
 }}
 """
         )
