@@ -21,6 +21,7 @@ Rules:
 """
 
 import os
+import select
 import sys
 import time
 from collections.abc import Callable
@@ -190,6 +191,23 @@ class Uplink:
             except BlockingIOError:
                 return False
             del waiting[:FRAME]
+        return True
+
+    def flush_within(self, seconds: float) -> bool:
+        """Send what waits, and wait for room up to so long; False where not all could be sent until then.
+
+        BrokenPipeError: nobody reads any more.
+        """
+        if sys.platform == "win32":
+            return self.flush()
+        give_up_at = time.monotonic() + seconds
+        room = select.poll()
+        room.register(self.fileno(), select.POLLOUT)
+        while not self.flush():
+            left = give_up_at - time.monotonic()
+            if left <= 0:
+                return False
+            room.poll(left * 1000)  # ended by the reader's end too (POLLERR): the next flush raises then
         return True
 
 

@@ -24,6 +24,9 @@ GC_THRESHOLD: Final = 50_000
 """Containers made before the collector looks for cycles. Nothing here makes cycles; with the default of 700 it
 walks all sessions many times a second under load."""
 
+_LAST_WORDS: Final = 5.0
+"""Seconds that a crash report may wait for room in the queue."""
+
 _RESERVE: Final = 64 * 1024
 """Bytes kept for the last report of a worker that has run out of memory."""
 
@@ -51,7 +54,7 @@ def main(settings: Settings, inbox: socket.socket, queue: Queue) -> None:
         reserve.clear()
         try:
             uplink.report(Crashed(time.time(), place_of(unexpected), describe(unexpected)))
-            uplink.flush()
+            uplink.flush_within(_LAST_WORDS)
         finally:
             os._exit(CRASHED)  # no interpreter shutdown with a loop in an unknown state
 

@@ -5,6 +5,7 @@ import os
 import select
 import signal
 import struct
+import threading
 
 import orjson
 import pytest
@@ -96,6 +97,41 @@ def test_a_full_pipe_keeps_the_events_and_their_order(queue):
     assert [event.serial for event in got] == list(range(count))
     assert all(isinstance(event, Connected) for event in got)
     assert not uplink.waiting
+
+
+def test_the_last_report_waits_for_room(queue):
+    """However much waits before it: all is sent as the reader makes room, in order."""
+    uplink, other = both_ends(queue)
+    while uplink.flush():
+        uplink.report(Progress(1, 2, 3))
+    uplink.report(Crashed(1.0, "place", "error"))
+    got = []
+
+    def read() -> None:
+        while not (got and isinstance(got[-1], Crashed)):
+            select.select([other.reader], [], [])
+            got.extend(unpack(packed) for packed in other.get())
+
+    reading = threading.Thread(target=read)
+    reading.start()
+    assert uplink.flush_within(20.0)
+    reading.join()
+    other.reader.close()
+    assert isinstance(got[-1], Crashed)
+    assert not uplink.waiting
+
+
+def test_the_last_report_does_not_wait_for_ever(queue):
+    """Where nobody makes room it is given up, and where nobody reads any more at once."""
+    uplink, other = both_ends(queue)
+    while uplink.flush():
+        uplink.report(Progress(1, 2, 3))
+    assert not uplink.flush_within(0.01)
+    closing = threading.Timer(0.1, other.reader.close)
+    closing.start()
+    with pytest.raises(BrokenPipeError):
+        uplink.flush_within(20.0)
+    closing.join()
 
 
 def test_nobody_reads_any_more(queue):

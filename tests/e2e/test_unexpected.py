@@ -6,7 +6,7 @@ import signal
 
 import psutil
 import pytest
-from harness import PATIENCE, Relay, accept, echo, ends_with_reset, listening, receive, with_site
+from harness import PATIENCE, Relay, accept, echo, ends_with_reset, eventually, listening, receive, with_site
 
 
 def is_cut_off(relay):
@@ -95,6 +95,37 @@ mprelay.uplink.Queue.put = report
             echo(client, target)
         relay.stop()
         assert len(relay.all("internal.error")) == len(relay.all("worker.exited", level="warning")) == 1
+
+
+def test_a_crash_report_that_finds_no_room_waits_for_it(tmp_path):
+    """The supervisor stands still, and the way up is full: when it goes on it hears why the worker ended."""
+    code = f"""
+import os, signal
+import mprelay.relay
+def broken(self, ticket, client):
+    os.kill(os.getppid(), signal.SIGSTOP)
+    try:
+        while True:
+            self._uplink._queue.put([(2, ticket.serial, 1, 1)])
+    except BlockingIOError:
+        open({str(tmp_path / "full")!r}, "w").close()
+    raise ZeroDivisionError("by a test")
+mprelay.relay.Relay._open = broken
+"""
+    with (
+        listening() as server,
+        Relay(server.getsockname(), env=with_site(tmp_path, code), workers=1) as relay,
+        relay.connect() as client,
+    ):
+        worker = psutil.Process(relay.workers()[1])
+        eventually((tmp_path / "full").exists, "the way up is full")
+        resting = {psutil.STATUS_SLEEPING, psutil.STATUS_ZOMBIE}
+        eventually(lambda: worker.status() in resting, "it waits, or is gone")
+        relay.process.send_signal(signal.SIGCONT)
+        assert ends_with_reset(client)
+        assert relay.wait("internal.error")["error"] == "ZeroDivisionError: by a test"
+        assert relay.wait("worker.exited")["exitcode"] == 70
+        assert relay.wait("session.closed")["reason"] == "worker_lost"
 
 
 def test_a_worker_that_lives_on_without_its_sentinel(tmp_path):
