@@ -260,6 +260,13 @@ WORKER_EXITED: Final = Entry(
 WORKER_DIED: Final = WORKER_EXITED._replace(
     level="warning", sentence="Worker {worker} died; its sessions are lost."
 )
+WORKER_START_FAILED: Final = Entry(
+    "worker.start_failed",
+    "error",
+    None,
+    "Worker {worker} {detail}.  The relay goes on without it, and tries again in {again_in_s} seconds.",
+    ("worker", "error", "detail", "tries", "again_in_s"),
+)
 RELAY_DRAINING: Final = Entry(
     "relay.draining",
     "info",

@@ -62,9 +62,14 @@ class Ticket(NamedTuple):
 
 
 class Ready(NamedTuple):
-    """The worker can take tickets (up, once)."""
+    """The worker can take tickets (up, once).
+
+    `build` names the program that it runs. Its supervisor may run an older one: the package can be upgraded under
+    a running relay. So that each can read the other's, this event keeps its shape in all versions.
+    """
 
     at: float
+    build: str
 
 
 class Connected(NamedTuple):

@@ -30,7 +30,10 @@ from mprelay.events import Ticket
 BATCH: Final = 64
 """Tickets in one message; the kernel allows 253 descriptors (SCM_MAX_FD)."""
 
-_TICKET: Final = struct.Struct("<Qd")
+TICKET_FORMAT: Final = "<Qd"
+"""Of a ticket in a message, as :mod:`struct` has it."""
+
+_TICKET: Final = struct.Struct(TICKET_FORMAT)
 _ROOM: Final = 4 * 1024 * 1024
 """Bytes asked for in the channel; the kernel grants at most net.core.wmem_max. A message of one ticket takes
 about 800, so that hundreds can wait for a busy worker."""

@@ -15,12 +15,12 @@ import multiprocessing.process
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
 
 from mprelay import handoff, signals, worker
-from mprelay.events import Event, Settings, Ticket
+from mprelay.events import Settings, Ticket
 from mprelay.uplink import EventReader, Queue
 
 if TYPE_CHECKING:
@@ -59,25 +59,30 @@ class Member:
     def __init__(self, number: int, now: float, settings: Settings, context: Any) -> None:  # noqa: ANN401 - SpawnContext
         self.number = number
         self.started_at = now
-        self.ready = False
-        ours, theirs = handoff.channel()
-        queue = Queue()
-        try:
-            self._sender = handoff.sender(ours)
-            self.process: multiprocessing.process.BaseProcess = context.Process(
-                target=worker.main, args=(settings, theirs, queue), name=f"mprelay worker {number}"
-            )
-            with signals.held():
-                self.process.start()
-        except BaseException:
-            ours.close()
-            queue.close()
-            raise
-        finally:
-            theirs.close()
+        self.ready_at: float | None = None
+        self.trouble: str | None = None
+        """Why it will never be ready, where that is known."""
+        with ExitStack() as undo:
+            ours, theirs = handoff.channel()
+            undo.callback(ours.close)
+            with theirs:
+                queue = Queue()
+                undo.callback(queue.close)
+                self._sender = handoff.sender(ours)
+                self.process: multiprocessing.process.BaseProcess = context.Process(
+                    target=worker.main, args=(settings, theirs, queue), name=f"mprelay worker {number}"
+                )
+                with signals.held():
+                    self.process.start()
+            undo.pop_all()
         self.reader = EventReader(queue)
         self.pid = self.process.pid or 0
         self.meter = Meter(self.pid)
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can take tickets."""
+        return self.ready_at is not None
 
     def send(self, tickets: Sequence[Ticket], descriptors: Sequence[int]) -> None:
         """Hand over sockets (see :meth:`mprelay.handoff.Sender.send`)."""
@@ -87,24 +92,29 @@ class Member:
         """Tell the worker to reset its sessions, report that, and exit. One that is still starting has none."""
         self._sender.close()
         if not self.ready:
+            self.kill()
+
+    def kill(self) -> None:
+        """End it at once. Works on a stopped (SIGSTOP) process too; nothing happens where it is gone."""
+        with suppress(ValueError):  # its process was closed, in the midst of its burial
             self.process.kill()
 
-    def bury(self) -> tuple[list[Event], int]:
-        """Take what a dead worker still had to say, and its exit code (negative: the signal).
+    def join(self) -> None:
+        """Wait for the end of the process; its queue may still hold events.
 
-        Only when :attr:`sentinel` is readable: then nothing here waits. It may end a moment before the process
-        does (the kernel closes one by one), or, in a worker that is not in its right mind, long before.
+        When :attr:`sentinel` is readable it does not wait. The sentinel may become readable slightly before the
+        process exits, because the kernel closes descriptors one by one; in a corrupted worker, long before.
         """
-        last: list[Event] = []
-        self.process.kill()  # changes nothing where it is ending already
+        self.kill()
         self.process.join()
-        while events := self.reader.take():  # [] too: whoever still holds the queue open is no worker
-            last += events
+
+    def close(self) -> int:
+        """Give everything back, after :meth:`join`; return the exit code (negative: the signal)."""
         code = self.process.exitcode
         self._sender.close()
         self.reader.close()
         self.process.close()
-        return last, code or 0
+        return code or 0
 
     @property
     def sentinel(self) -> int:
@@ -139,10 +149,9 @@ class Pool:
             member.stop()
 
     def kill(self) -> None:
-        """End all workers at once. Works on a stopped (SIGSTOP) process too."""
+        """End all workers at once."""
         for member in self.members.values():
-            with suppress(ValueError):  # its process was closed, in the midst of its burial
-                member.process.kill()
+            member.kill()
 
     def usage(self) -> list[dict[str, Any]]:
         """Measure each ready worker: CPU % since the last call, RSS in bytes, open descriptors."""

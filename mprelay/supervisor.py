@@ -57,13 +57,13 @@ from mprelay import boottime, catalogue, cli, handoff, limits, poller, signals, 
 from mprelay.catalogue import Entry
 from mprelay.config import Config
 from mprelay.events import Closed, CloseReason, Connected, Crashed, Event, Progress, Ready, Settings, Ticket
-from mprelay.journal import Journal
+from mprelay.journal import Journal, shown
 from mprelay.ledger import Entry as Session
 from mprelay.ledger import NoRoom
 from mprelay.outlet import Sink, complain
 from mprelay.pool import Member, Pool
 from mprelay.pump import errno_name
-from mprelay.worker import GC_THRESHOLD, describe, place_of
+from mprelay.worker import BUILD, GC_THRESHOLD, describe, place_of
 from mprelay.writer import Writer
 
 # Exit codes, as sysexits.h names them.
@@ -79,15 +79,18 @@ _COARSEST: Final = 0.001  # seconds: what a monotonic clock must tell apart for 
 _ACCEPT_PAUSE: Final = (
     0.1  # seconds without accepting after accept(2) failed: neither a busy loop nor a dead listener
 )
-_FRAMES: Final = 64  # of one worker's events in one turn: a full pipe holds about as many
+_FRAMES: Final = 64  # of one worker's events in one turn: a full pipe holds about as many, where they are large
+_PIPEFUL: Final = 4096  # of the smallest that workers send: all that a pipe holds, and more
 _STATS_WORKERS: Final = 16  # in one relay.stats record, which must stay below 4096 bytes
 _START_LIMIT: Final = 10.0  # seconds until every worker must be ready
 _ROUNDING: Final = 1e-6  # seconds: more than floats of Unix time lose, a quarter of a microsecond each
 _GRACE: Final = 0.4  # seconds in which workers end by themselves; the whole expiry takes less than one
 _LAST_WORDS: Final = 1.0  # seconds for the records that are left, once a signal says not to wait for their reader
-_TRIES: Final = 6  # starts of one worker in a row that may fail
-_RESTART_INTERVAL: Final = 1.0  # seconds between two starts of one worker that dies after it was ready
+_TRIES: Final = 6  # starts of one worker in a row that may fail while there is no other
 _BACK_OFF: Final = 0.1  # seconds before the second try, doubled for each further one
+_RESTART_INTERVAL: Final = 1.0  # seconds between two starts of one worker that dies after it was ready
+_CONGESTED_PAUSE: Final = 1.0  # seconds until a start is thought of again while the log is congested
+_LONGEST_PAUSE: Final = 60.0  # seconds before any further try, at most
 
 
 class Phase(Enum):
@@ -197,7 +200,7 @@ class Supervisor:
         self._accept_paused = False
         self._hurry = False  # a signal came when all was ending already
         self._capacity = 0
-        self._failed_starts: dict[int, int] = {}
+        self._failed_starts: dict[int, int] = {}  # worker: how many in a row
         self._dead: list[Member] = []
         self._pool = Pool()
 
@@ -311,8 +314,15 @@ class Supervisor:
     def _start_worker(self, number: int) -> None:
         """Start worker `number`. Raises OSError."""
         member = self._pool.start(number, self._settings, self._now)
-        self._watch(member.reader.fileno(), partial(self._on_events, member))
-        self._watch(member.sentinel, partial(self._on_death, member))
+        try:
+            self._watch(member.reader.fileno(), partial(self._hear, member))
+            self._watch(member.sentinel, partial(self._on_death, member))
+        except OSError:
+            self._unwatch(member.reader.fileno())
+            member.join()
+            member.close()
+            self._pool.forget(member)
+            raise
 
     def _start_took_too_long(self) -> None:
         raise Failure(
@@ -458,9 +468,9 @@ class Supervisor:
         ledger = self._ledger
         if ledger.active >= ledger.limit:
             for member in self._pool.members.values():
-                self._on_events(member)  # what was reported since this turn's wait began may have made room
-            if self._phase is not Phase.ACTIVE:
-                return  # … or ended the relay
+                self._hear(member)  # what was reported since this turn's wait began may have made room
+            if not self._may_accept():
+                return  # … or ended the relay, or a worker that had room
         journal, at, inbound_ip = self._journal, self._wall, self._config.bind
         batches: dict[int, list[tuple[Session, int]]] = {}
         for _ in range(handoff.BATCH):
@@ -518,16 +528,14 @@ class Supervisor:
 
     # -- workers ---------------------------------------------------------------------------------------------
 
-    def _on_events(self, member: Member) -> None:
+    def _hear(self, member: Member, most: int = _FRAMES) -> None:
         """Hear all that a worker has reported, so that no slot is thought taken that was given back."""
-        for _ in range(_FRAMES):
+        for _ in range(most):
             events = member.reader.take()
             if events:
                 self._apply(member, events)
             if events is None or member.reader.garbled:
                 self._unwatch(member.reader.fileno())  # the process is about to be gone
-                if member.reader.garbled:
-                    member.process.kill()  # … or has to be: nobody knows who it is
                 return
             if not events:
                 return
@@ -548,10 +556,11 @@ class Supervisor:
                 case Ready() if not member.ready:
                     self._on_ready(member, event)
                 case Crashed():
-                    self._journal.unexpected(event.at, event.error, event.place, member.number)
+                    self._on_crash(member, event)
                 case _:
-                    self._apply(member, [member.reader.distrust(f"report that cannot be true: {event}")])
-                    return
+                    self._on_crash(member, member.reader.distrust(f"report that cannot be true: {event}"))
+            if member.reader.garbled:
+                return
 
     def _may_end_for(self, reason: CloseReason | None) -> bool:
         """Tell whether it is late enough for this reason."""
@@ -560,13 +569,36 @@ class Supervisor:
         return self._deadline is not None and self._deadline.reached()
 
     def _on_ready(self, member: Member, event: Ready) -> None:
-        member.ready = True
+        """Give a worker sessions from now on, if it runs the same program as we do."""
+        if event.build != BUILD:
+            member.reader.stop()
+            member.trouble = f"is of another build: {event.build}, this relay is {BUILD}"
+            member.kill()
+            return
+        member.ready_at = self._now
         self._failed_starts[member.number] = 0
         self._ledger.open_worker(member.number, self._capacity)
         self._journal.write(catalogue.WORKER_STARTED, event.at, worker=member.number, pid=member.pid)
         ready = sum(other.ready for other in self._pool.members.values())
         if self._phase is Phase.STARTING and ready == self._config.workers:
             self._activate()
+
+    def _on_crash(self, member: Member, event: Crashed) -> None:
+        """Believe that a worker crashed, or that it lies. Either is its last report: nothing is read after it.
+
+        A worker that crashed ends by itself, so that its exit code tells it; one that does not is killed.
+        """
+        self._ledger.close_worker(member.number)
+        if not member.reader.garbled:
+            member.reader.stop()
+            member.trouble = f"crashed before it was ready: {event.error}"
+            self._alarms[f"worker {member.number}"] = (self._now + _GRACE, member.kill)
+        else:
+            member.kill()
+            if not member.ready:
+                member.trouble = f"is perhaps of another build, its first report was none: {event.error}"
+                return
+        self._journal.unexpected(event.at, event.error, event.place, member.number)
 
     def _on_death(self, member: Member) -> None:
         """Note that a worker's process is gone.
@@ -579,10 +611,12 @@ class Supervisor:
 
     def _bury(self, member: Member) -> None:
         """Hear a dead worker's last events, end its sessions for it, and replace it."""
-        self._unwatch(member.reader.fileno())
-        events, code = member.bury()
+        member.join()
         self._pool.forget(member)
-        self._apply(member, events)
+        self._hear(member, _PIPEFUL)  # not without end: whoever still holds the queue open is no worker
+        self._unwatch(member.reader.fileno())
+        code = member.close()
+        self._alarms.pop(f"worker {member.number}", None)
         self._ledger.close_worker(member.number)
         asked_for = self._phase is Phase.ENDING
         lost = self._ledger.of_worker(member.number)
@@ -598,20 +632,35 @@ class Supervisor:
             reason = self._session_end if asked_for else CloseReason.WORKER_LOST
             self._journal.lost(session, self._wall, self._now, reason)
         if self._phase in (Phase.STARTING, Phase.ACTIVE):
-            self._replace(member)
+            self._replace(member, code)
         elif asked_for and not self._pool.members:
             self._phase = Phase.OVER
 
-    def _replace(self, member: Member) -> None:
+    def _replace(self, member: Member, code: int) -> None:
         """Start another worker in the place of a dead one, at most one a second."""
-        if member.ready:
-            at = max(self._now, member.started_at + _RESTART_INTERVAL)
-            self._alarms[f"worker {member.number}"] = (at, partial(self._start_again, member.number))
-        else:
-            self._start_failed(member.number, None, "ended before it was ready")
+        number = member.number
+        if member.ready_at is None:
+            ending = f"exit code {code}" if code >= 0 else signals.name(-code)
+            self._start_failed(number, None, member.trouble or f"ended before it was ready ({ending})")
+            return
+        self._start_later(number, max(0.0, member.started_at + _RESTART_INTERVAL - self._now))
+        if not self._any_ready():
+            for other, failed in self._failed_starts.items():
+                if failed and other not in self._pool.members:
+                    self._start_later(other, 0.0)  # nobody is left: what could not be started is needed now
+
+    def _any_ready(self) -> bool:
+        return any(member.ready for member in self._pool.members.values())
+
+    def _start_later(self, number: int, pause: float) -> None:
+        self._alarms[f"worker {number}"] = (self._now + pause, partial(self._start_again, number))
 
     def _start_again(self, number: int) -> None:
         """Start a replacement; what goes wrong may pass, and the other workers go on meanwhile."""
+        if self._phase is Phase.ACTIVE and self._writer.congested:
+            # Nobody is admitted now, so it is not needed; and each try that fails makes records.
+            self._start_later(number, _CONGESTED_PAUSE)
+            return
         try:
             self._start_worker(number)
         except OSError as failure:
@@ -619,13 +668,22 @@ class Supervisor:
             self._start_failed(number, error, f"could not be started: {failure.strerror}")
 
     def _start_failed(self, number: int, error: str | None, how: str) -> None:
-        """Try again, the later, the more often it did not help; after too many tries give up."""
-        failed = self._failed_starts[number] = self._failed_starts.get(number, 0) + 1
-        if failed >= _TRIES:
-            detail = f"worker {number} {how}, {failed} times in a row"
+        """Try again, the later, the more often it did not help; without any other worker not for ever."""
+        tries = self._failed_starts[number] = self._failed_starts.get(number, 0) + 1
+        if tries >= _TRIES and (self._phase is Phase.STARTING or not self._any_ready()):
+            detail = shown(f"worker {number} {how}, {tries} times in a row")
             raise Failure(catalogue.POOL_START_FAILED, SOFTWARE, error=error, detail=detail)
-        again = self._now + _BACK_OFF * 2 ** (failed - 1)
-        self._alarms[f"worker {number}"] = (again, partial(self._start_again, number))
+        pause = _growing(_BACK_OFF, tries)
+        self._start_later(number, pause)
+        if self._phase is Phase.ACTIVE:
+            self._journal.write(
+                catalogue.WORKER_START_FAILED,
+                worker=number,
+                error=error,
+                detail=shown(how),
+                tries=tries,
+                again_in_s=pause,
+            )
 
     # -- the end ---------------------------------------------------------------------------------------------
 
@@ -756,6 +814,11 @@ _LISTENER_STEPS: Final = {
     "bind": catalogue.LISTENER_BIND_FAILED,
     "listen": catalogue.LISTENER_LISTEN_FAILED,
 }
+
+
+def _growing(first: float, times: int) -> float:
+    """Return `first`, doubled for each further time, at most the longest pause."""
+    return min(first * 2.0 ** min(times - 1, 32), _LONGEST_PAUSE)
 
 
 def _check_clock() -> None:

@@ -39,8 +39,11 @@ FRAME: Final = 15
 """Events in one frame. The largest (Closed, all numbers of 64 bits) takes below 270 bytes: a test counts."""
 
 
-_KINDS: Final = (Ready, Connected, Progress, Closed, Crashed)
-_CODES: Final = {kind: code for code, kind in enumerate(_KINDS)}
+KINDS: Final = (Ready, Connected, Progress, Closed, Crashed)
+"""Of events, each with its index as its code in a frame."""
+
+_CODES: Final = {kind: code for code, kind in enumerate(KINDS)}
+_READY: Final = _CODES[Ready]
 _CLOSED: Final = _CODES[Closed]
 _CONNECTED: Final = _CODES[Connected]
 _PROGRESS: Final = _CODES[Progress]
@@ -59,7 +62,7 @@ def pack(event: Event) -> tuple[Any, ...]:
 
 _STR_OR_NONE: Final[tuple[type, ...]] = (str, type(None))
 _SHAPES: Final[dict[tuple[type, ...], int]] = {
-    (int, float): _CODES[Ready],
+    (int, float, str): _READY,
     (int, int, float, float, int): _CODES[Connected],
     (int, int, int, int, int, int): _CODES[Progress],
     (int, float, str, str): _CODES[Crashed],
@@ -71,6 +74,9 @@ _SHAPES: Final[dict[tuple[type, ...], int]] = {
 
 _LONGEST: Final = 32
 """Characters of an errno's name, at most."""
+
+_LONGEST_BUILD: Final = 64
+"""Characters of a build's name, at most."""
 
 _MOST: Final = 2**60
 """Bytes of one session, below: three years at 100 Gbit/s."""
@@ -122,8 +128,12 @@ def unpack(packed: Any) -> Event:  # noqa: ANN401 - that is the question
         _, serial, *counts = packed
         if _can_be(*counts):
             return Progress(serial, *counts)
+    elif code == _READY:
+        _, at, build = packed
+        if 0.0 <= at < _LATEST and len(build) <= _LONGEST_BUILD and build.isascii() and build.isprintable():
+            return Ready(at, build)
     elif 0.0 <= packed[1] < _LATEST:
-        return _KINDS[code](*packed[1:])
+        return Crashed(*packed[1:])
     raise NotEvents("figures beyond all bounds")
 
 
@@ -217,7 +227,7 @@ class EventReader:
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
         self.garbled = False
-        """Whether something came that no worker of ours reports. Nothing is read after it."""
+        """Whether something came that no worker of ours reports, or its last report. Nothing is read after it."""
         queue.writer.close()
         _never_wait(queue.reader.fileno())
 
@@ -243,8 +253,12 @@ class EventReader:
 
     def distrust(self, why: str) -> Crashed:
         """Read nothing more: make the event of this worker's crash, in its place."""
-        self.garbled = True
+        self.stop()
         return Crashed(time.time(), "uplink", why)
+
+    def stop(self) -> None:
+        """Read nothing more."""
+        self.garbled = True
 
     def close(self) -> None:
         """Give the descriptor back."""

@@ -9,13 +9,14 @@ import gc
 import os
 import socket
 import time
+import zlib
 from typing import Final
 
-from mprelay import signals
-from mprelay.events import Crashed, Ready, Settings
-from mprelay.handoff import receiver
+from mprelay import __version__, signals
+from mprelay.events import CloseReason, Crashed, Ready, Settings, Ticket
+from mprelay.handoff import TICKET_FORMAT, receiver
 from mprelay.relay import Relay
-from mprelay.uplink import Queue, Uplink
+from mprelay.uplink import FRAME, KINDS, Queue, Uplink
 
 CRASHED: Final = 70
 """Exit code after an unexpected exception (EX_SOFTWARE, sysexits.h)."""
@@ -31,6 +32,19 @@ _RESERVE: Final = 64 * 1024
 """Bytes kept for the last report of a worker that has run out of memory."""
 
 
+def _build() -> str:
+    # A CRC is enough: this guards against mistakes, not against forgery. hashlib would load OpenSSL, which takes
+    # 4 ms and 3.7 MiB in each worker.
+    fields = [(shape.__name__, list(shape.__annotations__.items())) for shape in (Settings, Ticket, *KINDS)]
+    shapes = repr((fields, list(CloseReason), TICKET_FORMAT, FRAME))
+    return f"{__version__} {zlib.crc32(shapes.encode()):08x}"
+
+
+BUILD: Final = _build()
+"""Names the program: its version, and a checksum of the shapes of all that travels between supervisor and worker.
+They load the program at different times, and the package may be upgraded in between."""
+
+
 def main(settings: Settings, inbox: socket.socket, queue: Queue) -> None:
     """Be a worker until the inbox ends. Both channels are this process's own."""
     signals.ignore()
@@ -43,7 +57,7 @@ def main(settings: Settings, inbox: socket.socket, queue: Queue) -> None:
     reserve = [bytes(_RESERVE)]
     try:
         relay = Relay(settings, receiver(inbox), uplink)
-        uplink.report(Ready(time.time()))
+        uplink.report(Ready(time.time(), BUILD))
         uplink.flush()
         relay.run()
         os._exit(0)  # the kernel closes what is open, and sooner than the interpreter would

@@ -35,6 +35,7 @@ EVENTS = {
     "session.target_channel_active": {(37, "info")},
     "worker.started": {(None, "info")},
     "worker.exited": {(None, "info"), (None, "warning")},
+    "worker.start_failed": {(None, "error")},
     "relay.draining": {(None, "info")},
     "relay.stats": {(None, "info")},
     "relay.stopped": {(None, "info")},
@@ -111,6 +112,12 @@ def check_record(record: dict) -> None:
         assert record["target_port"]
     if event in LIFE[2:7]:
         assert record["worker"] >= 1
+    if event == "worker.start_failed":
+        assert record["worker"] >= 1
+        assert record["error"] is None or record["error"].startswith("E")
+        assert record["detail"]
+        assert record["tries"] >= 1
+        assert record["again_in_s"] == min(0.1 * 2 ** (record["tries"] - 1), 60)
 
 
 def check_how_it_ended(record: dict) -> None:
@@ -149,9 +156,26 @@ def check_run(records: list[dict], *, detail: str = "full", ended: bool = True) 
         order = [LIFE.index(event) for event in events]
         assert order == sorted(set(order)), (serial, events)
         assert len({(r["client_ip"], r["client_port"], r["target_ip"], r["target_port"]) for r in life}) == 1
+    _check_workers(records)
     if not ended or not records or records[0]["event"] == "config.invalid":
         return
     _reconcile(records, detail)
+
+
+def _check_workers(records: list[dict]) -> None:
+    """A worker is one process at a time, and gets sessions only while it is ready."""
+    ready: dict[int, int] = {}
+    for record in records:
+        match record["event"]:
+            case "worker.started":
+                assert record["worker"] not in ready, record
+                ready[record["worker"]] = record["pid"]
+            case "worker.exited":
+                assert ready.pop(record["worker"], record["pid"]) == record["pid"], record
+            case "worker.start_failed":
+                assert record["worker"] not in ready, record
+            case "session.allocated":
+                assert record["worker"] in ready, record
 
 
 def _reconcile(records: list[dict], detail: str) -> None:

@@ -154,6 +154,8 @@ def events(data: bytes) -> None:
     finally:
         queue.close()
     assert all(isinstance(event, Ready | Connected | Progress | Closed | Crashed) for event in found)
+    builds = [event.build for event in found if isinstance(event, Ready)]
+    assert all(len(build) <= 64 and build.isprintable() for build in builds)
     written = Written()
     journal = Journal(written, limit=1, target=(LONGEST_IP, 65535), labels=(most := {"k": "x" * 1000}))
     count = 0
@@ -231,11 +233,12 @@ SEEDS: Final[dict[str, list[bytes]]] = {
     ],
     "addresses": [bytes(10) + b"\xff\xff\x7f\0\0\1", bytes(15) + b"\1", b"\xfe\x80" + bytes(13) + b"\1%eth0"],
     "events": [
-        _frame([pack(Ready(1.0)), pack(Connected(1, 1.0, 1.0, 9)), pack(Progress(1, 2, 3, 3, 2))]),
+        _frame([pack(Ready(1.0, "0.1.0 75f37af9")), pack(Connected(1, 1.0, 1.0, 9)), pack(Progress(1, 2, 3, 3, 2))]),
         _frame([pack(Closed(1, 1.0, 1.0, REFUSED, "ECONNREFUSED", "target", "end", None, 0, 0, 0, 0))]) * 2,
         _frame([pack(Closed(1, 1.0, 1.0, CloseReason.DRAINED, *[None] * 4, *[2**60 - 1] * 4))]) * 9,
         _frame([pack(Crashed(1.0, "place", "error"))]),
         _frame([pack(Crashed(1.0, "\x01" * 200, "\x01" * 200))]),
+        _frame([pack(Ready(1.0, "\x1b[2J")), pack(Ready(1.0, "x" * 65)), pack(Ready(1.0, "é"))]),
         _frame([[]]) + b"\xff",
     ],
 }

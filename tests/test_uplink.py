@@ -39,7 +39,7 @@ def writer_process(queue, count):
         uplink.report(Progress(serial, *[serial] * 4))
     while not uplink.flush():
         select.select([], [uplink], [])
-    uplink.report(Ready(0.0))
+    uplink.report(Ready(0.0, "build"))
     uplink.flush()
     signal.pause()
 
@@ -137,7 +137,7 @@ def test_the_last_report_does_not_wait_for_ever(queue):
 def test_nobody_reads_any_more(queue):
     """The worker is told at once that its supervisor is gone."""
     uplink = Uplink(queue)
-    uplink.report(Ready(1.0))
+    uplink.report(Ready(1.0, "build"))
     with pytest.raises(BrokenPipeError):
         uplink.flush()
 
@@ -164,7 +164,7 @@ def test_a_killed_worker_leaves_whole_frames_and_then_the_end(queue):
 @pytest.mark.parametrize(
     "event",
     [
-        Ready(1.5),
+        Ready(1.5, "0.1.0 75f37af9"),
         Connected(1, 2.0, 3.0, 4),
         Progress(1, 2, 3, 3, 2),
         LARGEST,
@@ -213,8 +213,12 @@ GOOD = [(2, 1, 2, 3, 3, 2)]
         frame(orjson.dumps([(2, 1, 2, 3, 3, 3)])),
         frame(orjson.dumps([pack(LARGEST)[:-1]])),
         frame(orjson.dumps([(*pack(LARGEST)[:4], "for fun", *pack(LARGEST)[5:])])),
-        frame(orjson.dumps([(0, -1.0)])),
-        frame(b"[[0,NaN]]"),
+        frame(orjson.dumps([(0, 1.0)])),
+        frame(orjson.dumps([(0, -1.0, "build")])),
+        frame(orjson.dumps([(0, 1.0, "x" * 65)])),
+        frame(orjson.dumps([(0, 1.0, "é")])),
+        frame(orjson.dumps([(0, 1.0, "\x1b[2J")])),
+        frame(b'[[0,NaN,"build"]]'),
         frame(orjson.dumps([(4, 1e11, "place", "error")])),
         frame(b"[[1,1,1.0,1e999,4]]"),
         frame(orjson.dumps([(1, 1, 1e300, 1.0, 4)])),

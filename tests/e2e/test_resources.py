@@ -244,6 +244,8 @@ def test_workers_that_cannot_start_end_the_run(tmp_path, workers):
     assert [record["msg_id"] for record in records].count(14) == 1
     exited = [record for record in records if record["event"] == "worker.exited"]
     assert {9} == {record["exitcode"] for record in exited if record["signal"] is None}
+    (failed_start,) = (record for record in records if record["msg_id"] == 14)
+    assert "ended before it was ready (exit code 9), 6 times in a row" in failed_start["detail"]
     assert workers <= started.stat().st_size <= 10 * workers
 
 

@@ -62,7 +62,7 @@ LIES = {
     "an end, twice": "[(3, 1, 1.0, 1.0, 'idle_timeout', None, 0, 0)] * 2",
     "a connection of nobody": "[(1, 999, 1.0, 1.0)]",
     "bytes of nobody": "[(2, -5, 1, 1)]",
-    "ready again": "[(0, 1.0)]",
+    "ready again": "[(0, 1.0, 'build')]",
     "a relay that is over long before its time": "[(3, 1, 1.0, 1.0, 'relay_expired', None, 0, 0)]",
 }
 
@@ -95,6 +95,27 @@ mprelay.uplink.Queue.put = report
             echo(client, target)
         relay.stop()
         assert len(relay.all("internal.error")) == len(relay.all("worker.exited", level="warning")) == 1
+
+
+def test_a_worker_that_crashes_without_end(tmp_path):
+    """It is believed once; it gets no further session, and is ended, as it does not end by itself."""
+    code = """
+import mprelay.relay
+def broken(self, *given):
+    while True:
+        try:
+            self._uplink._queue.put([(4, 1.0, "place", "again and again")] * 24)
+        except BlockingIOError:
+            pass
+mprelay.relay.Relay._open = broken
+"""
+    options = ("--max-sessions", "1")
+    with listening() as server, Relay(server.getsockname(), *options, env=with_site(tmp_path, code)) as relay:
+        is_cut_off(relay)
+        assert relay.wait("internal.error")["error"] == "again and again"
+        assert relay.wait("worker.exited")["signal"] == "SIGKILL"
+        relay.wait("worker.started", 3)
+        assert len(relay.all("internal.error")) == 1
 
 
 def test_a_crash_report_that_finds_no_room_waits_for_it(tmp_path):
@@ -150,12 +171,24 @@ mprelay.relay.Relay._open = broken
         assert relay.records[-1]["reason"] == "expired"
 
 
-def test_a_worker_that_leaves_a_child_behind(tmp_path):
+CHILDREN = {
+    "quiet": "__import__('signal').pause()",
+    "talks without end": "talk(self, [(2, 1, 1, 1)] * 24)",
+}
+
+
+@pytest.mark.parametrize("does", CHILDREN)
+def test_a_worker_that_leaves_a_child_behind(tmp_path, does):
     """It has the way up too, so that the end of that never comes: the relay goes on without it."""
     code = f"""
 import os
 import mprelay.uplink
 put = mprelay.uplink.Queue.put
+def talk(self, frame):
+    try:
+        put(self, frame)
+    except BlockingIOError:
+        pass
 def report(self, frame):
     put(self, frame)
     if any(event[:2] == (1, 1) for event in frame):
@@ -166,7 +199,7 @@ def report(self, frame):
         os.closerange(0, self.writer.fileno())
         os.closerange(self.writer.fileno() + 1, 1000)
         while True:
-            __import__("signal").pause()
+            {CHILDREN[does]}
 mprelay.uplink.Queue.put = report
 """
     child = tmp_path / "child"
