@@ -267,6 +267,13 @@ WORKER_START_FAILED: Final = Entry(
     "Worker {worker} {detail}.  The relay goes on without it, and tries again in {again_in_s} seconds.",
     ("worker", "error", "detail", "tries", "again_in_s"),
 )
+WORKER_UNRESPONSIVE: Final = Entry(
+    "worker.unresponsive",
+    "error",
+    None,
+    "Worker {worker} has not answered for {silent_s} seconds, and is killed.",
+    ("worker", "pid", "silent_s"),
+)
 RELAY_DRAINING: Final = Entry(
     "relay.draining",
     "info",

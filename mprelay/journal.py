@@ -12,6 +12,7 @@ Rules:
 4. Lines are collected and leave with :meth:`Journal.flush`, once for each turn of the supervisor's loop.
 """
 
+import math
 import secrets
 import time
 from collections.abc import Mapping, MutableMapping
@@ -113,12 +114,13 @@ class Journal:
         writer: Writer,
         *,
         limit: int = 0,
+        timeouts: tuple[float, float] = (math.inf, math.inf),
         target: tuple[str, int] = ("", 0),
         as_text: bool = False,
         every_session: bool = True,
         labels: Mapping[str, str] | None = None,
     ) -> None:
-        self.ledger = ledger.Ledger(limit)
+        self.ledger = ledger.Ledger(limit, timeouts)
         self.relay_id = secrets.token_hex(8)
         self._writer = writer
         self._target_ip, self._target_port = target

@@ -1,4 +1,4 @@
-"""The ledger: who holds a slot, who is where, and what has been.
+"""The ledger: who holds a slot, who is where, who owes an answer, and what has been.
 
 Rules:
 
@@ -6,14 +6,32 @@ Rules:
    exactly once: closing a serial that holds no slot raises :class:`UnknownSession`.
 2. A serial is 1, 2, 3 … and never used again.
 3. At all times ``attempts == rejected + exhausted + admitted`` and ``admitted == active + sum(closed)``.
-4. No clock, no socket, no process: moments are arguments, in seconds on the monotonic clock.
+4. No clock, no socket, no process: moments are arguments, in seconds on the monotonic clock, and never go back.
 5. Only a worker's death and the relay's own failure walk over sessions.
+6. A worker answers for its sessions. It reports each within the connect timeout after the admission, and again
+   within the idle timeout after the report before. Sessions wait in two queues, in the order of these moments, so
+   only the heads are ever looked at. One that is overdue makes its worker *late*: the worker gets no new session
+   until it has reported all that is overdue.
 """
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Container
+from math import inf
+from typing import Final, NamedTuple
 
 from mprelay.events import CloseReason
+
+SLACK: Final = 0.25
+"""Seconds that a report may take, beyond what is due."""
+
+PROGRESS_AFTER: Final = 1.0
+"""Seconds after which a worker reports a byte that moved, at most."""
+
+LATE_LIMIT: Final = 10.0
+"""Seconds that a worker may be late."""
+
+PROBATION: Final = 10.0
+"""Seconds for which the replacement of a dead worker is no favourite."""
 
 
 class UnknownSession(KeyError):  # noqa: N818 - it names what is unknown
@@ -22,6 +40,25 @@ class UnknownSession(KeyError):  # noqa: N818 - it names what is unknown
 
 class NoRoom(Exception):  # noqa: N818 - it says what is the matter
     """No worker can take a session now."""
+
+
+class Silent(NamedTuple):
+    """A worker that has been late for too long, and when it last reported the session that made it late."""
+
+    worker: int
+    since: float
+
+
+class _Late:
+    """What a late worker owes."""
+
+    __slots__ = ("began", "capacity", "sessions", "since")
+
+    def __init__(self, capacity: int, began: float, since: float) -> None:
+        self.capacity = capacity  # given back when it has caught up
+        self.began = began
+        self.since = since
+        self.sessions: set[int] = set()
 
 
 class Entry:
@@ -38,6 +75,8 @@ class Entry:
         "connect_ms",
         "inbound_ip",
         "outbound_port",
+        "heard_at",
+        "reported",
         "serial",
         "worker",
     )
@@ -49,6 +88,8 @@ class Entry:
         self.admitted_at = admitted_at
         self.inbound_ip: str | None = None
         self.worker: int | None = None
+        self.heard_at = admitted_at  # its worker's last report; the admission before the first
+        self.reported = False
         self.connect_ms: float | None = None
         self.outbound_port: int | None = None
         self.bytes_from_client = 0
@@ -58,10 +99,15 @@ class Entry:
 
 
 class Ledger:
-    """Slots, serials and totals of one run."""
+    """Slots, serials and totals of one run.
 
-    def __init__(self, limit: int) -> None:
+    `timeouts` are the connect timeout and the idle timeout that the workers keep, in seconds.
+    """
+
+    def __init__(self, limit: int, timeouts: tuple[float, float] = (inf, inf)) -> None:
         self.limit = limit
+        self._first_report = timeouts[0] + SLACK
+        self._next_report = timeouts[1] + PROGRESS_AFTER + SLACK
         self.attempts = 0
         self.rejected = 0
         self.exhausted = 0
@@ -73,6 +119,10 @@ class Ledger:
         self._room: dict[int, int] = {}  # worker: how many sessions it can still take
         self._load: dict[int, int] = {}  # worker: how many it has
         self._free = 0  # sessions that the workers can still take, all together
+        self._handicaps: dict[int, tuple[int, float]] = {}  # worker: sessions that it seems to have too, until
+        self._unreported: OrderedDict[int, Entry] = OrderedDict()  # by admission
+        self._reported: OrderedDict[int, Entry] = OrderedDict()  # by last report
+        self._late: dict[int, _Late] = {}
 
     @property
     def active(self) -> int:
@@ -92,16 +142,27 @@ class Ledger:
             return None
         self.admitted += 1
         entry = self._active[self.admitted] = Entry(self.admitted, client_ip, client_port, now)
+        self._unreported[entry.serial] = entry
         return entry
 
-    def open_worker(self, worker: int, capacity: int) -> None:
-        """Let `worker` take up to `capacity` sessions. It has none."""
+    def open_worker(self, worker: int, capacity: int, probation_from: float | None = None) -> None:
+        """Let `worker` take up to `capacity` sessions. It has none.
+
+        The replacement of a dead worker is on probation for a while, from this moment on. It is empty, so it
+        would be the least loaded, and a worker that dies of its sessions would get all the next ones too. On
+        probation it counts as if it also had as many as the fullest of the others has now.
+        """
+        if probation_from is not None and self._room:
+            fullest = max(self._load[other] for other in self._room)
+            self._handicaps[worker] = fullest, probation_from + PROBATION
         self._room[worker] = capacity
         self._load[worker] = 0
         self._free += capacity
 
     def close_worker(self, worker: int) -> None:
-        """Give `worker` no more sessions."""
+        """Give `worker` no more sessions, and expect no more of it."""
+        self._late.pop(worker, None)
+        self._handicaps.pop(worker, None)
         if worker in self._room:
             self._free -= self._room.pop(worker) - self._load[worker]
 
@@ -109,19 +170,23 @@ class Ledger:
         """Tell whether any worker can take a session."""
         return self._free > 0
 
-    def place(self, entry: Entry, but: Container[int] = ()) -> int:
+    def place(self, entry: Entry, now: float, but: Container[int] = ()) -> int:
         """Book a session on the least loaded worker with room, none of `but`, and return that worker.
 
         Where it was booked before, it is no longer; with NoRoom it is booked nowhere.
         """
         self._unbook(entry)
         entry.worker = None
+        handicaps = self._handicaps
         best = None
         least = 0
         for worker, room in self._room.items():  # at most 64
             load = self._load[worker]
-            if load < room and (best is None or load < least) and worker not in but:
-                best, least = worker, load
+            if load < room and worker not in but:
+                if worker in handicaps:
+                    load += self._handicap(worker, now)
+                if best is None or load < least:
+                    best, least = worker, load
         if best is None:
             raise NoRoom
         entry.worker = best
@@ -129,12 +194,86 @@ class Ledger:
         self._free -= 1
         return best
 
+    def _handicap(self, worker: int, now: float) -> int:
+        sessions, until = self._handicaps[worker]
+        if now < until:
+            return sessions
+        del self._handicaps[worker]
+        return 0
+
     def _unbook(self, entry: Entry) -> None:
         worker = entry.worker
         if worker is not None:
             self._load[worker] -= 1
             if worker in self._room:
                 self._free += 1
+
+    # -- who owes an answer ----------------------------------------------------------------------------------
+
+    def heard(self, serial: int, now: float) -> None:
+        """Note a report of a session that goes on; `now` is not earlier than the report."""
+        entry = self.entry(serial)
+        self._answered(entry)
+        entry.reported = True
+        entry.heard_at = now
+        self._reported[serial] = entry
+
+    def _answered(self, entry: Entry) -> None:
+        """Expect nothing of a session; its worker gets new ones again if it was late with this one alone."""
+        queue = self._reported if entry.reported else self._unreported
+        if queue.pop(entry.serial, None) is not None or entry.worker is None:
+            return
+        late = self._late.get(entry.worker)
+        if late is None:
+            return
+        late.sessions.discard(entry.serial)
+        if not late.sessions:
+            del self._late[entry.worker]
+            self._room[entry.worker] = late.capacity
+            self._free += late.capacity - self._load[entry.worker]
+
+    def due(self) -> float:
+        """When :meth:`judge` has something to do unless a report comes first; infinity: never.
+
+        The supervisor asks in each turn. Iterating over the keys is the quickest way to the head of a queue.
+        """
+        nearest = inf
+        for serial in self._unreported:
+            nearest = self._unreported[serial].heard_at + self._first_report
+            break
+        for serial in self._reported:
+            nearest = min(nearest, self._reported[serial].heard_at + self._next_report)
+            break
+        if self._late:
+            nearest = min(nearest, *(late.began + LATE_LIMIT for late in self._late.values()))
+        return nearest
+
+    def judge(self, now: float) -> list[Silent]:
+        """Find the sessions that are overdue; return the workers that have been late for too long.
+
+        All that the workers have reported must be heard before. A worker that is returned must be closed after.
+        """
+        for queue, limit in ((self._unreported, self._first_report), (self._reported, self._next_report)):
+            while queue:
+                entry = next(iter(queue.values()))
+                if entry.heard_at + limit > now:
+                    break
+                del queue[entry.serial]
+                self._overdue(entry, now)
+        return [
+            Silent(worker, late.since) for worker, late in self._late.items() if late.began + LATE_LIMIT <= now
+        ]
+
+    def _overdue(self, entry: Entry, now: float) -> None:
+        worker = entry.worker
+        if worker is None:
+            return
+        if worker in self._room:
+            capacity = self._room.pop(worker)
+            self._free -= capacity - self._load[worker]
+            self._late[worker] = _Late(capacity, now, entry.heard_at)
+        if worker in self._late:  # not one that is closed: nothing is expected of it
+            self._late[worker].sessions.add(entry.serial)
 
     def entry(self, serial: int) -> Entry:
         """Look up a session that holds a slot; UnknownSession otherwise."""
@@ -148,12 +287,18 @@ class Ledger:
         entry = self._active.get(serial)
         return entry is not None and entry.worker == worker
 
+    def awaits(self, worker: int, serial: int) -> bool:
+        """Tell whether `worker` has the session `serial`, and has not reported it yet."""
+        entry = self._active.get(serial)
+        return entry is not None and entry.worker == worker and not entry.reported
+
     def close(self, serial: int, reason: CloseReason) -> Entry:
         """Give a slot back; UnknownSession where it holds none. The entry's byte counts join the totals."""
         entry = self._active.pop(serial, None)
         if entry is None:
             raise UnknownSession(serial)
         self._unbook(entry)
+        self._answered(entry)
         self.closed[reason] += 1
         self.bytes_from_client += entry.bytes_from_client
         self.bytes_from_target += entry.bytes_from_target

@@ -33,7 +33,15 @@ The phases of a run::
 
 Rules of the loop: what is due by the clock comes first, then what happened, and new connections last, so that a
 slot that was given back is free for them. In no turn is anything done for each session. The loop never waits
-but in ``poller.wait``.
+but in ``poller.wait``. No worker is asked whether it lives: the ledger knows by when each session must have been
+reported, and the loop wakes up for that only where the report has not come.
+
+What becomes of a worker::
+
+    start ──Ready, of our build──▶ ready ─────────────── dies ──────▶ start, at once if it lived for a minute,
+      │                              ├─ owes a report ─10 s─▶ killed            else after 1, 2, 4 … 60 s
+      │                              └─ crashed, a lie ─────▶ killed
+      └─ cannot be started, ends, hangs, is of another build ───────▶ start, after 0.1, 0.2 … 60 s
 
 What a new connection costs here, with one record (about 7 000 a second, two CPUs shared with load and target,
 CPython 3.11 built without optimisations; CPU times of the processes, py-spy): 38 µs of Python and 9 µs in the
@@ -51,6 +59,7 @@ import time
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from functools import partial
+from math import inf
 from typing import Final
 
 from mprelay import boottime, catalogue, cli, handoff, limits, poller, signals, sockets
@@ -58,8 +67,8 @@ from mprelay.catalogue import Entry
 from mprelay.config import Config
 from mprelay.events import Closed, CloseReason, Connected, Crashed, Event, Progress, Ready, Settings, Ticket
 from mprelay.journal import Journal, shown
+from mprelay.ledger import LATE_LIMIT, PROGRESS_AFTER, SLACK, NoRoom
 from mprelay.ledger import Entry as Session
-from mprelay.ledger import NoRoom
 from mprelay.outlet import Sink, complain
 from mprelay.pool import Member, Pool
 from mprelay.pump import errno_name
@@ -79,8 +88,8 @@ _COARSEST: Final = 0.001  # seconds: what a monotonic clock must tell apart for 
 _ACCEPT_PAUSE: Final = (
     0.1  # seconds without accepting after accept(2) failed: neither a busy loop nor a dead listener
 )
-_FRAMES: Final = 64  # of one worker's events in one turn: a full pipe holds about as many, where they are large
-_PIPEFUL: Final = 4096  # of the smallest that workers send: all that a pipe holds, and more
+_HEARD: Final = 1536  # events of one worker in one turn: 64 full frames, more than a pipe of 64 KiB holds
+_PIPEFUL: Final = 8192  # events, of the shortest and one a frame: more than any pipe of 64 KiB holds
 _STATS_WORKERS: Final = 16  # in one relay.stats record, which must stay below 4096 bytes
 _START_LIMIT: Final = 10.0  # seconds until every worker must be ready
 _ROUNDING: Final = 1e-6  # seconds: more than floats of Unix time lose, a quarter of a microsecond each
@@ -88,9 +97,12 @@ _GRACE: Final = 0.4  # seconds in which workers end by themselves; the whole exp
 _LAST_WORDS: Final = 1.0  # seconds for the records that are left, once a signal says not to wait for their reader
 _TRIES: Final = 6  # starts of one worker in a row that may fail while there is no other
 _BACK_OFF: Final = 0.1  # seconds before the second try, doubled for each further one
-_RESTART_INTERVAL: Final = 1.0  # seconds between two starts of one worker that dies after it was ready
+_SHORT_LIFE: Final = 60.0  # seconds: a worker that dies sooner after it was ready has crashed
+_CRASH_PAUSE: Final = 1.0  # seconds before it is replaced, doubled for each further crash in a row
 _CONGESTED_PAUSE: Final = 1.0  # seconds until a start is thought of again while the log is congested
 _LONGEST_PAUSE: Final = 60.0  # seconds before any further try, at most
+_STOOD_STILL: Final = 1.0  # seconds that this loop was late: it was stopped, or the whole machine was
+_HEARING: Final = PROGRESS_AFTER + SLACK  # seconds until workers that had no room in their queues have reported
 
 
 class Phase(Enum):
@@ -183,6 +195,7 @@ class Supervisor:
         self._journal = Journal(
             self._writer,
             limit=config.max_sessions,
+            timeouts=(config.connect_timeout, config.idle_timeout),
             target=(config.trg_host, config.trg_port),
             as_text=_as_text(config.log_format),
             every_session=config.log_detail == "full",
@@ -201,6 +214,10 @@ class Supervisor:
         self._hurry = False  # a signal came when all was ending already
         self._capacity = 0
         self._failed_starts: dict[int, int] = {}  # worker: how many in a row
+        self._crashes: dict[int, int] = {}  # worker: how many in a row
+        self._judge_from = started
+        """Before this moment no worker is judged: what it has reported may not have come yet. Infinity: never."""
+        self._judge_at = started  # looked at in each turn
         self._dead: list[Member] = []
         self._pool = Pool()
 
@@ -323,6 +340,8 @@ class Supervisor:
             member.close()
             self._pool.forget(member)
             raise
+        limit = self._now + _START_LIMIT + LATE_LIMIT
+        self._alarms[f"worker {number}"] = (limit, partial(self._never_ready, member))
 
     def _start_took_too_long(self) -> None:
         raise Failure(
@@ -359,10 +378,17 @@ class Supervisor:
 
     def _turn(self) -> None:
         """Wait once, and do what is due and what came."""
-        nearest = min([at for at, _ in self._alarms.values()], default=None)
-        ready = self._poller.wait(None if nearest is None else nearest - time.monotonic())
-        self._now = time.monotonic()
+        self._judge_at = max(self._ledger.due(), self._judge_from)
+        nearest = min([at for at, _ in self._alarms.values()], default=inf)
+        nearest = min(nearest, self._judge_at)
+        before = time.monotonic()
+        ready = self._poller.wait(None if nearest == inf else nearest - before)
+        now = time.monotonic()
+        missed = max(before - self._now, now - max(nearest, before))
+        self._now = now
         self._wall = time.time()
+        if missed > _STOOD_STILL:
+            self._judge_from = max(self._judge_from, now + _HEARING)
         try:
             if self._deadline is not None and self._deadline.reached():
                 self._expire()
@@ -378,6 +404,8 @@ class Supervisor:
                     connections_wait = True
             while self._dead:
                 self._bury(self._dead.pop(0))
+            if self._now >= max(self._judge_at, self._judge_from):
+                self._judge()
             if connections_wait and self._listener is not None and self._may_accept():
                 self._accept(self._listener)
         except Failure as failure:
@@ -429,7 +457,7 @@ class Supervisor:
         usage = self._pool.usage()
         for figures in usage:
             figures["sessions"] = self._ledger.load(figures["worker"])
-        for first in range(0, len(usage), _STATS_WORKERS):
+        for first in range(0, max(1, len(usage)), _STATS_WORKERS):  # one also while no worker is ready
             self._journal.write(
                 catalogue.RELAY_STATS,
                 active=self._ledger.active,
@@ -491,7 +519,7 @@ class Supervisor:
                 os.close(client)
                 continue
             session.inbound_ip = inbound_ip or sockets.local_ip(client)
-            batches.setdefault(ledger.place(session), []).append((session, client))
+            batches.setdefault(ledger.place(session, self._now), []).append((session, client))
             if not (ledger.has_room() or ledger.active >= ledger.limit):
                 break
         for worker, batch in batches.items():
@@ -505,7 +533,7 @@ class Supervisor:
         except OSError as failure:
             for session, client in batch:
                 try:
-                    other = self._ledger.place(session, but=tried)
+                    other = self._ledger.place(session, self._now, tried)
                 except NoRoom:
                     os.close(client)
                     error = errno_name(failure.errno)
@@ -528,11 +556,15 @@ class Supervisor:
 
     # -- workers ---------------------------------------------------------------------------------------------
 
-    def _hear(self, member: Member, most: int = _FRAMES) -> None:
-        """Hear all that a worker has reported, so that no slot is thought taken that was given back."""
-        for _ in range(most):
+    def _hear(self, member: Member, most: int = _HEARD) -> None:
+        """Hear all that a worker has reported, so that no slot is thought taken that was given back.
+
+        At most about so many events: one that reports faster than we hear must not hold up the others.
+        """
+        while most > 0:
             events = member.reader.take()
             if events:
+                most -= len(events)
                 self._apply(member, events)
             if events is None or member.reader.garbled:
                 self._unwatch(member.reader.fileno())  # the process is about to be gone
@@ -542,16 +574,19 @@ class Supervisor:
 
     def _apply(self, member: Member, events: list[Event]) -> None:
         """Do what a worker's events mean: they are about its own sessions, or it is no longer believed."""
-        has = self._ledger.has
+        has, awaits, heard = self._ledger.has, self._ledger.awaits, self._ledger.heard
+        now = time.monotonic()  # later than each of these reports, however long this turn takes
         for event in events:
             match event:
-                case Connected() if has(member.number, event.serial):
+                case Connected() if awaits(member.number, event.serial):
+                    heard(event.serial, now)
                     self._journal.connected(event)
                 case Closed() if has(member.number, event.serial) and self._may_end_for(event.reason):
                     if event.reason is CloseReason.RELAY_EXPIRED:
                         self._expire()  # a worker has seen it first; its cause stands before its effects
                     self._journal.closed(event, event.reason or self._session_end)
                 case Progress() if has(member.number, event.serial):
+                    heard(event.serial, now)
                     self._journal.progress(event)
                 case Ready() if not member.ready:
                     self._on_ready(member, event)
@@ -577,7 +612,9 @@ class Supervisor:
             return
         member.ready_at = self._now
         self._failed_starts[member.number] = 0
-        self._ledger.open_worker(member.number, self._capacity)
+        self._alarms.pop(f"worker {member.number}", None)
+        replaces = self._phase is not Phase.STARTING
+        self._ledger.open_worker(member.number, self._capacity, self._now if replaces else None)
         self._journal.write(catalogue.WORKER_STARTED, event.at, worker=member.number, pid=member.pid)
         ready = sum(other.ready for other in self._pool.members.values())
         if self._phase is Phase.STARTING and ready == self._config.workers:
@@ -599,6 +636,33 @@ class Supervisor:
                 member.trouble = f"is perhaps of another build, its first report was none: {event.error}"
                 return
         self._journal.unexpected(event.at, event.error, event.place, member.number)
+
+    def _judge(self) -> None:
+        """Find the workers that do not answer for their sessions: a report was due, and may have come."""
+        for member in self._pool.members.values():
+            self._hear(member, _PIPEFUL)
+        if self._phase is Phase.ENDING:
+            return
+        for silent in self._ledger.judge(self._now):
+            self._unresponsive(self._pool.members[silent.worker], silent.since)
+
+    def _never_ready(self, member: Member) -> None:
+        """End a replacement that hangs before it is ready; if this loop stood still it is given more time."""
+        self._hear(member)
+        if self._now < self._judge_from:
+            self._alarms[f"worker {member.number}"] = (self._now + LATE_LIMIT, partial(self._never_ready, member))
+        elif not member.ready:
+            member.trouble = f"was not ready after {_START_LIMIT:g} seconds"
+            self._unresponsive(member, member.started_at)
+
+    def _unresponsive(self, member: Member, since: float) -> None:
+        """Record that a worker does not answer, and kill it; its burial does the rest."""
+        self._ledger.close_worker(member.number)
+        silent_s = round(self._now - since, 3)
+        self._journal.write(
+            catalogue.WORKER_UNRESPONSIVE, worker=member.number, pid=member.pid, silent_s=silent_s
+        )
+        member.kill()
 
     def _on_death(self, member: Member) -> None:
         """Note that a worker's process is gone.
@@ -637,13 +701,15 @@ class Supervisor:
             self._phase = Phase.OVER
 
     def _replace(self, member: Member, code: int) -> None:
-        """Start another worker in the place of a dead one, at most one a second."""
+        """Start another worker in the place of a dead one, the later, the more often it crashed."""
         number = member.number
         if member.ready_at is None:
             ending = f"exit code {code}" if code >= 0 else signals.name(-code)
             self._start_failed(number, None, member.trouble or f"ended before it was ready ({ending})")
             return
-        self._start_later(number, max(0.0, member.started_at + _RESTART_INTERVAL - self._now))
+        crashes = self._crashes.get(number, 0) + 1 if self._now - member.ready_at < _SHORT_LIFE else 0
+        self._crashes[number] = crashes
+        self._start_later(number, _growing(_CRASH_PAUSE, crashes) if crashes else 0.0)
         if not self._any_ready():
             for other, failed in self._failed_starts.items():
                 if failed and other not in self._pool.members:
@@ -738,6 +804,7 @@ class Supervisor:
         self._phase = Phase.ENDING
         self._stop_reason = stop_reason
         self._session_end = session_end
+        self._judge_from = inf
         self._shut()
         self._pool.stop()
         self._alarms = {"kill": (self._now + _GRACE, self._pool.kill)}

@@ -36,6 +36,7 @@ EVENTS = {
     "worker.started": {(None, "info")},
     "worker.exited": {(None, "info"), (None, "warning")},
     "worker.start_failed": {(None, "error")},
+    "worker.unresponsive": {(None, "error")},
     "relay.draining": {(None, "info")},
     "relay.stats": {(None, "info")},
     "relay.stopped": {(None, "info")},
@@ -118,6 +119,9 @@ def check_record(record: dict) -> None:
         assert record["detail"]
         assert record["tries"] >= 1
         assert record["again_in_s"] == min(0.1 * 2 ** (record["tries"] - 1), 60)
+    if event == "worker.unresponsive":
+        assert record["worker"] >= 1
+        assert record["silent_s"] >= 10
 
 
 def check_how_it_ended(record: dict) -> None:
@@ -156,15 +160,16 @@ def check_run(records: list[dict], *, detail: str = "full", ended: bool = True) 
         order = [LIFE.index(event) for event in events]
         assert order == sorted(set(order)), (serial, events)
         assert len({(r["client_ip"], r["client_port"], r["target_ip"], r["target_port"]) for r in life}) == 1
-    _check_workers(records)
+    _check_workers(records, ended=ended)
     if not ended or not records or records[0]["event"] == "config.invalid":
         return
     _reconcile(records, detail)
 
 
-def _check_workers(records: list[dict]) -> None:
-    """A worker is one process at a time, and gets sessions only while it is ready."""
+def _check_workers(records: list[dict], *, ended: bool) -> None:
+    """A worker is one process at a time, gets sessions only while it is ready, and ends if it does not answer."""
     ready: dict[int, int] = {}
+    silent: set[int] = set()
     for record in records:
         match record["event"]:
             case "worker.started":
@@ -172,10 +177,16 @@ def _check_workers(records: list[dict]) -> None:
                 ready[record["worker"]] = record["pid"]
             case "worker.exited":
                 assert ready.pop(record["worker"], record["pid"]) == record["pid"], record
+                silent.discard(record["pid"])
             case "worker.start_failed":
                 assert record["worker"] not in ready, record
+            case "worker.unresponsive":
+                assert ready.get(record["worker"], record["pid"]) == record["pid"], record
+                assert record["pid"] not in silent, record
+                silent.add(record["pid"])
             case "session.allocated":
                 assert record["worker"] in ready, record
+    assert not silent or not ended, silent
 
 
 def _reconcile(records: list[dict], detail: str) -> None:

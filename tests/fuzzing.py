@@ -190,7 +190,7 @@ def _a_session(client_ip: str, labels: dict[str, str]) -> None:
         session = journal.admit(client_ip, 65535, 1.0, 1.0)
         assert session is not None
         journal.ledger.open_worker(64, 1)
-        journal.ledger.place(session)
+        journal.ledger.place(session, 1.0)
         journal.allocated(session, 1.0)
         journal.connected(Connected(1, 1.0, 1.0, 65535))
         for_reason = CloseReason.TARGET_CHANNEL_FAILED
@@ -233,7 +233,9 @@ SEEDS: Final[dict[str, list[bytes]]] = {
     ],
     "addresses": [bytes(10) + b"\xff\xff\x7f\0\0\1", bytes(15) + b"\1", b"\xfe\x80" + bytes(13) + b"\1%eth0"],
     "events": [
-        _frame([pack(Ready(1.0, "0.1.0 75f37af9")), pack(Connected(1, 1.0, 1.0, 9)), pack(Progress(1, 2, 3, 3, 2))]),
+        _frame(
+            [pack(Ready(1.0, "0.1.0 75f37af9")), pack(Connected(1, 1.0, 1.0, 9)), pack(Progress(1, 2, 3, 3, 2))]
+        ),
         _frame([pack(Closed(1, 1.0, 1.0, REFUSED, "ECONNREFUSED", "target", "end", None, 0, 0, 0, 0))]) * 2,
         _frame([pack(Closed(1, 1.0, 1.0, CloseReason.DRAINED, *[None] * 4, *[2**60 - 1] * 4))]) * 9,
         _frame([pack(Crashed(1.0, "place", "error"))]),

@@ -45,7 +45,7 @@ def test_a_session_from_attempt_to_end(written):
     book = journal(written)
     session = book.admit("192.0.2.7", 4711, 1.0, 50.0)
     book.ledger.open_worker(3, 10)
-    book.ledger.place(session)
+    book.ledger.place(session, 50.0)
     session.inbound_ip = "192.0.2.99"
     book.allocated(session, 1.0)
     book.connected(Connected(1, 1.5, 12.3456, 40000))

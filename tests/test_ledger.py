@@ -1,36 +1,70 @@
 """The ledger as a rule-based state machine, beside a naive model."""
 
 from collections import Counter
+from math import inf
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from mprelay import relay
 from mprelay.events import CloseReason
-from mprelay.ledger import Ledger, NoRoom, UnknownSession
+from mprelay.ledger import LATE_LIMIT, PROBATION, PROGRESS_AFTER, SLACK, Ledger, NoRoom, Silent, UnknownSession
 
 LIMIT = 6
 CAPACITY = 3
+CONNECT, IDLE = 3.0, 20.0
+FIRST, NEXT = CONNECT + SLACK, IDLE + PROGRESS_AFTER + SLACK
 
 
 class Books(RuleBasedStateMachine):
-    """Admissions, closes and deaths in whatever order; the model is a dict."""
+    """Admissions, reports, silences, closes and deaths in whatever order; the model is a few dicts."""
 
     def __init__(self):
         super().__init__()
-        self.ledger = Ledger(LIMIT)
+        self.ledger = Ledger(LIMIT, (CONNECT, IDLE))
+        self.now = 100.0
         self.held = {}  # serial: worker or None
-        self.up = set()
+        self.up = set()  # that may get sessions, late ones included
+        self.handicaps = {}  # worker: (sessions, until)
+        self.heard = {}  # serial: (last report, how long until the next)
+        self.owed = {}  # late worker: (since when it is late, last report of what made it late, serials)
         self.ended = Counter()
         self.attempts = self.rejected = self.exhausted = self.bytes = 0
         self.last_serial = 0
 
-    @rule(worker=st.integers(1, 3))
-    def worker_comes(self, worker):
-        """A worker becomes ready, or a replacement does."""
-        if worker not in self.up:
-            self.ledger.open_worker(worker, CAPACITY)
+    def loads(self):
+        """How many sessions each worker has that may get new ones."""
+        ready = self.up - set(self.owed)
+        return {worker: sum(held == worker for held in self.held.values()) for worker in ready}
+
+    def weight(self, worker, load):
+        """As what a worker counts."""
+        sessions, until = self.handicaps.get(worker, (0, 0.0))
+        return load + (sessions if self.now < until else 0)
+
+    def answer(self, serial):
+        """Nothing is expected of it any more."""
+        self.heard.pop(serial, None)
+        for worker, (_began, _since, serials) in list(self.owed.items()):
+            serials.discard(serial)
+            if not serials:
+                del self.owed[worker]
+
+    @rule(seconds=st.sampled_from([0.0, 0.1, 1.0, 5.0, 30.0]))
+    def time_passes(self, seconds):
+        """And nothing happens."""
+        self.now += seconds
+
+    @rule(worker=st.integers(1, 3), replaces=st.booleans())
+    def worker_comes(self, worker, replaces):
+        """A worker becomes ready, or the replacement of a dead one does."""
+        if worker not in self.up and worker not in self.held.values():
+            self.handicaps.pop(worker, None)
+            if replaces:
+                self.handicaps[worker] = max(self.loads().values(), default=0), self.now + PROBATION
+            self.ledger.open_worker(worker, CAPACITY, self.now if replaces else None)
             self.up.add(worker)
 
     @rule()
@@ -44,24 +78,57 @@ class Books(RuleBasedStateMachine):
     def admit(self):
         """Somebody comes."""
         self.attempts += 1
-        entry = self.ledger.admit("192.0.2.7", 1234, 1.0)
+        entry = self.ledger.admit("192.0.2.7", 1234, self.now)
         assert (entry is None) == (len(self.held) == LIMIT)
         if entry is None:
             self.exhausted += 1
             return
         self.last_serial += 1
         assert entry.serial == self.last_serial
-        loads = {w: sum(held == w for held in self.held.values()) for w in self.up}
-        room = {w: load for w, load in loads.items() if load < CAPACITY}
+        self.heard[entry.serial] = self.now, FIRST
+        loads = self.loads()
+        room = {w: self.weight(w, load) for w, load in loads.items() if load < CAPACITY}
         assert self.ledger.has_room() == bool(room)
         if room:
-            worker = self.ledger.place(entry)
-            assert loads[worker] == min(room.values())
+            worker = self.ledger.place(entry, self.now)
+            assert room[worker] == min(room.values())
         else:
             with pytest.raises(NoRoom):
-                self.ledger.place(entry)
+                self.ledger.place(entry, self.now)
             worker = None
         self.held[entry.serial] = worker
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def report(self, data):
+        """A worker reports a session that goes on."""
+        serial = data.draw(st.sampled_from(sorted(self.held)))
+        self.ledger.heard(serial, self.now)
+        self.answer(serial)
+        self.heard[serial] = self.now, NEXT
+
+    @rule()
+    def judge(self):
+        """Who owes a report gets no new session; who owes it for long is named."""
+        silent = self.ledger.judge(self.now)
+        for serial, (last, within) in sorted(self.heard.items(), key=lambda item: item[1][1]):
+            if last + within > self.now:
+                continue
+            del self.heard[serial]
+            worker = self.held[serial]
+            if worker in self.up:
+                self.owed.setdefault(worker, (self.now, last, set()))[2].add(serial)
+        expected = {
+            worker: Silent(worker, since)
+            for worker, (began, since, _serials) in self.owed.items()
+            if began + LATE_LIMIT <= self.now
+        }
+        assert sorted(expected.values()) == sorted(silent)
+        assert silent or self.ledger.due() > self.now
+        for worker in expected:
+            self.ledger.close_worker(worker)
+            self.up.remove(worker)
+            del self.owed[worker]
 
     @precondition(lambda self: self.held)
     @rule(data=st.data(), reason=st.sampled_from(CloseReason), size=st.integers(0, 9))
@@ -71,6 +138,7 @@ class Books(RuleBasedStateMachine):
         self.ledger.entry(serial).bytes_from_client = size
         entry = self.ledger.close(serial, reason)
         assert (entry.serial, entry.worker) == (serial, self.held.pop(serial))
+        self.answer(serial)
         self.ended[reason] += 1
         self.bytes += size
         with pytest.raises(UnknownSession):
@@ -78,32 +146,55 @@ class Books(RuleBasedStateMachine):
         with pytest.raises(UnknownSession):
             self.ledger.entry(serial)
 
-    @precondition(lambda self: self.held)
+    @precondition(lambda self: self.heard)
     @rule(data=st.data())
     def place_elsewhere(self, data):
         """A hand-over failed: another worker, or nobody."""
-        serial = data.draw(st.sampled_from(sorted(self.held)))
+        serial = data.draw(st.sampled_from(sorted(self.heard)))
         before = self.held[serial]
         but = set() if before is None else {before}
         try:
-            self.held[serial] = self.ledger.place(self.ledger.entry(serial), but)
+            self.held[serial] = self.ledger.place(self.ledger.entry(serial), self.now, but)
             assert self.held[serial] not in but
         except NoRoom:
             self.held[serial] = None
 
     @precondition(lambda self: self.up)
     @rule(data=st.data())
-    def worker_dies(self, data):
-        """Exactly its sessions are lost."""
+    def worker_is_closed(self, data):
+        """It is no longer believed, and about to die."""
         worker = data.draw(st.sampled_from(sorted(self.up)))
         self.up.remove(worker)
+        self.owed.pop(worker, None)
+        self.ledger.close_worker(worker)
+
+    @precondition(lambda self: set(self.held.values()) - {None})
+    @rule(data=st.data())
+    def worker_dies(self, data):
+        """Exactly its sessions are lost."""
+        worker = data.draw(st.sampled_from(sorted(set(self.held.values()) - {None})))
+        self.up.discard(worker)
+        self.owed.pop(worker, None)
         self.ledger.close_worker(worker)
         lost = [entry.serial for entry in self.ledger.of_worker(worker)]
         assert lost == sorted(serial for serial, held in self.held.items() if held == worker)
         for serial in lost:
             self.ledger.close(serial, CloseReason.WORKER_LOST)
             del self.held[serial]
+            self.answer(serial)
         self.ended[CloseReason.WORKER_LOST] += len(lost)
+
+    @invariant()
+    def what_is_due_is_known(self):
+        """The nearest moment of all: nobody has to wake up before, and nobody may sleep longer."""
+        moments = [last + within for last, within in self.heard.values()]
+        moments += [began + LATE_LIMIT for began, _since, _serials in self.owed.values()]
+        assert self.ledger.due() == min(moments, default=inf)
+
+    @invariant()
+    def there_is_room_where_there_is_room(self):
+        """With late, closed and dead workers."""
+        assert self.ledger.has_room() == any(load < CAPACITY for load in self.loads().values())
 
     @invariant()
     def the_books_agree(self):
@@ -137,5 +228,39 @@ def test_a_worker_that_died_before_it_was_ready_takes_no_room_with_it():
     ledger.open_worker(1, 1)
     ledger.close_worker(2)
     assert ledger.has_room()
-    ledger.place(ledger.admit("192.0.2.7", 1234, 1.0))
+    ledger.place(ledger.admit("192.0.2.7", 1234, 1.0), 1.0)
     assert not ledger.has_room()
+
+
+def placed(ledger, now, count):
+    """Where so many new sessions go."""
+    return [ledger.place(ledger.admit("192.0.2.7", 1234, now), now) for _ in range(count)]
+
+
+def test_a_replacement_is_no_favourite_for_a_while():
+    """A dead worker's successor is empty, and still gets no more than its share; afterwards what it lacks."""
+    ledger = Ledger(100)
+    ledger.open_worker(1, 50)
+    ledger.open_worker(2, 50)
+    assert placed(ledger, 1.0, 8).count(1) == 4
+    ledger.close_worker(2)
+    for lost in ledger.of_worker(2):
+        ledger.close(lost.serial, CloseReason.WORKER_LOST)
+    ledger.open_worker(2, 50, 2.0)
+    assert placed(ledger, 2.0, 6).count(2) == 3
+    assert placed(ledger, 2.0 + PROBATION, 4) == [2] * 4
+
+
+def test_a_replacement_takes_what_nobody_else_can():
+    """It has no favour, but room."""
+    ledger = Ledger(100)
+    ledger.open_worker(1, 2)
+    assert placed(ledger, 1.0, 2) == [1, 1]
+    ledger.open_worker(2, 2, 1.0)
+    assert placed(ledger, 1.0, 2) == [2, 2]
+    assert not ledger.has_room()
+
+
+def test_a_worker_reports_as_soon_as_the_ledger_expects():
+    """Both halves speak of the same second."""
+    assert relay._PROGRESS_AFTER <= PROGRESS_AFTER

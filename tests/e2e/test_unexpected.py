@@ -61,6 +61,7 @@ LIES = {
     "a session that never was": "[(3, 999, 1.0, 1.0, None, None, 0, 0)]",
     "an end, twice": "[(3, 1, 1.0, 1.0, 'idle_timeout', None, 0, 0)] * 2",
     "a connection of nobody": "[(1, 999, 1.0, 1.0)]",
+    "a connection, twice": "[(1, 1, 1.0, 1.0)]",
     "bytes of nobody": "[(2, -5, 1, 1)]",
     "ready again": "[(0, 1.0, 'build')]",
     "a relay that is over long before its time": "[(3, 1, 1.0, 1.0, 'relay_expired', None, 0, 0)]",
@@ -172,16 +173,20 @@ mprelay.relay.Relay._open = broken
 
 
 CHILDREN = {
-    "quiet": "__import__('signal').pause()",
-    "talks without end": "talk(self, [(2, 1, 1, 1)] * 24)",
+    "quiet": ("", "signal.pause()"),
+    "talks without end": (
+        "while select.select([], [self.writer], [], 0)[1]: pass",  # until there is no room in the queue
+        "talk(self, [(2, 1, 1, 1)] * 400)",  # below PIPE_BUF, and longer to read than to write
+    ),
 }
 
 
 @pytest.mark.parametrize("does", CHILDREN)
 def test_a_worker_that_leaves_a_child_behind(tmp_path, does):
     """It has the way up too, so that the end of that never comes: the relay goes on without it."""
+    before, without_end = CHILDREN[does]
     code = f"""
-import os
+import os, select, signal
 import mprelay.uplink
 put = mprelay.uplink.Queue.put
 def talk(self, frame):
@@ -195,11 +200,12 @@ def report(self, frame):
         child = os.fork()
         if child:
             open({str(tmp_path / "child")!r}, "w").write(str(child))
+            {before}
             os._exit(1)
         os.closerange(0, self.writer.fileno())
         os.closerange(self.writer.fileno() + 1, 1000)
         while True:
-            {CHILDREN[does]}
+            {without_end}
 mprelay.uplink.Queue.put = report
 """
     child = tmp_path / "child"
