@@ -15,7 +15,6 @@ import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -29,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
-from harness import PATIENCE, Relay, eventually, limit, open_files, with_site
+from harness import PATIENCE, Relay, eventually, limit, open_files
 from network import FAR, NEAR, Cable, Namespace, NotHere, bad_network
 from traffic import EARLY, HEADER, NORMAL, Plan, address_of, allowed, plan
 
@@ -43,14 +42,6 @@ _PROBES = 4
 _WARM_UP = 3.0  # seconds of load before the baseline is taken
 _LONGEST_SESSION = 150.0  # seconds; clients give up by themselves after 100
 _NORMAL_ENDS = {"requester_read_closed", "target_read_closed"}
-_SHORT_PAUSES = """
-import sys
-if "--multiprocessing-fork" not in sys.orig_argv:
-    import mprelay.supervisor
-    mprelay.supervisor._LONGEST_PAUSE = 1.0
-"""
-"""What the relay runs first: a worker that is killed every few seconds comes back after one second each time, not
-ever later, so that a run of a minute has more than a few faults."""
 
 
 class Peer:
@@ -139,7 +130,7 @@ class Caused:
 class Chaos:
     """One run."""
 
-    def __init__(self, seed: str, stall: float, detail: str, net: Loopback, site: Path) -> None:
+    def __init__(self, seed: str, stall: float, detail: str, net: Loopback) -> None:
         self.dice = random.Random(seed)  # noqa: S311 - no secret
         self.stall = stall
         self.net = net
@@ -154,7 +145,6 @@ class Chaos:
             workers=_WORKERS,
             host=net.relay,
             splicing=True,
-            env=with_site(site, _SHORT_PAUSES),
         )
         self.clients: Peer
         self.probes: Peer
@@ -647,8 +637,7 @@ def main(argv: list[str] | None = None) -> int:
             net = Network(*stack.enter_context(bad_network())) if asked.network else Loopback()
         except NotHere as lack:
             parser.error(f"--network: {lack}")
-        site = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        chaos = Chaos(asked.seed, asked.stall, asked.log_detail, net, site)
+        chaos = Chaos(asked.seed, asked.stall, asked.log_detail, net)
         chaos.run(asked.seconds, asked.faults, asked.sessions)
         chaos.show(console)
     return 1 if chaos.wrong else 0

@@ -103,7 +103,7 @@ def test_the_last_report_waits_for_room(queue):
     """However much waits before it: all is sent as the reader makes room, in order."""
     uplink, other = both_ends(queue)
     while uplink.flush():
-        uplink.report(Progress(1, 2, 3))
+        uplink.report(Progress(1, 2, 3, 3, 2))
     uplink.report(Crashed(1.0, "place", "error"))
     got = []
 
@@ -125,7 +125,7 @@ def test_the_last_report_does_not_wait_for_ever(queue):
     """Where nobody makes room it is given up, and where nobody reads any more at once."""
     uplink, other = both_ends(queue)
     while uplink.flush():
-        uplink.report(Progress(1, 2, 3))
+        uplink.report(Progress(1, 2, 3, 3, 2))
     assert not uplink.flush_within(0.01)
     closing = threading.Timer(0.1, other.reader.close)
     closing.start()

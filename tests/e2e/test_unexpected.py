@@ -128,7 +128,7 @@ def broken(self, ticket, client):
     os.kill(os.getppid(), signal.SIGSTOP)
     try:
         while True:
-            self._uplink._queue.put([(2, ticket.serial, 1, 1)])
+            self._uplink._queue.put([(2, ticket.serial, 1, 1, 1, 1)])
     except BlockingIOError:
         open({str(tmp_path / "full")!r}, "w").close()
     raise ZeroDivisionError("by a test")
