@@ -38,7 +38,7 @@ reported, and the loop wakes up for that only where the report has not come.
 
 What becomes of a worker::
 
-    start ──Ready, of our build──▶ ready ─────────────── dies ──────▶ start, at once if it lived for a minute,
+    start ──Ready, of our build──▶ ready ─────────────── dies ──────▶ start, at once if it lived for 5 s,
       │                              ├─ owes a report ─10 s─▶ killed            else after 1, 2, 4 … 60 s
       │                              └─ crashed, a lie ─────▶ killed
       └─ cannot be started, ends, hangs, is of another build ───────▶ start, after 0.1, 0.2 … 60 s

@@ -155,7 +155,7 @@ def test_a_target_that_accepts_and_resets_was_connected():
 def test_a_signal_while_many_workers_start_is_heard_at_once():
     """One worker is started a turn; who was not ready is ended without a word of alarm."""
     with Relay(("127.0.0.1", 9), workers=64, wait_active=False) as relay:
-        relay.wait("worker.started")
+        eventually(lambda: len(relay.family()) > 2, "a worker, beside outlet and resource tracker")
         relay.process.send_signal(signal.SIGTERM)
         relay.wait("relay.draining")
         assert relay.finish() == 0
