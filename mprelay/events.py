@@ -51,6 +51,7 @@ class Settings(NamedTuple):
     idle_timeout: float  # seconds without a byte moved
     buffer: int | None  # bytes for each direction; None: the worker chooses
     pipes: int  # that it may borrow to flows, at most
+    any_address: bool  # whether clients can reach the relay at more than one address
     deadline: float | None  # absolute timeout as mprelay.boottime counts, seconds; None: never
 
 
@@ -106,6 +107,7 @@ class Closed(NamedTuple):
     error_from: Side | None  # whose connection gave the error
     client_end: PeerEnd | None  # how the client ended its own sending; None: it had not
     target_end: PeerEnd | None
+    inbound_ip: str | None  # the address that the client reached; None: not asked for, or no longer known
     bytes_from_client: int
     bytes_from_target: int
     bytes_to_client: int  # without what was not acknowledged, where the session was cut

@@ -74,8 +74,8 @@ class Clock:
 
 _NAMES: Final = {reason: reason.value for reason in CloseReason}
 
-_HowItEnded: TypeAlias = tuple[str | None, Side | None, PeerEnd | None, PeerEnd | None]
-"""error, error_from, client_end, target_end."""
+_HowItEnded: TypeAlias = tuple[str | None, Side | None, PeerEnd | None, PeerEnd | None, str | None]
+"""error, error_from, client_end, target_end, inbound_ip."""
 
 
 class _Lines:
@@ -116,6 +116,7 @@ class Journal:
         limit: int = 0,
         timeouts: tuple[float, float] = (math.inf, math.inf),
         target: tuple[str, int] = ("", 0),
+        inbound_ip: str | None = None,
         as_text: bool = False,
         every_session: bool = True,
         labels: Mapping[str, str] | None = None,
@@ -124,6 +125,7 @@ class Journal:
         self.relay_id = secrets.token_hex(8)
         self._writer = writer
         self._target_ip, self._target_port = target
+        self._inbound_ip = inbound_ip  # where the relay listens on one address only
         self._every_session = every_session
         self._labels = dict(labels or {})
         self._seq = 0
@@ -249,14 +251,14 @@ class Journal:
         """A worker ended a session for `reason`."""
         session = self.ledger.entry(event.serial)
         self._count(session, event)
-        how = (event.error, event.error_from, event.client_end, event.target_end)
+        how = (event.error, event.error_from, event.client_end, event.target_end, event.inbound_ip)
         self._close(session, event.at, event.duration_ms, reason, how)
 
     def lost(
         self, session: ledger.Entry, at: float, now: float, reason: CloseReason, error: str | None = None
     ) -> None:
         """End a session in the place of a worker that cannot, with the last known figures."""
-        self._close(session, at, (now - session.admitted_at) * 1000, reason, (error, None, None, None))
+        self._close(session, at, (now - session.admitted_at) * 1000, reason, (error, None, None, None, None))
 
     def _close(
         self, session: ledger.Entry, at: float, duration_ms: float, reason: CloseReason, how: _HowItEnded
@@ -264,14 +266,14 @@ class Journal:
         self.ledger.close(session.serial, reason)
         facts = self._facts(session)
         facts["reason"] = _NAMES[reason]
-        facts["error"], facts["error_from"], facts["client_end"], facts["target_end"] = how
+        facts["error"], facts["error_from"], facts["client_end"], facts["target_end"], inbound_ip = how
         facts["bytes_from_client"] = session.bytes_from_client
         facts["bytes_from_target"] = session.bytes_from_target
         facts["bytes_to_client"] = session.bytes_to_client
         facts["bytes_to_target"] = session.bytes_to_target
         facts["connect_ms"] = session.connect_ms
         facts["duration_ms"] = round(duration_ms, 3)
-        facts["inbound_ip"] = session.inbound_ip
+        facts["inbound_ip"] = inbound_ip or self._inbound_ip
         facts["outbound_port"] = session.outbound_port
         self._log.happened(at, (SESSION_CLOSED[reason], facts))
 

@@ -74,7 +74,6 @@ class Entry:
         "client_port",
         "connect_ms",
         "heard_at",
-        "inbound_ip",
         "outbound_port",
         "reported",
         "serial",
@@ -86,7 +85,6 @@ class Entry:
         self.client_ip = client_ip
         self.client_port = client_port
         self.admitted_at = admitted_at
-        self.inbound_ip: str | None = None
         self.worker: int | None = None
         self.heard_at = admitted_at  # its worker's last report; the admission before the first
         self.reported = False
@@ -106,7 +104,8 @@ class Ledger:
 
     def __init__(self, limit: int, timeouts: tuple[float, float] = (inf, inf)) -> None:
         self.limit = limit
-        self._first_report = timeouts[0] + SLACK
+        self.first_report = timeouts[0] + SLACK
+        """Seconds from its admission until a session must have been reported."""
         self._next_report = timeouts[1] + PROGRESS_AFTER + SLACK
         self.attempts = 0
         self.rejected = 0
@@ -210,18 +209,41 @@ class Ledger:
 
     # -- who owes an answer ----------------------------------------------------------------------------------
 
-    def heard(self, serial: int, now: float) -> None:
-        """Note a report of a session that goes on; `now` is not earlier than the report."""
-        entry = self.entry(serial)
+    def first_heard(self, worker: int, serial: int, now: float) -> bool:
+        """Note the first report of a session that goes on; `now` is not earlier than the report.
+
+        False, and nothing is noted, where it cannot be true: `worker` does not have it, or reported it before.
+        """
+        entry = self._active.get(serial)
+        if entry is None or entry.worker != worker or entry.reported:
+            return False
+        if self._unreported.pop(serial, None) is None:
+            self._caught_up(entry)
+        entry.reported = True
+        entry.heard_at = now
+        self._reported[serial] = entry
+        return True
+
+    def heard(self, worker: int, serial: int, now: float) -> bool:
+        """Note a further report of a session. False, and nothing is noted, where `worker` does not have it."""
+        if not self.has(worker, serial):
+            return False
+        entry = self._active[serial]
         self._answered(entry)
         entry.reported = True
         entry.heard_at = now
         self._reported[serial] = entry
+        return True
 
     def _answered(self, entry: Entry) -> None:
-        """Expect nothing of a session; its worker gets new ones again if it was late with this one alone."""
+        """Expect nothing of a session."""
         queue = self._reported if entry.reported else self._unreported
-        if queue.pop(entry.serial, None) is not None or entry.worker is None:
+        if queue.pop(entry.serial, None) is None:
+            self._caught_up(entry)
+
+    def _caught_up(self, entry: Entry) -> None:
+        """Note that a session is overdue no more: its worker gets new ones if it was late with this one alone."""
+        if entry.worker is None:
             return
         late = self._late.get(entry.worker)
         if late is None:
@@ -235,25 +257,20 @@ class Ledger:
     def due(self) -> float:
         """When :meth:`judge` has something to do unless a report comes first; infinity: never.
 
-        The supervisor asks in each turn. Iterating over the keys is the quickest way to the head of a queue.
+        A report only puts it off; an admission makes it `first_report` later than that, at the latest.
         """
-        nearest = inf
-        for serial in self._unreported:
-            nearest = self._unreported[serial].heard_at + self._first_report
-            break
-        for serial in self._reported:
-            nearest = min(nearest, self._reported[serial].heard_at + self._next_report)
-            break
-        if self._late:
-            nearest = min(nearest, *(late.began + LATE_LIMIT for late in self._late.values()))
-        return nearest
+        moments = [late.began + LATE_LIMIT for late in self._late.values()]
+        for queue, limit in ((self._unreported, self.first_report), (self._reported, self._next_report)):
+            if queue:
+                moments.append(next(iter(queue.values())).heard_at + limit)
+        return min(moments, default=inf)
 
     def judge(self, now: float) -> list[Silent]:
         """Find the sessions that are overdue; return the workers that have been late for too long.
 
         All that the workers have reported must be heard before. A worker that is returned must be closed after.
         """
-        for queue, limit in ((self._unreported, self._first_report), (self._reported, self._next_report)):
+        for queue, limit in ((self._unreported, self.first_report), (self._reported, self._next_report)):
             while queue:
                 entry = next(iter(queue.values()))
                 if entry.heard_at + limit > now:
@@ -286,11 +303,6 @@ class Ledger:
         """Tell whether `worker` has the session `serial`, and that holds a slot."""
         entry = self._active.get(serial)
         return entry is not None and entry.worker == worker
-
-    def awaits(self, worker: int, serial: int) -> bool:
-        """Tell whether `worker` has the session `serial`, and has not reported it yet."""
-        entry = self._active.get(serial)
-        return entry is not None and entry.worker == worker and not entry.reported
 
     def close(self, serial: int, reason: CloseReason) -> Entry:
         """Give a slot back; UnknownSession where it holds none. The entry's byte counts join the totals."""

@@ -377,11 +377,14 @@ class Relay:
 
     def _refuse(self, ticket: Ticket, reason: CloseReason, error: str | None, *owned: SocketType) -> None:
         """End a session that could not begin, and reset what it has."""
+        inbound_ip = sockets.local_ip(owned[0]) if owned and self._settings.any_address else None
         for sock in owned:
             sock.close()
         duration_ms = (self._now - ticket.admitted_at) * 1000
         self._uplink.report(
-            Closed(ticket.serial, self._wall, duration_ms, reason, error, None, None, None, 0, 0, 0, 0)
+            Closed(
+                ticket.serial, self._wall, duration_ms, reason, error, None, None, None, inbound_ip, 0, 0, 0, 0
+            )
         )
 
     def _on_edge(self, link: Link, reads: Pump, writes: Pump, mask: int) -> None:
@@ -600,14 +603,14 @@ class Relay:
     def _close(self, link: Link, how: Action) -> None:
         """End both connections of a link, normally or by a reset, forget it, and report it."""
         up, down = link.up, link.down
-        to_client, to_target = down.sent, up.sent
+        to_client, to_target = down.received, up.received
         if how is _FINISH:
             link.error = link.error_from = None  # a reset that came when everything was delivered
             link.client_reset = link.target_reset = False
         else:
             # The kernel counts our FIN too, which is sent to a pump's sink when its source has ended.
-            to_client -= _not_arrived(link.client, to_client, after_fin=down.ended)
-            to_target -= _not_arrived(link.target, to_target, after_fin=up.ended)
+            to_client = down.sent - _not_arrived(link.client, down.sent, after_fin=down.ended)
+            to_target = up.sent - _not_arrived(link.target, up.sent, after_fin=up.ended)
         for pump in (up, down):
             if pump.pipe is not None:
                 pump.close()
@@ -616,6 +619,7 @@ class Relay:
             # the registration (epoll(7)): its events would come under a number that is another session's by then.
             self._poller.remove(link.client.fileno())
         self._ends.pop(link.target.fileno(), None)
+        inbound_ip = sockets.local_ip(link.client) if self._settings.any_address else None
         for sock in (link.client, link.target):
             if how is _FINISH:
                 sockets.end_normally(sock)
@@ -624,7 +628,8 @@ class Relay:
         self._connecting.pop(link, None)
         self._idle.pop(link, None)
         self._dirty.pop(link, None)
-        self._lingering.pop(link.look, None)
+        if link.look:
+            self._lingering.pop(link.look, None)
         self._uplink.report(
             Closed(
                 link.serial,
@@ -635,6 +640,7 @@ class Relay:
                 link.error_from,
                 "reset" if link.client_reset else "end" if up.fin else None,
                 "reset" if link.target_reset else "end" if down.fin else None,
+                inbound_ip,
                 up.received,
                 down.received,
                 to_client,

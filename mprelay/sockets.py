@@ -157,15 +157,12 @@ def local_port(sock: SocketType) -> int:
         return 0
 
 
-def local_ip(descriptor: int) -> str | None:
-    """Return the address that an accepted connection reached, for a caller that keeps `descriptor`."""
-    sock = received(descriptor)
+def local_ip(sock: SocketType) -> str | None:
+    """Return our address of a connected socket; None where it is not known any more."""
     try:
         return plain_ip(sock.getsockname()[0])
     except OSError:
         return None
-    finally:
-        sock.detach()
 
 
 def family_of(host: str) -> socket.AddressFamily:

@@ -197,6 +197,7 @@ class Supervisor:
             limit=config.max_sessions,
             timeouts=(config.connect_timeout, config.idle_timeout),
             target=(config.trg_host, config.trg_port),
+            inbound_ip=config.bind,
             as_text=_as_text(config.log_format),
             every_session=config.log_detail == "full",
             labels=config.labels,
@@ -217,7 +218,8 @@ class Supervisor:
         self._crashes: dict[int, int] = {}  # worker: how many in a row
         self._judge_from = started
         """Before this moment no worker is judged: what it has reported may not have come yet. Infinity: never."""
-        self._judge_at = started  # looked at in each turn
+        self._judge_at = inf
+        """Not later than the moment at which a report is overdue: reports only ever put that off."""
         self._dead: list[Member] = []
         self._pool = Pool()
 
@@ -283,6 +285,7 @@ class Supervisor:
             idle_timeout=self._config.idle_timeout,
             buffer=self._config.buffer,
             pipes=share.pipes,
+            any_address=self._config.bind is None,
             deadline=None if self._deadline is None else self._deadline.at,
         )
         self._alarms["start"] = (self._now + _START_LIMIT, self._start_took_too_long)
@@ -378,17 +381,16 @@ class Supervisor:
 
     def _turn(self) -> None:
         """Wait once, and do what is due and what came."""
-        self._judge_at = max(self._ledger.due(), self._judge_from)
         nearest = min([at for at, _ in self._alarms.values()], default=inf)
         nearest = min(nearest, self._judge_at)
         before = time.monotonic()
         ready = self._poller.wait(None if nearest == inf else nearest - before)
         now = time.monotonic()
-        missed = max(before - self._now, now - max(nearest, before))
+        late_since = now - _STOOD_STILL
+        if self._now < before - _STOOD_STILL or (nearest < late_since and before < late_since):
+            self._judge_from = max(self._judge_from, now + _HEARING)
         self._now = now
         self._wall = time.time()
-        if missed > _STOOD_STILL:
-            self._judge_from = max(self._judge_from, now + _HEARING)
         try:
             if self._deadline is not None and self._deadline.reached():
                 self._expire()
@@ -404,7 +406,7 @@ class Supervisor:
                     connections_wait = True
             while self._dead:
                 self._bury(self._dead.pop(0))
-            if self._now >= max(self._judge_at, self._judge_from):
+            if self._now >= self._judge_at:
                 self._judge()
             if connections_wait and self._listener is not None and self._may_accept():
                 self._accept(self._listener)
@@ -414,7 +416,8 @@ class Supervisor:
             self._end("drained", CloseReason.DRAINED)
         self._open_or_shut()
         self._journal.flush()
-        self._await_room()
+        if self._awaits_room or self._writer.backlog:
+            self._await_room()
 
     def _watch(self, descriptor: int, happened: Callable[[], None]) -> None:
         self._poller.add(descriptor, poller.READ)
@@ -499,7 +502,7 @@ class Supervisor:
                 self._hear(member)  # what was reported since this turn's wait began may have made room
             if not self._may_accept():
                 return  # … or ended the relay, or a worker that had room
-        journal, at, inbound_ip = self._journal, self._wall, self._config.bind
+        journal, at = self._journal, self._wall
         batches: dict[int, list[tuple[Session, int]]] = {}
         for _ in range(handoff.BATCH):
             try:
@@ -518,10 +521,11 @@ class Supervisor:
             if session is None:
                 os.close(client)
                 continue
-            session.inbound_ip = inbound_ip or sockets.local_ip(client)
             batches.setdefault(ledger.place(session, self._now), []).append((session, client))
             if not (ledger.has_room() or ledger.active >= ledger.limit):
                 break
+        if self._judge_at > (due := self._now + ledger.first_report):
+            self._judge_at = due
         for worker, batch in batches.items():
             self._hand_over(worker, batch, frozenset((worker,)))
 
@@ -574,19 +578,18 @@ class Supervisor:
 
     def _apply(self, member: Member, events: list[Event]) -> None:
         """Do what a worker's events mean: they are about its own sessions, or it is no longer believed."""
-        has, awaits, heard = self._ledger.has, self._ledger.awaits, self._ledger.heard
+        ledger = self._ledger
+        has, first_heard, heard = ledger.has, ledger.first_heard, ledger.heard
         now = time.monotonic()  # later than each of these reports, however long this turn takes
         for event in events:
             match event:
-                case Connected() if awaits(member.number, event.serial):
-                    heard(event.serial, now)
+                case Connected() if first_heard(member.number, event.serial, now):
                     self._journal.connected(event)
                 case Closed() if has(member.number, event.serial) and self._may_end_for(event.reason):
                     if event.reason is CloseReason.RELAY_EXPIRED:
                         self._expire()  # a worker has seen it first; its cause stands before its effects
                     self._journal.closed(event, event.reason or self._session_end)
-                case Progress() if has(member.number, event.serial):
-                    heard(event.serial, now)
+                case Progress() if heard(member.number, event.serial, now):
                     self._journal.progress(event)
                 case Ready() if not member.ready:
                     self._on_ready(member, event)
@@ -639,12 +642,16 @@ class Supervisor:
 
     def _judge(self) -> None:
         """Find the workers that do not answer for their sessions: a report was due, and may have come."""
+        if self._now < self._judge_from:
+            self._judge_at = self._judge_from
+            return
         for member in self._pool.members.values():
             self._hear(member, _PIPEFUL)
         if self._phase is Phase.ENDING:
             return
         for silent in self._ledger.judge(self._now):
             self._unresponsive(self._pool.members[silent.worker], silent.since)
+        self._judge_at = self._ledger.due()
 
     def _never_ready(self, member: Member) -> None:
         """End a replacement that hangs before it is ready; if this loop stood still it is given more time."""

@@ -35,8 +35,8 @@ import orjson
 
 from mprelay.events import Closed, CloseReason, Connected, Crashed, Event, PeerEnd, Progress, Ready, Side
 
-FRAME: Final = 15
-"""Events in one frame. The largest (Closed, all numbers of 64 bits) takes below 270 bytes: a test counts."""
+FRAME: Final = 13
+"""Events in one frame. The largest (Closed, all numbers of 64 bits) takes below 310 bytes: a test counts."""
 
 
 KINDS: Final = (Ready, Connected, Progress, Closed, Crashed)
@@ -68,12 +68,15 @@ _SHAPES: Final[dict[tuple[type, ...], int]] = {
     (int, float, str, str): _CODES[Crashed],
 } | {
     (int, int, float, float, *texts, int, int, int, int): _CLOSED
-    for texts in product(_STR_OR_NONE, repeat=5)  # reason, error, whose, and how each side ended
+    for texts in product(_STR_OR_NONE, repeat=6)  # reason, error, whose, how each side ended, inbound address
 }
 """The types of the values of each event, its code before them: no two are alike."""
 
 _LONGEST: Final = 32
 """Characters of an errno's name, at most."""
+
+_LONGEST_IP: Final = 45
+"""Characters of an address, at most: INET6_ADDRSTRLEN (netinet/in.h) without its NUL."""
 
 _LONGEST_BUILD: Final = 64
 """Characters of a build's name, at most."""
@@ -91,11 +94,6 @@ _SIDES: Final = {None, *get_args(Side)}
 _PEER_ENDS: Final = {None, *get_args(PeerEnd)}
 
 
-def _can_be(from_client: int, from_target: int, to_client: int, to_target: int) -> bool:
-    """Tell whether these can be the byte counts of one session: nothing is sent that was not received."""
-    return 0 <= to_target <= from_client < _MOST and 0 <= to_client <= from_target < _MOST
-
-
 class NotEvents(Exception):  # noqa: N818 - it says what came
     """What no worker of ours reports."""
 
@@ -106,28 +104,33 @@ def unpack(packed: Any) -> Event:  # noqa: ANN401 - that is the question
     if code is None or code != packed[0]:
         raise NotEvents("a value that is no event")
     if code == _CLOSED:
-        _, serial, at, duration_ms, name, error, error_from, client_end, target_end, *counts = packed
+        packed[4] = _REASONS.get(packed[4], packed[4])
+        event = Closed(*packed[1:])
+        error, inbound = event.error, event.inbound_ip
         if (
-            0.0 <= at < _LATEST
-            and 0.0 <= duration_ms < _LONGEST_MS
-            and _can_be(*counts)
-            and name in _REASONS
+            0.0 <= event.at < _LATEST
+            and 0.0 <= event.duration_ms < _LONGEST_MS
+            and 0 <= event.bytes_to_target <= event.bytes_from_client < _MOST
+            and 0 <= event.bytes_to_client <= event.bytes_from_target < _MOST
+            and event.reason in _REASONS
             and (error is None or (error.isascii() and len(error) <= _LONGEST))
-            and error_from in _SIDES
-            and client_end in _PEER_ENDS
-            and target_end in _PEER_ENDS
+            and (inbound is None or (inbound.isascii() and len(inbound) <= _LONGEST_IP and inbound.isprintable()))
+            and event.error_from in _SIDES
+            and event.client_end in _PEER_ENDS
+            and event.target_end in _PEER_ENDS
         ):
-            return Closed(
-                serial, at, duration_ms, _REASONS[name], error, error_from, client_end, target_end, *counts
-            )
+            return event
     elif code == _CONNECTED:
         _, serial, at, connect_ms, outbound_port = packed
         if 0.0 <= at < _LATEST and 0.0 <= connect_ms < _LONGEST_MS and 0 <= outbound_port < _PORTS:
             return Connected(serial, at, connect_ms, outbound_port)
     elif code == _PROGRESS:
-        _, serial, *counts = packed
-        if _can_be(*counts):
-            return Progress(serial, *counts)
+        progress = Progress(*packed[1:])
+        if (
+            0 <= progress.bytes_to_target <= progress.bytes_from_client < _MOST
+            and 0 <= progress.bytes_to_client <= progress.bytes_from_target < _MOST
+        ):
+            return progress
     elif code == _READY:
         _, at, build = packed
         if 0.0 <= at < _LATEST and len(build) <= _LONGEST_BUILD and build.isascii() and build.isprintable():

@@ -194,8 +194,7 @@ def _a_session(client_ip: str, labels: dict[str, str]) -> None:
         journal.allocated(session, 1.0)
         journal.connected(Connected(1, 1.0, 1.0, 65535))
         for_reason = CloseReason.TARGET_CHANNEL_FAILED
-        session.inbound_ip = LONGEST_IP
-        how = ("EPROTONOSUPPORT", "client", "reset", "reset")
+        how = ("EPROTONOSUPPORT", "client", "reset", "reset", LONGEST_IP)
         journal.closed(Closed(1, 1.0, 1.0, for_reason, *how, *[2**63] * 4), for_reason)
         journal.reject(client_ip, 65535, 1.0, f"{LONGEST_IP}/128")
         journal.flush()
@@ -236,8 +235,8 @@ SEEDS: Final[dict[str, list[bytes]]] = {
         _frame(
             [pack(Ready(1.0, "0.1.0 75f37af9")), pack(Connected(1, 1.0, 1.0, 9)), pack(Progress(1, 2, 3, 3, 2))]
         ),
-        _frame([pack(Closed(1, 1.0, 1.0, REFUSED, "ECONNREFUSED", "target", "end", None, 0, 0, 0, 0))]) * 2,
-        _frame([pack(Closed(1, 1.0, 1.0, CloseReason.DRAINED, *[None] * 4, *[2**60 - 1] * 4))]) * 9,
+        _frame([pack(Closed(1, 1.0, 1.0, REFUSED, "ECONNREFUSED", "target", "end", None, None, 0, 0, 0, 0))]) * 2,
+        _frame([pack(Closed(1, 1.0, 1.0, CloseReason.DRAINED, *[None] * 5, *[2**60 - 1] * 4))]) * 9,
         _frame([pack(Crashed(1.0, "place", "error"))]),
         _frame([pack(Crashed(1.0, "\x01" * 200, "\x01" * 200))]),
         _frame([pack(Ready(1.0, "\x1b[2J")), pack(Ready(1.0, "x" * 65)), pack(Ready(1.0, "é"))]),

@@ -46,12 +46,13 @@ def test_a_session_from_attempt_to_end(written):
     session = book.admit("192.0.2.7", 4711, 1.0, 50.0)
     book.ledger.open_worker(3, 10)
     book.ledger.place(session, 50.0)
-    session.inbound_ip = "192.0.2.99"
     book.allocated(session, 1.0)
     book.connected(Connected(1, 1.5, 12.3456, 40000))
     book.progress(Progress(1, 5, 6, 4, 3))
     reason = CloseReason.TARGET_READ_CLOSED
-    book.closed(Closed(1, 2.0, 1000.0, reason, "ECONNRESET", "client", "reset", "end", 7, 8, 6, 5), reason)
+    book.closed(
+        Closed(1, 2.0, 1000.0, reason, "ECONNRESET", "client", "reset", "end", "192.0.2.99", 7, 8, 6, 5), reason
+    )
     book.stopped("drained", 3.0)
     book.flush()
     got = records(written)
@@ -100,7 +101,7 @@ def test_session_detail_writes_how_sessions_end_and_refusals(written):
     for _ in range(3):
         book.admit("192.0.2.7", 1, 1.0, 1.0)
     book.reject("192.0.2.8", 1, 1.0, "10.0.0.0/8")
-    book.closed(Closed(2, 2.0, 1.0, None, None, None, None, None, 0, 0, 0, 0), CloseReason.DRAINED)
+    book.closed(Closed(2, 2.0, 1.0, *[None] * 6, 0, 0, 0, 0), CloseReason.DRAINED)
     book.flush()
     assert [(r["seq"], r["event"]) for r in records(written)] == [
         (1, "connection.pool_exhausted"),

@@ -29,6 +29,7 @@ class Books(RuleBasedStateMachine):
         self.up = set()  # that may get sessions, late ones included
         self.handicaps = {}  # worker: (sessions, until)
         self.heard = {}  # serial: (last report, how long until the next)
+        self.reported = set()
         self.owed = {}  # late worker: (since when it is late, last report of what made it late, serials)
         self.ended = Counter()
         self.attempts = self.rejected = self.exhausted = self.bytes = 0
@@ -103,7 +104,12 @@ class Books(RuleBasedStateMachine):
     def report(self, data):
         """A worker reports a session that goes on."""
         serial = data.draw(st.sampled_from(sorted(self.held)))
-        self.ledger.heard(serial, self.now)
+        other = self.held[serial]
+        assert not self.ledger.heard(99, serial, self.now)
+        first = self.ledger.first_heard(other, serial, self.now)
+        assert first == (serial not in self.reported)
+        assert first or self.ledger.heard(other, serial, self.now)
+        self.reported.add(serial)
         self.answer(serial)
         self.heard[serial] = self.now, NEXT
 

@@ -52,6 +52,7 @@ class Running:
             "buffer": None,
             "pipes": 2,
             "deadline": None,
+            "any_address": True,
         } | settings
         down, up = handoff.channel()
         self.sender = handoff.sender(down)

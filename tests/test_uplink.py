@@ -23,6 +23,7 @@ LARGEST = Closed(
     "client",
     "reset",
     "reset",
+    "0000:0000:0000:0000:0000:ffff:255.255.255.255",
     *[MOST] * 4,
 )
 
@@ -168,7 +169,7 @@ def test_a_killed_worker_leaves_whole_frames_and_then_the_end(queue):
         Connected(1, 2.0, 3.0, 4),
         Progress(1, 2, 3, 3, 2),
         LARGEST,
-        LARGEST._replace(reason=None, error=None, error_from=None, client_end=None, target_end=None),
+        Closed(1, 1.0, 1.0, *[None] * 6, 0, 0, 0, 0),
         LARGEST._replace(error_from="target", client_end="end", target_end=None),
         Crashed(1.0, "place", "error"),
     ],
@@ -229,6 +230,8 @@ GOOD = [(2, 1, 2, 3, 3, 2)]
         frame(orjson.dumps([pack(LARGEST._replace(client_end="fun"))])),
         frame(orjson.dumps([pack(LARGEST._replace(target_end="client"))])),
         frame(orjson.dumps([pack(LARGEST._replace(error_from="reset"))])),
+        frame(orjson.dumps([pack(LARGEST._replace(inbound_ip="1" * 46))])),
+        frame(orjson.dumps([pack(LARGEST._replace(inbound_ip="\x1b"))])),
         frame(orjson.dumps([pack(LARGEST._replace(at=1e11))])),
         frame(orjson.dumps([pack(LARGEST._replace(duration_ms=-1.0))])),
         frame(orjson.dumps([pack(LARGEST._replace(bytes_from_client=2**60))])),
