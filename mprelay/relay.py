@@ -458,7 +458,10 @@ class Relay:
         outcome = pump.move()
         if pump.moved:
             pump.moved = False
-            self._mark_active(link)
+            link.active_at = self._now
+            self._idle.move_to_end(link)
+            if link not in self._dirty:
+                self._note_progress(link)
         if outcome is _STARVED or outcome is _BLOCKED:
             return
         if outcome is _UNFINISHED:
@@ -467,15 +470,12 @@ class Relay:
             inputs = _UP_INPUTS if pump is link.up else _DOWN_INPUTS
             self._happened(link, inputs[outcome], pump.error)
 
-    def _mark_active(self, link: Link) -> None:
-        """Bytes moved, or were acknowledged: the link is not idle, and there is progress to report."""
-        link.active_at = now = self._now
-        self._idle.move_to_end(link)
-        if link not in self._dirty:
-            self._dirty[link] = None
-            if self._progress_at is None:
-                self._progress_at = now + _PROGRESS_AFTER
-                self._look_by(self._progress_at)
+    def _note_progress(self, link: Link) -> None:
+        """Bytes moved, or were acknowledged: report that within a second."""
+        self._dirty[link] = None
+        if self._progress_at is None:
+            self._progress_at = self._now + _PROGRESS_AFTER
+            self._look_by(self._progress_at)
 
     def _happened(self, link: Link, happened: Input, error: str | None = None) -> None:
         """Take a step and do what it asks for. The first error is kept, and whose it was."""
@@ -588,7 +588,9 @@ class Relay:
                 return
             if left < link.unacknowledged:
                 link.unacknowledged = left
-                self._mark_active(link)
+                link.active_at = now
+                self._idle.move_to_end(link)
+                self._note_progress(link)
             link.pause = min(2 * link.pause, _RAREST_LOOK)
             at = min(now + link.pause, link.active_at + LINGER)
         elif link.state in _AWAITING:

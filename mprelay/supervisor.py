@@ -573,7 +573,7 @@ class Supervisor:
             if events is None or member.reader.garbled:
                 self._unwatch(member.reader.fileno())  # the process is about to be gone
                 return
-            if not events:
+            if not member.reader.more:
                 return
 
     def _apply(self, member: Member, events: list[Event]) -> None:

@@ -22,9 +22,10 @@ Rules:
 
 import os
 import select
+import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from itertools import product
 from multiprocessing import queues
@@ -94,6 +95,14 @@ _SIDES: Final = {None, *get_args(Side)}
 _PEER_ENDS: Final = {None, *get_args(PeerEnd)}
 
 
+PIPE_BUF: Final[int] = getattr(select, "PIPE_BUF", 512)
+"""Bytes of a frame with its length, at most."""
+_LENGTH: Final = struct.Struct("!i")
+"""What multiprocessing.Connection sends before each frame."""
+_PIPE_SIZE: Final = 64 * 1024
+"""Bytes that a pipe holds (pipe(7)): one read takes all."""
+
+
 class NotEvents(Exception):  # noqa: N818 - it says what came
     """What no worker of ours reports."""
 
@@ -149,19 +158,6 @@ class Queue(queues.SimpleQueue[Any]):
     def put(self, obj: list[tuple[Any, ...]]) -> None:
         """Put a frame. BlockingIOError: there is no room for it."""
         self.writer.send_bytes(orjson.dumps(obj))
-
-    def get(self) -> list[Any]:
-        """Take a frame. BlockingIOError: none waits. EOFError: the end. NotEvents: it is none."""
-        try:
-            frame = orjson.loads(self.reader.recv_bytes())
-        except (BlockingIOError, EOFError):
-            raise
-        except (ValueError, OSError, OverflowError, MemoryError) as wrong:
-            # No JSON, or not even a frame: an end in its midst, a length beyond all bounds.
-            raise NotEvents(str(wrong)) from wrong
-        if type(frame) is not list:
-            raise NotEvents("a frame that is no list")
-        return frame
 
     @property
     def reader(self) -> Any:  # noqa: ANN401 - multiprocessing.connection.Connection, untyped attribute
@@ -229,30 +225,64 @@ class EventReader:
 
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
+        self._descriptor = int(queue.reader.fileno())
+        self._rest = b""  # read, and no whole frame yet
+        self.more = True
+        """Whether more may wait than the last :meth:`take` has taken."""
         self.garbled = False
         """Whether something came that no worker of ours reports, or its last report. Nothing is read after it."""
         queue.writer.close()
-        _never_wait(queue.reader.fileno())
+        _never_wait(self._descriptor)
 
     def fileno(self) -> int:
         """Return the descriptor that is readable when a frame waits, or the end."""
-        return int(self._queue.reader.fileno())
+        return self._descriptor
 
     def take(self) -> list[Event] | None:
-        """Take one frame; [] where none waits, None at the end. Never blocks: a frame is there whole or not.
+        """Take what waits, many frames at once; [] where none does, None at the end. Never blocks.
 
         What is no frame of events is reported as the worker's own crash would be, and then the end.
+        ``Connection.recv_bytes`` would read each frame by two system calls, and a third shows that none is left.
         """
         if self.garbled:
             return None
         try:
-            return [unpack(packed) for packed in self._queue.get()]
+            data = os.read(self._descriptor, _PIPE_SIZE)
         except BlockingIOError:
+            self.more = False
             return []
-        except EOFError:
+        if not data:
             return None
+        self.more = len(data) == _PIPE_SIZE
+        events: list[Event] = []
+        try:
+            for frame in self._frames(self._rest + data):
+                events += map(unpack, frame)
         except NotEvents as wrong:
-            return [self.distrust(f"NotEvents: {wrong}")]
+            events.append(self.distrust(f"NotEvents: {wrong}"))
+        return events
+
+    def _frames(self, data: bytes) -> Iterator[list[Any]]:
+        """Split `data` into frames; keep what is no whole one. NotEvents: there is no frame."""
+        start, end = 0, _LENGTH.size
+        while end <= len(data):
+            (size,) = _LENGTH.unpack_from(data, start)
+            if not 0 <= size <= PIPE_BUF:
+                raise NotEvents(f"a frame of {size} bytes")
+            if end + size > len(data):
+                break
+            try:
+                frame = orjson.loads(data[end : end + size])
+            except ValueError as wrong:
+                raise NotEvents(str(wrong)) from wrong
+            if type(frame) is not list:
+                raise NotEvents("a frame that is no list")
+            yield frame
+            start = end + size
+            end = start + _LENGTH.size
+        self._rest = data[start:]
+        if self._rest and not self.more:
+            raise NotEvents("a frame that is not whole")  # rule 2
 
     def distrust(self, why: str) -> Crashed:
         """Read nothing more: make the event of this worker's crash, in its place."""

@@ -1,5 +1,6 @@
 """The way up: frames are whole, small enough to be atomic, and never block the worker."""
 
+import fcntl
 import multiprocessing
 import os
 import select
@@ -26,11 +27,6 @@ LARGEST = Closed(
     "0000:0000:0000:0000:0000:ffff:255.255.255.255",
     *[MOST] * 4,
 )
-
-
-def readable(reader):
-    """Whether a frame waits."""
-    return bool(select.select([reader], [], [], 0)[0])
 
 
 def writer_process(queue, count):
@@ -60,7 +56,8 @@ def both_ends(queue):
     reader = multiprocessing.connection.Connection(os.dup(queue.reader.fileno()), writable=False)
     uplink = Uplink(queue)
     duplicate._reader = reader
-    return uplink, duplicate
+    duplicate._writer = multiprocessing.connection.Connection(os.dup(uplink.fileno()), readable=False)
+    return uplink, EventReader(duplicate)
 
 
 def test_the_largest_frame_is_atomic(queue):
@@ -69,15 +66,15 @@ def test_the_largest_frame_is_atomic(queue):
     for _ in range(FRAME):
         uplink.report(LARGEST)
     assert uplink.flush()
-    size = len(os.read(other.reader.fileno(), 65536))
-    other.reader.close()
+    size = len(os.read(other.fileno(), 65536))
+    other.close()
     assert size <= select.PIPE_BUF
     crashed = Queue()
     uplink, other = both_ends(crashed)
     uplink.report(Crashed(1.0, "x" * 200, "\U0001f4a5" * 200))
     assert uplink.flush()
-    assert len(os.read(other.reader.fileno(), 65536)) <= select.PIPE_BUF
-    other.reader.close()
+    assert len(os.read(other.fileno(), 65536)) <= select.PIPE_BUF
+    other.close()
     crashed.close()
 
 
@@ -91,13 +88,29 @@ def test_a_full_pipe_keeps_the_events_and_their_order(queue):
             count += 1
     assert uplink.waiting
     got = []
-    while readable(other.reader):
-        got += [unpack(packed) for packed in other.get()]
+    while events := other.take():
+        got += events
         uplink.flush()
-    other.reader.close()
+    other.close()
     assert [event.serial for event in got] == list(range(count))
     assert all(isinstance(event, Connected) for event in got)
     assert not uplink.waiting
+
+
+def test_a_read_may_end_within_a_frame(queue):
+    """In a pipe that holds more than one read takes."""
+    fcntl.fcntl(queue.writer.fileno(), fcntl.F_SETPIPE_SZ, 1 << 20)
+    uplink, other = both_ends(queue)
+    sent = [Progress(serial, 2, 3, 3, 2) for serial in range(10_000)]
+    for event in sent:
+        uplink.report(event)
+    assert uplink.flush()
+    got = []
+    while events := other.take():
+        got.append(events)
+    other.close()
+    assert len(got) > 1
+    assert [event for events in got for event in events] == sent
 
 
 def test_the_last_report_waits_for_room(queue):
@@ -110,14 +123,14 @@ def test_the_last_report_waits_for_room(queue):
 
     def read() -> None:
         while not (got and isinstance(got[-1], Crashed)):
-            select.select([other.reader], [], [])
-            got.extend(unpack(packed) for packed in other.get())
+            select.select([other], [], [])
+            got.extend(other.take())
 
     reading = threading.Thread(target=read)
     reading.start()
     assert uplink.flush_within(20.0)
     reading.join()
-    other.reader.close()
+    other.close()
     assert isinstance(got[-1], Crashed)
     assert not uplink.waiting
 
@@ -128,7 +141,7 @@ def test_the_last_report_does_not_wait_for_ever(queue):
     while uplink.flush():
         uplink.report(Progress(1, 2, 3, 3, 2))
     assert not uplink.flush_within(0.01)
-    closing = threading.Timer(0.1, other.reader.close)
+    closing = threading.Timer(0.1, other.close)
     closing.start()
     with pytest.raises(BrokenPipeError):
         uplink.flush_within(20.0)
@@ -243,8 +256,8 @@ GOOD = [(2, 1, 2, 3, 3, 2)]
 def test_what_no_worker_reports_is_a_crash_and_the_end(queue, sent):
     """Nothing of it is done, and nothing is read after it."""
     reader = EventReader(queue_of(queue, frame(orjson.dumps(GOOD)) + sent + frame(orjson.dumps(GOOD))))
-    assert reader.take() == [Progress(1, 2, 3, 3, 2)]
-    (crashed,) = reader.take()
+    good, crashed = reader.take()
+    assert good == Progress(1, 2, 3, 3, 2)
     assert isinstance(crashed, Crashed)
     assert crashed.error.startswith("NotEvents: ")
     assert reader.garbled
