@@ -98,7 +98,7 @@ _PEER_ENDS: Final = {None, *get_args(PeerEnd)}
 PIPE_BUF: Final[int] = getattr(select, "PIPE_BUF", 512)
 """Bytes of a frame with its length, at most."""
 _LENGTH: Final = struct.Struct("!i")
-"""What multiprocessing.Connection sends before each frame."""
+"""Before each frame, as multiprocessing.Connection has it."""
 _PIPE_SIZE: Final = 64 * 1024
 """Bytes that a pipe holds (pipe(7)): one read takes all."""
 
@@ -157,7 +157,8 @@ class Queue(queues.SimpleQueue[Any]):
 
     def put(self, obj: list[tuple[Any, ...]]) -> None:
         """Put a frame. BlockingIOError: there is no room for it."""
-        self.writer.send_bytes(orjson.dumps(obj))
+        data = orjson.dumps(obj)
+        os.write(self.writer.fileno(), _LENGTH.pack(len(data)) + data)  # whole or not at all: rule 2
 
     @property
     def reader(self) -> Any:  # noqa: ANN401 - multiprocessing.connection.Connection, untyped attribute
