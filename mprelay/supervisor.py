@@ -593,12 +593,14 @@ class Supervisor:
                     self._journal.progress(event)
                 case Ready() if not member.ready:
                     self._on_ready(member, event)
+                    if not member.ready:
+                        return
                 case Crashed():
                     self._on_crash(member, event)
+                    return
                 case _:
                     self._on_crash(member, member.reader.distrust(f"report that cannot be true: {event}"))
-            if member.reader.garbled:
-                return
+                    return
 
     def _may_end_for(self, reason: CloseReason | None) -> bool:
         """Tell whether it is late enough for this reason."""
