@@ -264,17 +264,22 @@ class Journal:
         self, session: ledger.Entry, at: float, duration_ms: float, reason: CloseReason, how: _HowItEnded
     ) -> None:
         self.ledger.close(session.serial, reason)
-        facts = self._facts(session)
-        facts["reason"] = _NAMES[reason]
-        facts["error"], facts["error_from"], facts["client_end"], facts["target_end"], inbound_ip = how
-        facts["bytes_from_client"] = session.bytes_from_client
-        facts["bytes_from_target"] = session.bytes_from_target
-        facts["bytes_to_client"] = session.bytes_to_client
-        facts["bytes_to_target"] = session.bytes_to_target
-        facts["connect_ms"] = session.connect_ms
-        facts["duration_ms"] = round(duration_ms, 3)
-        facts["inbound_ip"] = inbound_ip or self._inbound_ip
-        facts["outbound_port"] = session.outbound_port
+        error, error_from, client_end, target_end, inbound_ip = how
+        facts = self._facts(session) | {
+            "reason": _NAMES[reason],
+            "error": error,
+            "error_from": error_from,
+            "client_end": client_end,
+            "target_end": target_end,
+            "bytes_from_client": session.bytes_from_client,
+            "bytes_from_target": session.bytes_from_target,
+            "bytes_to_client": session.bytes_to_client,
+            "bytes_to_target": session.bytes_to_target,
+            "connect_ms": session.connect_ms,
+            "duration_ms": round(duration_ms, 3),
+            "inbound_ip": inbound_ip or self._inbound_ip,
+            "outbound_port": session.outbound_port,
+        }
         self._log.happened(at, (SESSION_CLOSED[reason], facts))
 
     def _facts(self, session: ledger.Entry) -> dict[str, object]:

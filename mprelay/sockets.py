@@ -17,6 +17,7 @@ import socket
 import struct
 import sys
 from contextlib import suppress
+from functools import lru_cache
 from socket import SocketType
 from typing import Any, Final
 
@@ -170,6 +171,7 @@ def family_of(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
+@lru_cache(1024)
 def plain_ip(address: str) -> str:
     """Show an accepted address as the client knows it: IPv4 never as ::ffff:, and without a zone."""
     plain, _, _zone = address.partition("%")

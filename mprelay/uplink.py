@@ -113,22 +113,22 @@ def unpack(packed: Any) -> Event:  # noqa: ANN401 - that is the question
     if code is None or code != packed[0]:
         raise NotEvents("a value that is no event")
     if code == _CLOSED:
-        packed[4] = _REASONS.get(packed[4], packed[4])
-        event = Closed(*packed[1:])
-        error, inbound = event.error, event.inbound_ip
+        _, _, at, duration_ms, name, error, error_from, client_end, target_end, inbound = packed[:10]
+        from_client, from_target, to_client, to_target = packed[10:]
         if (
-            0.0 <= event.at < _LATEST
-            and 0.0 <= event.duration_ms < _LONGEST_MS
-            and 0 <= event.bytes_to_target <= event.bytes_from_client < _MOST
-            and 0 <= event.bytes_to_client <= event.bytes_from_target < _MOST
-            and event.reason in _REASONS
+            0.0 <= at < _LATEST
+            and 0.0 <= duration_ms < _LONGEST_MS
+            and 0 <= to_target <= from_client < _MOST
+            and 0 <= to_client <= from_target < _MOST
+            and name in _REASONS
             and (error is None or (error.isascii() and len(error) <= _LONGEST))
             and (inbound is None or (inbound.isascii() and len(inbound) <= _LONGEST_IP and inbound.isprintable()))
-            and event.error_from in _SIDES
-            and event.client_end in _PEER_ENDS
-            and event.target_end in _PEER_ENDS
+            and error_from in _SIDES
+            and client_end in _PEER_ENDS
+            and target_end in _PEER_ENDS
         ):
-            return event
+            packed[4] = _REASONS[name]
+            return Closed(*packed[1:])
     elif code == _CONNECTED:
         _, serial, at, connect_ms, outbound_port = packed
         if 0.0 <= at < _LATEST and 0.0 <= connect_ms < _LONGEST_MS and 0 <= outbound_port < _PORTS:
