@@ -11,10 +11,12 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -26,6 +28,8 @@ from typing import Any
 import psutil
 from rich.console import Console
 from rich.table import Table
+
+import mprelay
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 from harness import PATIENCE, Relay, eventually, limit, open_files
@@ -130,12 +134,16 @@ class Caused:
 class Chaos:
     """One run."""
 
-    def __init__(self, seed: str, stall: float, detail: str, net: Loopback) -> None:
+    def __init__(self, seed: str, stall: float, detail: str, net: Loopback, place: Path) -> None:
         self.dice = random.Random(seed)  # noqa: S311 - no secret
         self.stall = stall
         self.net = net
         self.caused: list[Caused] = []
         self.wrong: list[str] = []
+        self._package = place / "mprelay"
+        shutil.copytree(
+            Path(mprelay.__file__).parent, self._package, ignore=shutil.ignore_patterns("__pycache__")
+        )
         with net.far():
             self.target = Peer("target", seed, net.target)
         self.relay = Relay(
@@ -145,6 +153,10 @@ class Chaos:
             workers=_WORKERS,
             host=net.relay,
             splicing=True,
+            command=(sys.executable, "-m", "mprelay"),
+            cwd=place,
+            # A compiled file counts as up to date if its source's size and second match. A swap may hide in both.
+            env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
         )
         self.clients: Peer
         self.probes: Peer
@@ -227,6 +239,27 @@ class Chaos:
         with self.fault("SIGSTOP of a worker", [number]):
             _stopped(pid, self.stall / 2)
 
+    def hang_worker(self) -> None:
+        """SIGSTOP for good: the supervisor finds it by what is overdue, and replaces it."""
+        number = self._one()
+        pid = self.pids()[number]
+        with self.fault("a worker hangs", [number]):
+            os.kill(pid, signal.SIGSTOP)
+            self.relay.wait("worker.unresponsive", pid=pid)
+            eventually(lambda: not _lives(pid), "its end")
+
+    def swap_package(self) -> None:
+        """The package is upgraded under the running relay, and put back; what starts between gets no session."""
+        number = self._one()
+        version = self._package / "__init__.py"
+        text = version.read_text()
+        with self.fault("package swapped", [number]):
+            failed = len(self.relay.all("worker.start_failed"))
+            version.write_text(text.replace('__version__ = "', '__version__ = "9.'))
+            self._end(self.pids()[number], signal.SIGKILL)
+            self.relay.wait("worker.start_failed", failed + 1)
+            version.write_text(text)
+
     def stop_supervisor(self) -> None:
         """SIGSTOP, SIGCONT: sessions in flight go on; new ones wait."""
         with self.fault("SIGSTOP of the supervisor", [], breaks=False):
@@ -292,6 +325,8 @@ class Chaos:
         crash_worker,
         kill_all,
         stop_worker,
+        hang_worker,
+        swap_package,
         stop_supervisor,
         stall_collector,
         stop_target,
@@ -637,7 +672,8 @@ def main(argv: list[str] | None = None) -> int:
             net = Network(*stack.enter_context(bad_network())) if asked.network else Loopback()
         except NotHere as lack:
             parser.error(f"--network: {lack}")
-        chaos = Chaos(asked.seed, asked.stall, asked.log_detail, net)
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        chaos = Chaos(asked.seed, asked.stall, asked.log_detail, net, place)
         chaos.run(asked.seconds, asked.faults, asked.sessions)
         chaos.show(console)
     return 1 if chaos.wrong else 0
