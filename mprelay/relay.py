@@ -108,6 +108,8 @@ LINGER: Final = 10.0
 """Seconds without progress that a survivor is given to take what a gone peer has said."""
 _AWAIT_END: Final = 0.1
 """Seconds that a peer is given to end, after the other has ended and then reset."""
+_FAREWELL: Final = 128
+"""Bytes that a peer which has ended may leave behind without a cut: a TLS alert takes at most 85 (RFC 5246)."""
 _FIRST_LOOK: Final = 0.001  # seconds until a lingering session is looked at again; each time twice as long …
 _RAREST_LOOK: Final = 0.25  # … up to this
 
@@ -440,7 +442,8 @@ class Relay:
         if number in _AFTER_CONNECT:
             # The target took the connection, and reset it before we came to look. What it sent is still there.
             self._happened(link, _CONNECTED)
-            self._happened(link, _TARGET_CUT, stream_error(number))
+            if link.state is not _CLOSED:  # a client that was gone already had nobody to be heard by
+                self._happened(link, _TARGET_CUT, stream_error(number))
         elif number:
             self._not_connected(link, number)
         elif mask & (_WRITE | _TROUBLE):
@@ -468,6 +471,8 @@ class Relay:
             self._enqueue(link, pump)
         else:
             inputs = _UP_INPUTS if pump is link.up else _DOWN_INPUTS
+            if link.state in _AWAITING and outcome is Outcome.ENDED and self._left_behind(link):
+                outcome = Outcome.WRITE_FAILED
             self._happened(link, inputs[outcome], pump.error)
 
     def _note_progress(self, link: Link) -> None:
@@ -541,10 +546,7 @@ class Relay:
                 self._await_end(link, link.up)
             case Action.LINGER:
                 link.up.over = link.down.over = True
-                link.unacknowledged = sockets.unacknowledged(self._survivor(link))
-                link.active_at = self._now
-                self._idle.move_to_end(link)
-                self._look_after(link)
+                self._await_progress(link)
 
     def _drain(self, link: Link, last: Pump, over: Pump) -> None:
         """Deliver what a side that is gone has said (`last` reads it), and send it nothing more."""
@@ -555,7 +557,7 @@ class Relay:
         if last.writable:
             self._drive(link, last)
         if link.state in _DRAINING:
-            self._look_after(link)
+            self._await_progress(link)
 
     def _await_end(self, link: Link, other: Pump) -> None:
         """See for a moment whether the side that `other` reads ends, with nothing more to say."""
@@ -565,9 +567,27 @@ class Relay:
         if link.state in _AWAITING:
             self._look_once(link, self._now + _AWAIT_END)
 
+    def _left_behind(self, link: Link) -> bool:
+        """Tell whether the side that is gone, after its own end, never got what was sent to it before."""
+        gone = link.client if link.state is State.CLIENT_GONE_AFTER_END else link.target
+        return sockets.unacknowledged(gone) > _FAREWELL
+
+    def _await_progress(self, link: Link) -> None:
+        """Give the survivor the linger time from now on, however long nothing has moved before."""
+        link.unacknowledged = sockets.unacknowledged(self._survivor(link))
+        self._mark_active(link)
+        self._look_after(link)
+
+    def _mark_active(self, link: Link) -> None:
+        """Count it as progress that the survivor has acknowledged something; the supervisor hears of it too."""
+        link.active_at = self._now
+        self._idle.move_to_end(link)
+        if link not in self._dirty:
+            self._note_progress(link)
+
     def _survivor(self, link: Link) -> SocketType:
-        """Return the socket of the side that is still there, for a link that lingers."""
-        return link.target if link.state is State.LINGERING_FOR_TARGET else link.client
+        """Return the socket of the side that is still there, for a link that drains or lingers."""
+        return link.target if link.state in (State.CLIENT_GONE, State.LINGERING_FOR_TARGET) else link.client
 
     def _look_once(self, link: Link, at: float) -> None:
         """Look after a link at `at`."""
@@ -581,22 +601,18 @@ class Relay:
     def _look_after(self, link: Link) -> None:
         """See whether a link that was cut can end: all is acknowledged, or nothing has moved for too long."""
         now = self._now
-        if link.state in _LINGERING:
+        if link.state in _AWAITING:
+            at = now
+        else:
             left = sockets.unacknowledged(self._survivor(link))
-            if not left:
+            if not left and link.state in _LINGERING:
                 self._happened(link, Input.ACKNOWLEDGED)
                 return
             if left < link.unacknowledged:
-                link.unacknowledged = left
-                link.active_at = now
-                self._idle.move_to_end(link)
-                self._note_progress(link)
+                self._mark_active(link)
+            link.unacknowledged = left
             link.pause = min(2 * link.pause, _RAREST_LOOK)
             at = min(now + link.pause, link.active_at + LINGER)
-        elif link.state in _AWAITING:
-            at = now
-        else:
-            at = link.active_at + LINGER
         if now >= at:
             self._happened(link, Input.LINGER_TIMEOUT)
         else:

@@ -365,10 +365,7 @@ def test_a_survivor_that_takes_nothing_is_waited_for_only_so_long(client, monkey
     with listening() as server, Running(server.getsockname(), buffer=buffer) as running:
         running.admit(near)
         target = accept(server)
-        target.settimeout(0.2)
-        with suppress(TimeoutError):
-            while True:
-                target.sendall(bytes(1 << 16))
+        fill(target)
         reset(target)
         closed = running.uplink.wait(Closed)
         assert (closed.reason, closed.error, closed.error_from) == (
@@ -379,6 +376,76 @@ def test_a_survivor_that_takes_nothing_is_waited_for_only_so_long(client, monkey
         assert closed.duration_ms >= 300
         assert 0 < closed.bytes_to_client < closed.bytes_from_target
         assert reset_arrives(far)
+
+
+def test_both_may_be_gone_before_the_target_is_connected(client):
+    """The client has spoken and reset, the target has accepted and reset: nobody is left to hear anything."""
+    far, near = client
+    with listening() as server:
+        running = Running(server.getsockname())
+        with running.unattended():
+            running.admit(near)
+            running.relay._turn()
+            far.sendall(b"word")
+            reset(far)
+            reset(accept(server))
+            while not any(isinstance(event, Closed) for event in running.uplink.events):
+                running.relay._turn()
+        closed = running.uplink.wait(Closed)
+        assert (closed.client_end, closed.target_end) == ("reset", "reset")
+
+
+def test_a_reset_after_a_long_silence_gives_the_survivor_time_all_the_same(client, monkeypatch):
+    """The linger time begins with the reset, not with the last byte that moved."""
+    monkeypatch.setattr("mprelay.relay.LINGER", 0.5)
+    far, near = client
+    with listening() as server, Running(server.getsockname()) as running:
+        running.admit(near)
+        with accept(server) as target:
+            sent = fill(far)
+            assert not select.select([], [], [], 0.7)[0]
+            reset(far)
+            assert len(drain_to_reset(target)) <= sent
+            closed = running.uplink.wait(Closed)
+        assert closed.bytes_from_client == closed.bytes_to_target > 1_000_000
+
+
+def fill(sock):
+    """Send until nobody on the way has taken anything for a while; how many bytes were sent."""
+    sock.settimeout(0.2)
+    sent = 0
+    with suppress(TimeoutError):
+        while True:
+            sent += sock.send(bytes(1 << 16))
+    sock.settimeout(20)
+    return sent
+
+
+def drain_to_reset(sock):
+    """Read up to the reset that must come."""
+    data = bytearray()
+    with suppress(ConnectionResetError):
+        while part := sock.recv(1 << 20):
+            data += part
+    return data
+
+
+def test_the_supervisor_hears_of_a_session_that_drains(client):
+    """Else it would take the worker for one that does not answer."""
+    far, near = client
+    with listening() as server:
+        running = Running(server.getsockname())
+        with relaying(running, near, server) as (link, _target):
+            far.setblocking(False)  # noqa: FBT003
+            while link.up.writable:
+                with suppress(BlockingIOError):
+                    far.send(bytes(1 << 20))
+                running.relay._turn()
+            running.relay._dirty.clear()
+            reset(far)
+            while not link.client_reset:
+                running.relay._turn()
+            assert link in running.relay._dirty
 
 
 def test_an_acknowledgement_may_come_late(client, monkeypatch):
@@ -398,22 +465,18 @@ def test_an_acknowledgement_may_come_late(client, monkeypatch):
 
 def test_a_survivor_that_takes_a_little_at_a_time_gets_it_all(client, monkeypatch):
     """Each byte that is acknowledged gives it the linger time again."""
-    monkeypatch.setattr("mprelay.relay.LINGER", 1.0)
+    monkeypatch.setattr("mprelay.relay.LINGER", 0.3)
     far, near = client
     with listening() as server, Running(server.getsockname()) as running:
         running.admit(near)
         target = accept(server)
-        target.settimeout(0.2)
-        sent = 0
-        with suppress(TimeoutError):
-            while True:
-                sent += target.send(bytes(1 << 16))
+        fill(target)
         reset(target)
         got = 0
         with suppress(ConnectionResetError):
-            while part := far.recv(1 << 18):
+            while part := far.recv(40_000):
                 got += len(part)
-                assert not select.select([], [], [], 0.1)[0]
+                assert not select.select([], [], [], 0.02)[0]
         closed = running.uplink.wait(Closed)
         assert closed.bytes_to_client == closed.bytes_from_target == got
         assert closed.duration_ms > 1000

@@ -207,6 +207,24 @@ def test_a_client_that_is_killed_in_mid_download_is_no_normal_end():
         assert (closed["client_end"], closed["target_end"]) == ("reset", None)
 
 
+def test_an_upload_that_was_left_behind_is_no_normal_end():
+    """The target has ended, takes nothing, and resets; the client's own end of data comes right after that."""
+    with listening() as server, Relay(server.getsockname()) as relay:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        with relay.connect() as client, accept(server) as target:
+            target.shutdown(socket.SHUT_WR)
+            assert receive(client) == b""
+            client.sendall(bytes(1_000_000))
+            while unacknowledged(client):
+                select.select([], [], [], 0.01)
+            reset(target)
+            with contextlib.suppress(OSError):  # ENOTCONN: the reset was quicker
+                client.shutdown(socket.SHUT_WR)
+            closed = relay.wait("session.closed")
+        assert (closed["error"], closed["error_from"], closed["target_end"]) == ("ECONNRESET", "target", "reset")
+        assert closed["bytes_to_target"] < closed["bytes_from_client"] == 1_000_000
+
+
 def test_an_idle_session_tells_who_had_left():
     """The client's end of data waits behind bytes that the target does not take."""
     with listening() as server, Relay(server.getsockname(), "--idle-timeout", "1", "--buffer", "100") as relay:
