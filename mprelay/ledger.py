@@ -28,7 +28,7 @@ PROGRESS_AFTER: Final = 1.0
 """Seconds after which a worker reports a byte that moved, at most."""
 
 LATE_LIMIT: Final = 10.0
-"""Seconds that a worker may be late."""
+"""Seconds that a worker may be late with one session."""
 
 PROBATION: Final = 10.0
 """Seconds for which the replacement of a dead worker is no favourite."""
@@ -52,13 +52,17 @@ class Silent(NamedTuple):
 class _Late:
     """What a late worker owes."""
 
-    __slots__ = ("began", "capacity", "sessions", "since")
+    __slots__ = ("capacity", "sessions")
 
-    def __init__(self, capacity: int, began: float, since: float) -> None:
+    def __init__(self, capacity: int) -> None:
         self.capacity = capacity  # given back when it has caught up
-        self.began = began
-        self.since = since
-        self.sessions: set[int] = set()
+        self.sessions: dict[int, tuple[float, float]] = {}
+        """What is overdue, by serial: since when, the oldest first, and the last report before."""
+
+    @property
+    def oldest(self) -> tuple[float, float]:
+        """What has been overdue for longest, and still is: since when, and the last report before."""
+        return next(iter(self.sessions.values()))
 
 
 class Entry:
@@ -248,7 +252,7 @@ class Ledger:
         late = self._late.get(entry.worker)
         if late is None:
             return
-        late.sessions.discard(entry.serial)
+        late.sessions.pop(entry.serial, None)
         if not late.sessions:
             del self._late[entry.worker]
             self._room[entry.worker] = late.capacity
@@ -259,7 +263,7 @@ class Ledger:
 
         A report only puts it off; an admission makes it `first_report` later than that, at the latest.
         """
-        moments = [late.began + LATE_LIMIT for late in self._late.values()]
+        moments = [late.oldest[0] + LATE_LIMIT for late in self._late.values()]
         for queue, limit in ((self._unreported, self.first_report), (self._reported, self._next_report)):
             if queue:
                 moments.append(next(iter(queue.values())).heard_at + limit)
@@ -278,7 +282,9 @@ class Ledger:
                 del queue[entry.serial]
                 self._overdue(entry, now)
         return [
-            Silent(worker, late.since) for worker, late in self._late.items() if late.began + LATE_LIMIT <= now
+            Silent(worker, late.oldest[1])
+            for worker, late in self._late.items()
+            if late.oldest[0] + LATE_LIMIT <= now
         ]
 
     def _overdue(self, entry: Entry, now: float) -> None:
@@ -288,9 +294,9 @@ class Ledger:
         if worker in self._room:
             capacity = self._room.pop(worker)
             self._free -= capacity - self._load[worker]
-            self._late[worker] = _Late(capacity, now, entry.heard_at)
+            self._late[worker] = _Late(capacity)
         if worker in self._late:  # not one that is closed: nothing is expected of it
-            self._late[worker].sessions.add(entry.serial)
+            self._late[worker].sessions[entry.serial] = now, entry.heard_at
 
     def entry(self, serial: int) -> Entry:
         """Look up a session that holds a slot; UnknownSession otherwise."""

@@ -634,7 +634,7 @@ class Supervisor:
         if not member.reader.garbled:
             member.reader.stop()
             member.trouble = f"crashed before it was ready: {event.error}"
-            self._alarms[f"worker {member.number}"] = (self._now + _GRACE, member.kill)
+            self._alarms[f"grace {member.number}"] = (self._now + _GRACE, member.kill)
         else:
             member.kill()
             if not member.ready:
@@ -689,7 +689,8 @@ class Supervisor:
         self._hear(member, _PIPEFUL)  # not without end: whoever still holds the queue open is no worker
         self._unwatch(member.reader.fileno())
         code = member.close()
-        self._alarms.pop(f"worker {member.number}", None)
+        for name in ("worker", "grace"):
+            self._alarms.pop(f"{name} {member.number}", None)
         self._ledger.close_worker(member.number)
         asked_for = self._phase is Phase.ENDING
         lost = self._ledger.of_worker(member.number)
@@ -727,6 +728,11 @@ class Supervisor:
     def _any_ready(self) -> bool:
         return any(member.ready for member in self._pool.members.values())
 
+    def _none_can_start(self) -> bool:
+        """Tell whether no worker is ready, and each has been tried in vain often enough."""
+        numbers = range(1, self._config.workers + 1)
+        return not self._any_ready() and all(self._failed_starts.get(number, 0) >= _TRIES for number in numbers)
+
     def _start_later(self, number: int, pause: float) -> None:
         self._alarms[f"worker {number}"] = (self._now + pause, partial(self._start_again, number))
 
@@ -745,7 +751,7 @@ class Supervisor:
     def _start_failed(self, number: int, error: str | None, how: str) -> None:
         """Try again, the later, the more often it did not help; without any other worker not for ever."""
         tries = self._failed_starts[number] = self._failed_starts.get(number, 0) + 1
-        if tries >= _TRIES and (self._phase is Phase.STARTING or not self._any_ready()):
+        if tries >= _TRIES and (self._phase is Phase.STARTING or self._none_can_start()):
             detail = shown(f"worker {number} {how}, {tries} times in a row")
             raise Failure(catalogue.POOL_START_FAILED, SOFTWARE, error=error, detail=detail)
         pause = _growing(_BACK_OFF, tries)

@@ -30,7 +30,7 @@ class Books(RuleBasedStateMachine):
         self.handicaps = {}  # worker: (sessions, until)
         self.heard = {}  # serial: (last report, how long until the next)
         self.reported = set()
-        self.owed = {}  # late worker: (since when it is late, last report of what made it late, serials)
+        self.owed = {}  # late worker: serial: (since when it is overdue, its last report)
         self.ended = Counter()
         self.attempts = self.rejected = self.exhausted = self.bytes = 0
         self.last_serial = 0
@@ -48,8 +48,8 @@ class Books(RuleBasedStateMachine):
     def answer(self, serial):
         """Nothing is expected of it any more."""
         self.heard.pop(serial, None)
-        for worker, (_began, _since, serials) in list(self.owed.items()):
-            serials.discard(serial)
+        for worker, serials in list(self.owed.items()):
+            serials.pop(serial, None)
             if not serials:
                 del self.owed[worker]
 
@@ -123,10 +123,11 @@ class Books(RuleBasedStateMachine):
             del self.heard[serial]
             worker = self.held[serial]
             if worker in self.up:
-                self.owed.setdefault(worker, (self.now, last, set()))[2].add(serial)
+                self.owed.setdefault(worker, {})[serial] = self.now, last
         expected = {
             worker: Silent(worker, since)
-            for worker, (began, since, _serials) in self.owed.items()
+            for worker, serials in self.owed.items()
+            for began, since in list(serials.values())[:1]
             if began + LATE_LIMIT <= self.now
         }
         assert sorted(expected.values()) == sorted(silent)
@@ -194,7 +195,7 @@ class Books(RuleBasedStateMachine):
     def what_is_due_is_known(self):
         """The nearest moment of all: nobody has to wake up before, and nobody may sleep longer."""
         moments = [last + within for last, within in self.heard.values()]
-        moments += [began + LATE_LIMIT for began, _since, _serials in self.owed.values()]
+        moments += [next(iter(serials.values()))[0] + LATE_LIMIT for serials in self.owed.values()]
         assert self.ledger.due() == min(moments, default=inf)
 
     @invariant()
@@ -270,3 +271,21 @@ def test_a_replacement_takes_what_nobody_else_can():
 def test_a_worker_reports_as_soon_as_the_ledger_expects():
     """Both halves speak of the same second."""
     assert relay._PROGRESS_AFTER <= PROGRESS_AFTER
+
+
+def test_lateness_is_that_of_one_session():
+    """Sessions that overlap, each reported a little late, are no silence of ten seconds."""
+    ledger = Ledger(3, (CONNECT, IDLE))
+    ledger.open_worker(1, 3)
+    heard = [0.0, 4.0, 8.0]
+    sessions = [ledger.admit("192.0.2.7", 1234, 0.0) for _ in heard]
+    for session in sessions:
+        ledger.place(session, 0.0)
+    for session, at in zip(sessions, heard, strict=True):
+        assert ledger.first_heard(1, session.serial, at)
+    for session, at in zip(sessions, heard, strict=True):
+        assert ledger.judge(at + NEXT) == []
+        if session is not sessions[0]:
+            ledger.close(session.serial - 1, CloseReason.IDLE_TIMEOUT)
+    assert ledger.judge(heard[-1] + NEXT + LATE_LIMIT - 1.0) == []
+    assert ledger.judge(heard[-1] + NEXT + LATE_LIMIT) == [Silent(1, heard[-1])]
