@@ -3,23 +3,19 @@
 Rules:
 
 1. Workers are numbered 1..N. A worker that dies is followed by another with the same number.
-2. Start method *spawn*, by name: with *fork* a child inherits the other workers' channel ends, and the end of
-   a channel would never come. The parent closes its copies of the child's ends right after the start.
+2. The parent closes its copies of the child's channel ends right after the start (:mod:`mprelay.spawning`).
 3. A worker is told to stop by closing its hand-off channel. One that does not follow is killed.
 4. When a process is gone its queue may still hold events: they are read to the end first.
 5. psutil is used here and nowhere else.
 """
 
-import multiprocessing
-import multiprocessing.process
 import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
 
-from mprelay import handoff, signals, worker
+from mprelay import handoff, spawning, worker
 from mprelay.events import Settings, Ticket
 from mprelay.uplink import EventReader, Queue
 
@@ -56,7 +52,7 @@ class Meter:
 class Member:
     """One worker process, from its start to its burial."""
 
-    def __init__(self, number: int, now: float, settings: Settings, context: Any) -> None:  # noqa: ANN401 - SpawnContext
+    def __init__(self, number: int, now: float, settings: Settings) -> None:
         self.number = number
         self.started_at = now
         self.ready_at: float | None = None
@@ -69,11 +65,7 @@ class Member:
                 queue = Queue()
                 undo.callback(queue.close)
                 self._sender = handoff.sender(ours)
-                self.process: multiprocessing.process.BaseProcess = context.Process(
-                    target=worker.main, args=(settings, theirs, queue), name=f"mprelay worker {number}"
-                )
-                with signals.held():
-                    self.process.start()
+                self.process = spawning.start(worker.main, (settings, theirs, queue), f"mprelay worker {number}")
             undo.pop_all()
         self.reader = EventReader(queue)
         self.pid = self.process.pid or 0
@@ -126,17 +118,12 @@ class Pool:
     """The workers that live, by number."""
 
     def __init__(self) -> None:
-        self._context = multiprocessing.get_context("spawn")
         self.members: dict[int, Member] = {}
         self._own_meter = Meter(os.getpid())
 
     def start(self, number: int, settings: Settings, now: float) -> Member:
         """Start worker `number`. OSError: no process, or no descriptors, to be had."""
-        # Started with the first process anyway, but then in the midst of `signals.held`, whose mask it undoes.
-        # It makes itself deaf to SIGINT and SIGTERM alone; the other stop signals stay blocked in it.
-        with signals.held():
-            resource_tracker.ensure_running()
-        member = self.members[number] = Member(number, now, settings, self._context)
+        member = self.members[number] = Member(number, now, settings)
         return member
 
     def forget(self, member: Member) -> None:
@@ -162,13 +149,3 @@ class Pool:
     def own_usage(self) -> dict[str, Any]:
         """Measure this process in the same way."""
         return self._own_meter.read()
-
-    def close(self) -> None:
-        """End the helper process that multiprocessing keeps, so that nothing is left running.
-
-        By force: it has nothing to clean up (:mod:`mprelay.uplink`, rule 1), and it could be stopped (SIGSTOP).
-        """
-        tracker: Any = resource_tracker._resource_tracker  # noqa: SLF001 - there is no public way
-        if tracker._pid is not None:  # noqa: SLF001
-            signals.kill(tracker._pid)  # noqa: SLF001
-        tracker._stop()  # noqa: SLF001

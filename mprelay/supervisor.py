@@ -62,7 +62,7 @@ from functools import partial
 from math import inf
 from typing import Final
 
-from mprelay import boottime, catalogue, cli, handoff, limits, poller, signals, sockets
+from mprelay import boottime, catalogue, cli, handoff, limits, poller, signals, sockets, spawning
 from mprelay.catalogue import Entry
 from mprelay.config import Config
 from mprelay.events import Closed, CloseReason, Connected, Crashed, Event, Progress, Ready, Settings, Ticket
@@ -241,7 +241,7 @@ class Supervisor:
                 os._exit(SOFTWARE)  # a normal exit would wait for the workers, and they for us
         if left:
             os._exit(self._code)  # a normal exit would wait for the outlet, and that for the reader of stdout
-        self._pool.close()
+        spawning.end_helper()
         signals.ignore()  # all is said: a late one must not change the exit code
         return self._code
 

@@ -16,17 +16,15 @@ Rules:
 """
 
 import io
-import multiprocessing
 import multiprocessing.process
 import os
 import socket
 import sys
 from collections import deque
 from contextlib import ExitStack, suppress
-from multiprocessing import resource_tracker
 from typing import Final
 
-from mprelay import outlet, signals
+from mprelay import outlet, spawning
 from mprelay.outlet import READY, WRITTEN, Handed, Sink, complain
 
 HIGH: Final = 1024 * 1024
@@ -81,18 +79,9 @@ class Writer:
             # the exit code 120.
             raw = io.FileIO(_STDERR, "w", closefd=False)
             sys.stderr = io.TextIOWrapper(raw, errors="backslashreplace", write_through=True)
-            # Started with the first process anyway, but then within `signals.held`, whose mask it undoes.
-            # It makes itself deaf to SIGINT and SIGTERM alone; the other stop signals stay blocked in it.
-            with signals.held():
-                resource_tracker.ensure_running()
-            process = multiprocessing.get_context("spawn").Process(
-                target=outlet.main,
-                args=(records, self._complaints, voice, *map(Handed, self._real)),
-                name="mprelay outlet",
+            self._outlet = spawning.start(
+                outlet.main, (records, self._complaints, voice, *map(Handed, self._real)), "mprelay outlet"
             )
-            with signals.held():
-                process.start()
-            self._outlet = process
             self.connect(way)
 
     def connect(self, way: socket.socket) -> None:

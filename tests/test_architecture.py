@@ -28,13 +28,14 @@ ALLOWED = {
     "session": {"events"},
     "signals": {"poller"},
     "outlet": {"signals"},
-    "writer": {"outlet", "signals"},
+    "spawning": {"signals"},
+    "writer": {"outlet", "spawning"},
     "uplink": {"events"},
     "cli": {"config", "catalogue"},
     "journal": {"catalogue", "events", "ledger", "writer"},
     "relay": {"boottime", "events", "handoff", "poller", "pump", "session", "sockets", "uplink"},
     "worker": {"events", "handoff", "relay", "signals", "uplink"},
-    "pool": {"events", "handoff", "signals", "uplink", "worker"},
+    "pool": {"events", "handoff", "spawning", "uplink", "worker"},
 }
 PURE = {"acl", "catalogue", "cli", "config", "events", "ledger", "session"}
 IMPURE_LIBRARIES = {"socket", "select", "time", "multiprocessing", "threading", "subprocess", "signal"}
