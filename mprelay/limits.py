@@ -8,6 +8,10 @@ from mprelay.handoff import BATCH
 OWN = 16
 """Descriptors that a worker needs besides its sessions': standard streams, epoll, channels and spare."""
 
+SUPERVISOR = 24
+"""Descriptors that the supervisor needs besides those for workers and a batch of clients: streams, epoll,
+listener, signals, timer, the way to the outlet, and what spawn opens while it starts a process."""
+
 PER_SESSION = 2
 
 PIPES = 64
@@ -45,7 +49,7 @@ def reserve(sessions: int, workers: int) -> Share:
     full = sessions * PER_SESSION + OWN
     most = full + PIPES * PER_PIPE
     least = -(-sessions // workers) * PER_SESSION + OWN
-    own = workers * PER_WORKER + OWN + min(sessions, BATCH)
+    own = workers * PER_WORKER + SUPERVISOR + min(sessions, BATCH)
     allowed = max(most, own) if hard == resource.RLIM_INFINITY else min(max(most, own), hard)
     if allowed < max(least, own):
         raise LimitTooLow(
