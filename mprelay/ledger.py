@@ -258,6 +258,11 @@ class Ledger:
             self._room[entry.worker] = late.capacity
             self._free += late.capacity - self._load[entry.worker]
 
+    @property
+    def all_reported(self) -> bool:
+        """Whether each session has been reported, or is overdue."""
+        return not self._unreported
+
     def due(self) -> float:
         """When :meth:`judge` has something to do unless a report comes first; infinity: never.
 

@@ -220,6 +220,7 @@ class Supervisor:
         """Before this moment no worker is judged: what it has reported may not have come yet. Infinity: never."""
         self._judge_at = inf
         """Not later than the moment at which a report is overdue: reports only ever put that off."""
+        self._judge_early = False  # whether that stands for sessions which were to be reported first
         self._dead: list[Member] = []
         self._pool = Pool()
 
@@ -381,6 +382,9 @@ class Supervisor:
 
     def _turn(self) -> None:
         """Wait once, and do what is due and what came."""
+        if self._judge_early and self._ledger.all_reported:
+            self._judge_early = False  # so that nothing wakes an idle relay
+            self._judge_at = self._ledger.due()
         nearest = min([at for at, _ in self._alarms.values()], default=inf)
         nearest = min(nearest, self._judge_at)
         before = time.monotonic()
@@ -526,6 +530,7 @@ class Supervisor:
                 break
         if self._judge_at > (due := self._now + ledger.first_report):
             self._judge_at = due
+            self._judge_early = True
         for worker, batch in batches.items():
             self._hand_over(worker, batch, frozenset((worker,)))
 
