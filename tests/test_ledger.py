@@ -197,6 +197,7 @@ class Books(RuleBasedStateMachine):
         moments = [last + within for last, within in self.heard.values()]
         moments += [next(iter(serials.values()))[0] + LATE_LIMIT for serials in self.owed.values()]
         assert self.ledger.due() == min(moments, default=inf)
+        assert self.ledger.all_reported == all(within == NEXT for _last, within in self.heard.values())
 
     @invariant()
     def there_is_room_where_there_is_room(self):
@@ -289,3 +290,37 @@ def test_lateness_is_that_of_one_session():
             ledger.close(session.serial - 1, CloseReason.IDLE_TIMEOUT)
     assert ledger.judge(heard[-1] + NEXT + LATE_LIMIT - 1.0) == []
     assert ledger.judge(heard[-1] + NEXT + LATE_LIMIT) == [Silent(1, heard[-1])]
+
+
+def test_nothing_is_expected_of_a_worker_that_is_closed():
+    """Its sessions are still booked on it until its burial."""
+    ledger = Ledger(1, (CONNECT, IDLE))
+    ledger.open_worker(1, 1)
+    ledger.place(ledger.admit("192.0.2.7", 1234, 0.0), 0.0)
+    ledger.close_worker(1)
+    assert ledger.judge(FIRST + LATE_LIMIT + 1.0) == []
+    assert ledger.due() == inf
+
+
+def test_a_late_worker_that_catches_up_gets_sessions_again():
+    """By a first report that comes late, and by a further one."""
+    ledger = Ledger(2, (CONNECT, IDLE))
+    ledger.open_worker(1, 2)
+    serial = ledger.admit("192.0.2.7", 1234, 0.0).serial
+    assert ledger.place(ledger.entry(serial), 0.0) == 1
+    for now, report in ((FIRST, ledger.first_heard), (FIRST + NEXT, ledger.heard)):
+        assert ledger.judge(now) == []
+        assert not ledger.has_room()
+        assert not report(2, serial, now)
+        assert report(1, serial, now)
+        assert ledger.has_room()
+
+
+def test_nothing_is_expected_of_a_session_without_a_worker():
+    """It was admitted, and could be placed nowhere."""
+    ledger = Ledger(1, (CONNECT, IDLE))
+    serial = ledger.admit("192.0.2.7", 1234, 0.0).serial
+    assert ledger.judge(FIRST) == []
+    assert ledger.all_reported
+    ledger.close(serial, CloseReason.HANDOFF_FAILED)
+    assert ledger.active == 0
