@@ -300,6 +300,8 @@ def test_nothing_is_expected_of_a_worker_that_is_closed():
     ledger.close_worker(1)
     assert ledger.judge(FIRST + LATE_LIMIT + 1.0) == []
     assert ledger.due() == inf
+    ledger.close(1, CloseReason.WORKER_LOST)
+    assert ledger.active == 0
 
 
 def test_a_late_worker_that_catches_up_gets_sessions_again():
