@@ -32,7 +32,7 @@ from rich.table import Table
 import mprelay
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
-from harness import PATIENCE, Relay, eventually, limit, open_files
+from harness import PATIENCE, Relay, eventually, limit, moment, open_files
 from network import FAR, NEAR, Cable, Namespace, NotHere, bad_network
 from traffic import EARLY, HEADER, NORMAL, Plan, address_of, allowed, plan
 
@@ -475,7 +475,9 @@ class Chaos:
                 fault.lost += 1
         for record in records:
             wrong += self._judge_bytes(does.up, does.down, seen, served, record)
-            fault = self._fault_of(seen, ended, record.get("worker"))
+            # A client that has reset is gone before its session, which delivers what it said.
+            over = moment(record["timestamp"]) - time.time() + time.monotonic()
+            fault = self._fault_of(seen, max(ended, over), record.get("worker"))
             # Across a bad network a reset may get lost: then a timeout ends the session, or a later fault.
             late = self.net.lossy and record["reason"] in ("connect_timeout", "idle_timeout")
             later = self.net.lossy and record["reason"] == "worker_lost"
