@@ -8,7 +8,6 @@ and :func:`missing` says what is not there.
 import os
 import select
 import sys
-from contextlib import suppress
 from typing import Final
 
 MOST: Final = 256
@@ -85,7 +84,7 @@ else:
 
 
 class Waker:
-    """Lets another thread, or a signal, end a :meth:`Poller.wait` that watches :meth:`fileno` for READ."""
+    """Lets a signal end a :meth:`Poller.wait` that watches :meth:`fileno` for READ."""
 
     def __init__(self) -> None:
         self._reader, self.writer = os.pipe()
@@ -97,11 +96,6 @@ class Waker:
     def fileno(self) -> int:
         """Return the descriptor that is readable after a wake-up."""
         return self._reader
-
-    def wake(self) -> None:
-        """Wake. May be called from any thread."""
-        with suppress(BlockingIOError):  # full: it is awake already
-            os.write(self.writer, b"\0")
 
     def clear(self) -> bytes:
         """Sleep again; return what was written."""
