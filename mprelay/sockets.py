@@ -19,7 +19,7 @@ import sys
 from contextlib import suppress
 from functools import lru_cache
 from socket import SocketType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 if sys.platform == "linux":
     import fcntl
@@ -34,6 +34,10 @@ _LINGER_OFF: Final = struct.pack("ii", 0, 0)
 _NO_IPV6: Final = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT}
 _STREAM: Final = int(socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0))
 _BACKLOG: Final = 65535  # the kernel cuts it to net.core.somaxconn
+
+_CLOSED: Final = 7  # TCP_CLOSE (linux/tcp_states.h)
+_TCP_INFO: Final = struct.Struct("=B23xI16xI")
+"""The beginning of struct tcp_info (linux/tcp.h): tcpi_state, tcpi_unacked, tcpi_last_data_sent."""
 
 
 class ListenerError(Exception):
@@ -90,6 +94,48 @@ def accept(listener: socket.socket) -> tuple[int, Any]:
     (getsockname(2)) and a microsecond, for nothing.
     """
     return listener._accept()  # type: ignore[attr-defined,no-any-return] # noqa: SLF001 - what accept() calls
+
+
+class Arrival(NamedTuple):
+    """What became of a connection while it waited for accept(2)."""
+
+    reset: bool
+    waited_ms: int  # since its handshake
+
+
+def arrival(descriptor: int) -> Arrival | None:
+    """Tell how an accepted connection, to which nothing was sent yet, has arrived; None where no system tells.
+
+    A reset connection stays in the queue of the listener, closed. The kernel counts the time since data was last
+    sent, and for a connection that has sent none since its handshake (tcp_create_openreq_child).
+    """
+    sock = received(descriptor)
+    try:
+        state, _, waited_ms = _tcp_info(sock)
+    except OSError:  # a sandbox that refuses TCP_INFO
+        return None
+    finally:
+        sock.detach()  # the caller still owns it
+    return Arrival(state == _CLOSED, waited_ms)
+
+
+def backlog(listener: socket.socket) -> int | None:
+    """Count the connections that wait for accept(2); None where no system tells.
+
+    For a listener the kernel shows them in the place of unacknowledged segments (tcp_get_info).
+    """
+    with suppress(OSError):
+        return _tcp_info(listener)[1]
+    return None
+
+
+def _tcp_info(sock: SocketType) -> tuple[int, int, int]:
+    if sys.platform != "linux":
+        raise OSError(errno.ENOPROTOOPT, "no TCP_INFO")
+    state, unacknowledged, last_data_sent = _TCP_INFO.unpack(
+        sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+    )
+    return state, unacknowledged, last_data_sent
 
 
 def received(descriptor: int) -> SocketType:
