@@ -1,0 +1,51 @@
+"""Refused connections that are summed up, because the log has no room for a record of each.
+
+Rules:
+
+1. Nothing is lost but detail: each refusal is counted once, under its client and the kind of refusal.
+2. Memory is bounded. At most :data:`MOST` clients are kept apart; what comes beyond is counted under no client.
+3. No clock: moments are arguments.
+"""
+
+from typing import Final, Literal, NamedTuple, TypeAlias
+
+Kind: TypeAlias = Literal["rejected", "abandoned", "exhausted"]
+
+MOST: Final = 4096
+"""Clients that are kept apart."""
+
+
+class Sum(NamedTuple):
+    """What became of the connections of one client."""
+
+    client_ip: str | None  # None: of several clients
+    refused: Kind
+    times: int
+    first_at: float  # Unix time, seconds
+    last_at: float
+
+
+class Refusals:
+    """Sums by client and kind, from one :meth:`take` to the next."""
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[str | None, Kind], Sum] = {}
+
+    def __len__(self) -> int:
+        return len(self._sums)
+
+    def add(self, client_ip: str, refused: Kind, at: float) -> None:
+        """Count one refusal."""
+        key: tuple[str | None, Kind] = (client_ip, refused)
+        if key not in self._sums and len(self._sums) >= MOST:
+            key = (None, refused)
+        before = self._sums.get(key)
+        if before is None:
+            self._sums[key] = Sum(*key, 1, at, at)
+        else:
+            self._sums[key] = before._replace(times=before.times + 1, last_at=at)
+
+    def take(self, most: int) -> list[Sum]:
+        """Return up to `most` sums, those that began first, and forget them."""
+        keys = list(self._sums)[:most]
+        return [self._sums.pop(key) for key in keys]
