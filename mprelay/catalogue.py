@@ -126,7 +126,34 @@ CONNECTION_ACCEPT_FAILED: Final = Entry(
     "error",
     22,
     "Error number {errno} was returned during requester connection attempt.",
-    ("error", "errno"),
+    ("error", "errno", "count"),
+)
+CONNECTION_ABANDONED: Final = Entry(
+    "connection.abandoned",
+    "warning",
+    None,
+    "Connection from {client_ip} was dropped because the client had given up, or had waited for too long.",
+    ("waited_ms",),
+)
+CONNECTION_REFUSED_MORE: Final = Entry(
+    "connection.refused_more",
+    "warning",
+    None,
+    "{count} more connections were refused ({refused}).",
+    ("client_ip", "refused", "count", "first_at", "last_at"),
+)
+ADMISSION_PAUSED: Final = Entry(
+    "admission.paused",
+    "warning",
+    None,
+    "New connections wait because the reader of the records does not keep up.",
+)
+ADMISSION_RESUMED: Final = Entry(
+    "admission.resumed",
+    "info",
+    None,
+    "New connections are accepted again after {paused_s} seconds.",
+    ("paused_s", "waiting"),
 )
 
 # -- the life of a session (23, 26, 28, 31, 33, 37) ----------------------------------------------------------
@@ -291,6 +318,7 @@ RELAY_STATS: Final = Entry(
         "max_sessions",
         "attempts",
         "rejected",
+        "abandoned",
         "exhausted",
         "admitted",
         "supervisor",
@@ -314,6 +342,7 @@ RELAY_STOPPED: Final = Entry(
         "uptime_s",
         "attempts",
         "rejected",
+        "abandoned",
         "exhausted",
         "admitted",
         "closed",

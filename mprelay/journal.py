@@ -24,6 +24,7 @@ import structlog
 from mprelay import catalogue, ledger
 from mprelay.catalogue import SESSION_CLOSED, Entry
 from mprelay.events import Closed, CloseReason, Connected, PeerEnd, Progress, Side
+from mprelay.refusals import Kind, Refusals
 from mprelay.writer import Writer
 
 CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {
@@ -128,6 +129,9 @@ class Journal:
         self._inbound_ip = inbound_ip  # where the relay listens on one address only
         self._every_session = every_session
         self._labels = dict(labels or {})
+        self.summing_up = False
+        """Whether refused connections are summed up: each record that they make is room that others need."""
+        self.refusals = Refusals()
         self._seq = 0
         self._clock = Clock()
         self._lines = _Lines()
@@ -188,19 +192,43 @@ class Journal:
     def reject(self, ip: str, port: int, at: float, acl: str) -> None:
         """16 and 17: somebody connected, and the ACL refused it."""
         self.ledger.reject()
-        self._attempted(
-            at, ip, port, catalogue.CONNECTION_REJECTED, {"client_ip": ip, "client_port": port, "acl": acl}
-        )
+        self._refused("rejected", at, (ip, port), catalogue.CONNECTION_REJECTED, {"acl": acl})
+
+    def abandon(self, ip: str, port: int, at: float, waited_ms: float) -> None:
+        """16 and ours: somebody connected while nobody was admitted, and has given up or waited for too long."""
+        self.ledger.abandon()
+        self._refused("abandoned", at, (ip, port), catalogue.CONNECTION_ABANDONED, {"waited_ms": waited_ms})
 
     def admit(self, ip: str, port: int, at: float, now: float) -> ledger.Entry | None:
         """16 and 18: somebody connected, and a slot is taken; or None, 16 and 21: there is none."""
         session = self.ledger.admit(ip, port, now)
         if session is None:
-            fields = {"client_ip": ip, "client_port": port, "active": self.ledger.active}
-            self._attempted(at, ip, port, catalogue.CONNECTION_POOL_EXHAUSTED, fields)
+            fields = {"active": self.ledger.active}
+            self._refused("exhausted", at, (ip, port), catalogue.CONNECTION_POOL_EXHAUSTED, fields)
         elif self._every_session:
             self._attempted(at, ip, port, catalogue.CONNECTION_ACCEPTED, self._facts(session))
         return session
+
+    def _refused(
+        self, kind: Kind, at: float, client: tuple[str, int], outcome: Entry, fields: Mapping[str, object]
+    ) -> None:
+        ip, port = client
+        if self.summing_up:
+            self.refusals.add(ip, kind, at)
+        else:
+            self._attempted(at, ip, port, outcome, {"client_ip": ip, "client_port": port, **fields})
+
+    def write_refusals(self, most: int) -> None:
+        """Write up to `most` records of connections that were summed up."""
+        for total in self.refusals.take(most):
+            self.write(
+                catalogue.CONNECTION_REFUSED_MORE,
+                client_ip=total.client_ip,
+                refused=total.refused,
+                count=total.times,
+                first_at=self.show_time(total.first_at),
+                last_at=self.show_time(total.last_at),
+            )
 
     def _attempted(self, at: float, ip: str, port: int, outcome: Entry, fields: dict[str, object]) -> None:
         if self._every_session:
@@ -209,9 +237,9 @@ class Journal:
         else:
             self._log.happened(at, (outcome, fields))
 
-    def accept_failed(self, number: int, name: str) -> None:
-        """22: accept(2) gave an error."""
-        self.write(catalogue.CONNECTION_ACCEPT_FAILED, errno=number, error=name)
+    def accept_failed(self, number: int, name: str, count: int) -> None:
+        """22: accept(2) gave an error, this time and so often since the record before."""
+        self.write(catalogue.CONNECTION_ACCEPT_FAILED, errno=number, error=name, count=count)
 
     # -- sessions --------------------------------------------------------------------------------------------
 
@@ -303,12 +331,14 @@ class Journal:
         return {
             "attempts": book.attempts,
             "rejected": book.rejected,
+            "abandoned": book.abandoned,
             "exhausted": book.exhausted,
             "admitted": book.admitted,
         }
 
     def stopped(self, reason: str, uptime_s: float) -> None:
-        """Write the last record."""
+        """Write the last record, and before it what is still summed up."""
+        self.write_refusals(len(self.refusals))
         self.write(
             catalogue.RELAY_STOPPED,
             reason=reason,

@@ -5,7 +5,8 @@ Rules:
 1. A slot is taken by :meth:`Ledger.admit`, before the hand-over, and given back by :meth:`Ledger.close`,
    exactly once: closing a serial that holds no slot raises :class:`UnknownSession`.
 2. A serial is 1, 2, 3 … and never used again.
-3. At all times ``attempts == rejected + exhausted + admitted`` and ``admitted == active + sum(closed)``.
+3. At all times ``attempts == rejected + abandoned + exhausted + admitted`` and
+   ``admitted == active + sum(closed)``.
 4. No clock, no socket, no process: moments are arguments, in seconds on the monotonic clock, and never go back.
 5. Only a worker's death and the relay's own failure walk over sessions.
 6. A worker answers for its sessions. It reports each within the connect timeout after the admission, and again
@@ -113,6 +114,7 @@ class Ledger:
         self._next_report = timeouts[1] + PROGRESS_AFTER + SLACK
         self.attempts = 0
         self.rejected = 0
+        self.abandoned = 0
         self.exhausted = 0
         self.admitted = 0
         self.bytes_from_client = 0
@@ -136,6 +138,11 @@ class Ledger:
         """Count an attempt that the ACL refused."""
         self.attempts += 1
         self.rejected += 1
+
+    def abandon(self) -> None:
+        """Count an attempt whose client has given up, or has waited for too long."""
+        self.attempts += 1
+        self.abandoned += 1
 
     def admit(self, client_ip: str, client_port: int, now: float) -> Entry | None:
         """Count an attempt and take a slot for it; None at the limit."""

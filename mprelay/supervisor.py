@@ -51,6 +51,7 @@ the events within bounds came later, and takes 1.3 µs more (timeit). What the w
 :mod:`mprelay.relay`.
 """
 
+import errno
 import gc
 import math
 import os
@@ -73,7 +74,7 @@ from mprelay.outlet import Sink, complain
 from mprelay.pool import Member, Pool
 from mprelay.pump import errno_name
 from mprelay.worker import BUILD, GC_THRESHOLD, describe, place_of
-from mprelay.writer import Writer
+from mprelay.writer import HIGH, Writer
 
 # Exit codes, as sysexits.h names them.
 OK: Final = 0
@@ -88,6 +89,20 @@ _COARSEST: Final = 0.001  # seconds: what a monotonic clock must tell apart for 
 _ACCEPT_PAUSE: Final = (
     0.1  # seconds without accepting after accept(2) failed: neither a busy loop nor a dead listener
 )
+_ACCEPT_SAID: Final = 1.0  # seconds between two records of errors of accept(2)
+_LISTENER_GONE: Final = {errno.EINVAL, errno.EBADF, errno.ENOTSOCK}
+"""Errors of accept(2) that never pass: the listener listens no longer (``ss -K``), or is no socket."""
+_SLOT_PATIENCE: Final = 0.005
+"""Seconds that a connection waits for a slot before it is refused. The end of the session before it reaches its
+worker at the moment at which the connection reaches this process, and the worker has yet to report that."""
+_NO_PORTS_PAUSE: Final = 1.0  # seconds without accepting after a worker found no local port towards the target
+_REFUSALS_ROOM: Final = HIGH // 2
+"""Bytes of records that wait, above which refused connections are summed up. The rest of the room is left to the
+others: refused connections alone never fill it up to the mark at which admission pauses."""
+_NO_PORT: Final = errno_name(errno.EADDRNOTAVAIL)
+_SUM_EVERY: Final = 10.0  # seconds until connections that were summed up are recorded
+_SUMS: Final = 256  # records of sums at once; they take a quarter of the room for refusals
+_SUM_ON: Final = 1.0  # seconds until the rest of them is tried
 _HEARD: Final = 1536  # events of one worker in one turn: 64 full frames, more than a pipe of 64 KiB holds
 _PIPEFUL: Final = 8192  # events, of the shortest and one a frame: more than any pipe of 64 KiB holds
 _STATS_WORKERS: Final = 16  # in one relay.stats record, which must stay below 4096 bytes
@@ -210,8 +225,21 @@ class Supervisor:
         self._alarms: dict[str, tuple[float, Callable[[], None]]] = {}
         self._awaits_room = False  # on the way to the outlet
         self._listener: socket.socket | None = None
+        self._listened_again = False  # the listener took the place of one that was gone, and has given nobody yet
         self._accepting = False
         self._accept_paused = False
+        self._accept_errno = 0
+        self._accept_errors = 0  # since the last record of them
+        self._awaits_slot = False  # who is in the backlog now is given a moment, because a slot may become free
+        self._patience_over = False  # that moment is over; `_queued` connections may be refused
+        self._queued = 0  # connections that were in the backlog when the moment began, and still are
+        self._probing = False  # sessions are admitted one by one, until one finds a local port
+        self._probe: int | None = None  # the last of these
+        self._admission_paused = False
+        self._resumed_at = started
+        self._examining = False  # whoever came before `_resumed_at` may have given up
+        self._log_holds = False
+        self._log_paused_at = started
         self._hurry = False  # a signal came when all was ending already
         self._capacity = 0
         self._failed_starts: dict[int, int] = {}  # worker: how many in a row
@@ -267,13 +295,7 @@ class Supervisor:
         self._start_outlet()
         if self._deadline is not None:
             self._alarms["expiry"] = (self._deadline.monotonic, self._expire)
-        try:
-            self._listener = sockets.listen(self._config.bind, self._config.fwd_port)
-            self._listen_address = self._listener.getsockname()
-        except sockets.ListenerError as failure:
-            raise Failure(
-                _LISTENER_STEPS[failure.step], UNAVAILABLE, error=errno_name(failure.errno)
-            ) from failure
+        self._listen()
         try:
             share = limits.reserve(self._config.max_sessions, self._config.workers)
         except limits.LimitTooLow as low:
@@ -291,6 +313,16 @@ class Supervisor:
         )
         self._alarms["start"] = (self._now + _START_LIMIT, self._start_took_too_long)
         self._start_next(1)
+
+    def _listen(self) -> None:
+        """Make the listener."""
+        try:
+            self._listener = sockets.listen(self._config.bind, self._config.fwd_port)
+            self._listen_address = self._listener.getsockname()
+        except sockets.ListenerError as failure:
+            raise Failure(
+                _LISTENER_STEPS[failure.step], UNAVAILABLE, error=errno_name(failure.errno)
+            ) from failure
 
     def _start_next(self, number: int) -> None:
         """Start the first workers, one a turn: signals and the expiry are heard in between."""
@@ -418,6 +450,7 @@ class Supervisor:
             self._fail(failure)
         if self._phase is Phase.DRAINING and not self._ledger.active:
             self._end("drained", CloseReason.DRAINED)
+        self._journal.flush()  # then the writer knows how much waits
         self._open_or_shut()
         self._journal.flush()
         if self._awaits_room or self._writer.backlog:
@@ -477,26 +510,58 @@ class Supervisor:
     # -- new connections -------------------------------------------------------------------------------------
 
     def _may_accept(self) -> bool:
-        """Whether a new connection could be admitted, or refused, and recorded, now.
+        """True if a new connection could be admitted or refused, and recorded, right now.
 
-        Where it could not it waits in the kernel's backlog: while the log is congested, while accept(2) fails,
-        and while no worker has room although there are slots (workers died, and others are just starting).
+        Otherwise it waits in the kernel's backlog: while admission is paused, and for a moment at the limit.
         """
         return (
             self._phase is Phase.ACTIVE
-            and not self._accept_paused
-            and (self._ledger.has_room() or self._ledger.active >= self._ledger.limit)
-            and not self._writer.congested
+            and not self._must_pause()
+            and not (self._awaits_slot and self._ledger.active >= self._ledger.limit)
+        )
+
+    def _must_pause(self) -> bool:
+        """True while nobody can be admitted or refused.
+
+        The log is congested, accept(2) fails, there is no local port towards the target, or no worker has room
+        although there are slots (workers died, and others are just starting).
+        """
+        return (
+            self._accept_paused
+            or self._writer.congested
+            or not (self._ledger.has_room() or self._ledger.active >= self._ledger.limit)
         )
 
     def _open_or_shut(self) -> None:
-        """Watch the listener exactly while connections may be accepted."""
-        if self._listener is not None and self._accepting != (may := self._may_accept()):
+        """Watch the listener exactly while connections may be accepted; note where a pause begins and ends."""
+        if self._listener is None or self._phase is not Phase.ACTIVE:
+            return
+        if self._admission_paused != (paused := self._must_pause()):
+            self._admission_paused = paused
+            if not paused:
+                self._examining = True
+                self._resumed_at = self._now
+        if self._log_holds != (holds := self._writer.congested):
+            self._log_holds = holds
+            self._record_pause(self._listener)
+        if self._accepting != (may := self._may_accept()):
             self._accepting = may
             if may:
                 self._poller.add(self._listener.fileno(), poller.READ)
             else:
                 self._poller.remove(self._listener.fileno())
+
+    def _record_pause(self, listener: socket.socket) -> None:
+        """Record that the log holds back admission, or no longer does."""
+        if self._log_holds:
+            self._log_paused_at = self._now
+            self._journal.write(catalogue.ADMISSION_PAUSED)
+        else:
+            self._journal.write(
+                catalogue.ADMISSION_RESUMED,
+                paused_s=round(self._now - self._log_paused_at, 3),
+                waiting=sockets.backlog(listener),
+            )
 
     def _accept(self, listener: socket.socket) -> None:
         """Take a batch of connections: filter, admit, and hand over together what goes to one worker."""
@@ -506,19 +571,35 @@ class Supervisor:
                 self._hear(member)  # what was reported since this turn's wait began may have made room
             if not self._may_accept():
                 return  # … or ended the relay, or a worker that had room
+            if ledger.active >= ledger.limit and not self._patience_over:
+                self._await_slot(listener)
+                return
         journal, at = self._journal, self._wall
+        journal.summing_up = self._writer.backlog > _REFUSALS_ROOM
         batches: dict[int, list[tuple[Session, int]]] = {}
+        failed: OSError | None = None
         for _ in range(handoff.BATCH):
+            if ledger.active >= ledger.limit and not (self._patience_over and self._queued):
+                break
             try:
                 client, address = sockets.accept(listener)
             except BlockingIOError:
+                self._queued = 0
+                self._examining = False
                 break
             except OSError as failure:
-                self._accept_failed(failure)
+                failed = failure
                 break
+            self._listened_again = False
+            if self._queued:
+                self._queued -= 1
             ip, port = sockets.plain_ip(address[0]), address[1]
             if not self._config.acl.allows(ip):
                 journal.reject(ip, port, at, str(self._config.acl))
+                os.close(client)
+                continue
+            if self._examining and (waited_ms := self._given_up(client)) is not None:
+                journal.abandon(ip, port, at, waited_ms)
                 os.close(client)
                 continue
             session = journal.admit(ip, port, at, self._now)
@@ -526,13 +607,54 @@ class Supervisor:
                 os.close(client)
                 continue
             batches.setdefault(ledger.place(session, self._now), []).append((session, client))
+            if self._probing:
+                self._probe = session.serial
+                self._pause_accepting(_NO_PORTS_PAUSE)
+                break
             if not (ledger.has_room() or ledger.active >= ledger.limit):
                 break
+        self._patience_over = self._patience_over and self._queued > 0
+        if journal.refusals and "refusals" not in self._alarms:
+            self._alarms["refusals"] = (self._now + _SUM_EVERY, self._write_refusals)
         if self._judge_at > (due := self._now + ledger.first_report):
             self._judge_at = due
             self._judge_early = True
         for worker, batch in batches.items():
             self._hand_over(worker, batch, frozenset((worker,)))
+        if failed is not None:
+            self._accept_failed(failed)
+
+    def _await_slot(self, listener: socket.socket) -> None:
+        """Leave who waits in the backlog for a moment, in which a slot may become free."""
+        self._awaits_slot = True
+        self._queued = sockets.backlog(listener) or handoff.BATCH
+        self._alarms["slot"] = (self._now + _SLOT_PATIENCE, self._await_slot_no_longer)
+
+    def _await_slot_no_longer(self) -> None:
+        self._awaits_slot = False
+        self._patience_over = self._queued > 0
+
+    def _given_up(self, client: int) -> int | None:
+        """Return how long a connection waited (ms) that came during a pause and must not be admitted; else None.
+
+        The client has reset it, or is taken to have given up because it waited longer than the connect timeout.
+        An end of data is no sign of that: ``nc -N`` has sent one before the connection is accepted.
+        """
+        arrival = sockets.arrival(client)
+        if arrival is None:
+            return None
+        if arrival.waited_ms < (self._now - self._resumed_at) * 1000:
+            self._examining = False  # it came after the pause, and all behind it too
+            return None
+        late = arrival.waited_ms > self._config.connect_timeout * 1000
+        return arrival.waited_ms if arrival.reset or late else None
+
+    def _write_refusals(self) -> None:
+        """Record what was summed up, as far as the records find room."""
+        if self._writer.backlog <= _REFUSALS_ROOM:
+            self._journal.write_refusals(_SUMS)
+        if self._journal.refusals:
+            self._alarms["refusals"] = (self._now + _SUM_ON, self._write_refusals)
 
     def _hand_over(self, worker: int, batch: list[tuple[Session, int]], tried: frozenset[int]) -> None:
         """Give `batch` to `worker`; what it cannot take, to the least loaded of those not `tried`."""
@@ -556,12 +678,55 @@ class Supervisor:
 
     def _accept_failed(self, failure: OSError) -> None:
         """No descriptor or no memory, most likely: record it, and leave the others waiting for a while."""
-        self._journal.accept_failed(failure.errno or 0, errno_name(failure.errno))
+        number = failure.errno or 0
+        if number != self._accept_errno:
+            self._say_accept_failed()
+            self._alarms.pop("accept failed", None)
+        self._accept_errno = number
+        self._accept_errors += 1
+        if "accept failed" not in self._alarms:
+            self._say_accept_failed()
+        if number in _LISTENER_GONE:
+            self._listen_again()
+        else:
+            self._pause_accepting(_ACCEPT_PAUSE)
+
+    def _say_accept_failed(self) -> None:
+        """Record the errors of accept(2) since the last such record; not again within a second."""
+        if self._accept_errors:
+            self._journal.accept_failed(self._accept_errno, errno_name(self._accept_errno), self._accept_errors)
+            self._accept_errors = 0
+            self._alarms["accept failed"] = (self._now + _ACCEPT_SAID, self._say_accept_failed)
+
+    def _listen_again(self) -> None:
+        """Make another listener in the place of one that is gone, unless that was such a one itself."""
+        self._shut()
+        if self._listened_again:
+            raise Failure(catalogue.LISTENER_LISTEN_FAILED, UNAVAILABLE, error=errno_name(self._accept_errno))
+        self._listened_again = True
+        self._listen()
+
+    def _pause_accepting(self, seconds: float) -> None:
         self._accept_paused = True
-        self._alarms["accept"] = (self._now + _ACCEPT_PAUSE, self._accept_again)
+        self._alarms["accept"] = (self._now + seconds, self._accept_again)
 
     def _accept_again(self) -> None:
         self._accept_paused = False
+
+    def _no_ports(self) -> None:
+        """A worker found no local port towards the target: admit one session a second until one is found.
+
+        The ports wait in TIME_WAIT, for a minute each. To search for one takes the kernel milliseconds.
+        """
+        self._probing = True
+        self._probe = None
+        self._pause_accepting(_NO_PORTS_PAUSE)
+
+    def _ports_again(self) -> None:
+        self._probing = False
+        self._probe = None
+        self._alarms.pop("accept", None)
+        self._accept_again()
 
     # -- workers ---------------------------------------------------------------------------------------------
 
@@ -590,10 +755,16 @@ class Supervisor:
             match event:
                 case Connected() if first_heard(member.number, event.serial, now):
                     self._journal.connected(event)
+                    if event.serial == self._probe:
+                        self._ports_again()
                 case Closed() if has(member.number, event.serial) and self._may_end_for(event.reason):
                     if event.reason is CloseReason.RELAY_EXPIRED:
                         self._expire()  # a worker has seen it first; its cause stands before its effects
                     self._journal.closed(event, event.reason or self._session_end)
+                    if event.error == _NO_PORT and event.reason is CloseReason.CONNECT_FAILED:
+                        self._no_ports()
+                    elif event.serial == self._probe:
+                        self._ports_again()
                 case Progress() if heard(member.number, event.serial, now):
                     self._journal.progress(event)
                 case Ready() if not member.ready:
@@ -839,6 +1010,7 @@ class Supervisor:
                 self._poller.remove(self._listener.fileno())
             self._listener.close()
             self._listener = None
+            self._say_accept_failed()
 
     def _abandon(self, unexpected: Exception) -> None:
         """Nobody knows what state this loop is in: record it, and end every process and session by force."""

@@ -27,6 +27,10 @@ EVENTS = {
     "connection.accepted": {(18, "info")},
     "connection.pool_exhausted": {(21, "warning")},
     "connection.accept_failed": {(22, "error")},
+    "connection.abandoned": {(None, "warning")},
+    "connection.refused_more": {(None, "warning")},
+    "admission.paused": {(None, "warning")},
+    "admission.resumed": {(None, "info")},
     "relay.expired": {(23, "warning")},
     "session.allocated": {(26, "info")},
     "session.connected": {(28, "info")},
@@ -72,7 +76,7 @@ LIFE = [
     "session.target_channel_active",
     "session.closed",
 ]
-CONNECTION_EVENTS = {*LIFE, "connection.rejected", "connection.pool_exhausted"}
+CONNECTION_EVENTS = {*LIFE, "connection.rejected", "connection.abandoned", "connection.pool_exhausted"}
 
 
 def parse(output: bytes) -> list[dict]:
@@ -113,6 +117,15 @@ def check_record(record: dict) -> None:
         assert record["target_port"]
     if event in LIFE[2:7]:
         assert record["worker"] >= 1
+    if event == "connection.abandoned":
+        assert record["waited_ms"] >= 0
+    if event == "connection.refused_more":
+        assert record["refused"] in {"rejected", "abandoned", "exhausted"}
+        assert record["count"] >= 1
+        assert record["first_at"] <= record["last_at"] <= record["timestamp"]
+    if event == "admission.resumed":
+        assert record["paused_s"] >= 0
+        assert record["waiting"] >= 0
     if event == "worker.start_failed":
         assert record["worker"] >= 1
         assert record["error"] is None or record["error"].startswith("E")
@@ -203,13 +216,18 @@ def _reconcile(records: list[dict], detail: str) -> None:
     )
     assert last["closed"] == dict(Counter(record["reason"] for record in closed))
     assert last["admitted"] == sum(last["closed"].values())
-    assert last["attempts"] == last["rejected"] + last["exhausted"] + last["admitted"]
-    assert last["rejected"] == events["connection.rejected"]
-    assert last["exhausted"] == events["connection.pool_exhausted"]
+    assert last["attempts"] == last["rejected"] + last["abandoned"] + last["exhausted"] + last["admitted"]
+    summed: Counter[str] = Counter()
+    for record in records:
+        if record["event"] == "connection.refused_more":
+            summed[record["refused"]] += record["count"]
+    assert last["rejected"] == events["connection.rejected"] + summed["rejected"]
+    assert last["abandoned"] == events["connection.abandoned"] + summed["abandoned"]
+    assert last["exhausted"] == events["connection.pool_exhausted"] + summed["exhausted"]
     for side in ("bytes_from_client", "bytes_from_target"):
         assert last[side] == sum(record[side] for record in closed)
     if detail == "full":
-        assert last["attempts"] == events["connection.attempt"]
+        assert last["attempts"] == events["connection.attempt"] + summed.total()
         assert last["admitted"] == events["connection.accepted"]
     else:
         assert not any(events[event] for event in LIFE[:-1]), events

@@ -32,12 +32,13 @@ ALLOWED = {
     "writer": {"outlet", "spawning"},
     "uplink": {"events"},
     "cli": {"config", "catalogue"},
-    "journal": {"catalogue", "events", "ledger", "writer"},
+    "journal": {"catalogue", "events", "ledger", "refusals", "writer"},
+    "refusals": set(),
     "relay": {"boottime", "events", "handoff", "poller", "pump", "session", "sockets", "uplink"},
     "worker": {"events", "handoff", "relay", "signals", "uplink"},
     "pool": {"events", "handoff", "spawning", "uplink", "worker"},
 }
-PURE = {"acl", "catalogue", "cli", "config", "events", "ledger", "session"}
+PURE = {"acl", "catalogue", "cli", "config", "events", "ledger", "refusals", "session"}
 IMPURE_LIBRARIES = {"socket", "select", "time", "multiprocessing", "threading", "subprocess", "signal"}
 
 # What a platform may lack, and the one module that may speak of it.

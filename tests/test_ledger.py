@@ -32,7 +32,7 @@ class Books(RuleBasedStateMachine):
         self.reported = set()
         self.owed = {}  # late worker: serial: (since when it is overdue, its last report)
         self.ended = Counter()
-        self.attempts = self.rejected = self.exhausted = self.bytes = 0
+        self.attempts = self.rejected = self.abandoned = self.exhausted = self.bytes = 0
         self.last_serial = 0
 
     def loads(self):
@@ -74,6 +74,13 @@ class Books(RuleBasedStateMachine):
         self.ledger.reject()
         self.attempts += 1
         self.rejected += 1
+
+    @rule()
+    def abandon(self):
+        """Somebody has given up."""
+        self.ledger.abandon()
+        self.attempts += 1
+        self.abandoned += 1
 
     @rule()
     def admit(self):
@@ -210,7 +217,8 @@ class Books(RuleBasedStateMachine):
         book = self.ledger
         assert 0 <= book.active == len(self.held) <= LIMIT
         assert (book.attempts, book.rejected, book.exhausted) == (self.attempts, self.rejected, self.exhausted)
-        assert book.attempts == book.rejected + book.exhausted + book.admitted
+        assert book.abandoned == self.abandoned
+        assert book.attempts == book.rejected + book.abandoned + book.exhausted + book.admitted
         assert book.admitted == book.active + sum(book.closed.values())
         assert +book.closed == +self.ended
         assert book.bytes_from_client == self.bytes

@@ -284,7 +284,7 @@ def test_a_supervisor_without_descriptors_pauses_and_goes_on():
             with limit(relay.process.pid, resource.RLIMIT_NOFILE, 3):
                 waiting = [stack.enter_context(relay.connect()) for _ in range(3)]
                 before = sum(psutil.Process(relay.process.pid).cpu_times()[:2])
-                relay.wait("connection.accept_failed", count=5)
+                relay.wait("connection.accept_failed", count=2)
                 assert sum(psutil.Process(relay.process.pid).cpu_times()[:2]) - before < 0.2
                 echo(old, old_target)
             for target in [stack.enter_context(accept(server)) for _ in waiting]:
@@ -294,7 +294,8 @@ def test_a_supervisor_without_descriptors_pauses_and_goes_on():
         failures = relay.all("connection.accept_failed")
         assert {(22, "EMFILE")} == {(record["msg_id"], record["error"]) for record in failures}
         times = [moment(record) for record in failures]
-        assert all(later - earlier > 0.09 for earlier, later in pairwise(times)), times
+        assert all(later - earlier > 0.9 for earlier, later in pairwise(times)), times
+        assert all(record["count"] <= 11 for record in failures)
 
 
 def test_a_supervisor_without_descriptors_still_keeps_its_statistics():
@@ -306,17 +307,6 @@ def test_a_supervisor_without_descriptors_still_keeps_its_statistics():
                 relay.wait("relay.stats", count=len(relay.all("relay.stats")) + 3)
                 echo(client, target)
         assert not relay.all("internal.error")
-
-
-@pytest.mark.parametrize("errno_name", ["ENOBUFS", "ENOMEM", "EPERM"])
-def test_a_refused_accept_is_recorded_and_tried_again(errno_name):
-    """22 names the errno, every tenth of a second; the relay stays and can be stopped."""
-    with listening() as server, Relay(server.getsockname(), command=failing(f"accept4:{errno_name}")) as relay:
-        with relay.connect():
-            times = [moment(relay.wait("connection.accept_failed", count=n, error=errno_name)) for n in (1, 2, 3)]
-        assert times[2] - times[0] > 0.18
-        assert relay.stop() == 0
-        assert relay.records[-1]["attempts"] == 0
 
 
 def test_a_worker_with_no_descriptor_for_the_target():
