@@ -8,6 +8,9 @@ Rules:
    after a full stop included; where the manual writes <rqst IP addr> there stands the field that fills it.
    `msg_id` None is a record of ours.
 3. `fields` are the names of what the record carries beyond the common fields and those of its connection.
+   :data:`FIELDS` says once what each name means, and of which JSON type it is. One name has one type in all
+   records: collectors infer a column's type from what comes first (Elasticsearch, ClickHouse, pyarrow), and
+   refuse any other.
 4. A session ends by exactly one :class:`~mprelay.events.CloseReason`, and each reason has exactly one entry.
 """
 
@@ -321,8 +324,10 @@ RELAY_STATS: Final = Entry(
         "abandoned",
         "exhausted",
         "admitted",
+        "bytes_from_client",
+        "bytes_from_target",
         "supervisor",
-        "workers",
+        "worker_stats",
     ),
 )
 INTERNAL_ERROR: Final = Entry(
@@ -345,9 +350,9 @@ RELAY_STOPPED: Final = Entry(
         "abandoned",
         "exhausted",
         "admitted",
-        "closed",
         "bytes_from_client",
         "bytes_from_target",
+        "closed",
     ),
 )
 
@@ -355,3 +360,109 @@ ENTRIES: Final[tuple[Entry, ...]] = tuple(
     [value for value in list(globals().values()) if isinstance(value, Entry)] + list(SESSION_CLOSED.values())
 )
 """Every entry, in the order above."""
+
+
+# -- the fields ----------------------------------------------------------------------------------------------
+
+Type: TypeAlias = Literal["string", "integer", "number", "boolean", "object", "array"]
+"""As JSON Schema names them. An integer is written without a fraction, a number always with one (or an exponent):
+10.0, never 10. JSON does not tell them apart, but collectors do."""
+
+
+class Field(NamedTuple):
+    """What a field of that name is, in whatever record it stands."""
+
+    type: Type
+    meaning: str
+    nullable: bool = False
+    values: "Type | tuple[str, ...] | None" = None
+    """The type of an object's values, where its keys vary; else the names of the fields within it, or within
+    each object of an array."""
+
+
+_FIGURES: Final = ("pid", "cpu_percent", "rss", "fds")
+
+FIELDS: Final[dict[str, Field]] = {
+    # On every record.
+    "timestamp": Field("string", "when it happened, not when it was written: RFC 3339, UTC, microseconds"),
+    "level": Field("string", "debug, info, warning, error or critical"),
+    "event": Field("string", "the name of what happened"),
+    "message": Field("string", "the same in a sentence: the manual's, with its values filled in, or ours"),
+    "msg_id": Field("integer", "the manual's number of the message; null: a record of ours", nullable=True),
+    "seq": Field("integer", "1, 2, 3 … over this run, without a gap"),
+    "relay_id": Field("string", "one run of the relay"),
+    "labels": Field("object", "what the user gave with --label, where it was given", values="string"),
+    # A connection.
+    "client_ip": Field("string", "the client's address; null: of several clients", nullable=True),
+    "client_port": Field("integer", "the client's port"),
+    "session": Field("integer", "the serial number of an admitted session: 1, 2, 3 …"),
+    "target_ip": Field("string", "the target's address"),
+    "target_port": Field("integer", "the target's port"),
+    "worker": Field("integer", "the number of a worker, from 1; null: it was the supervisor", nullable=True),
+    "connect_ms": Field(
+        "number", "milliseconds from the admission to the target's answer; null: there was none", nullable=True
+    ),
+    "duration_ms": Field("number", "milliseconds from the admission to the end"),
+    "reason": Field("string", "why the session, or the relay, ended"),
+    "error": Field("string", "the name of an errno; of internal.error the exception; null: none", nullable=True),
+    "errno": Field("integer", "the number of that errno"),
+    "count": Field("integer", "how many there were since the last such record"),
+    "waited_ms": Field("number", "milliseconds from the handshake until the relay took the connection"),
+    "refused": Field("string", "why connections were refused: rejected, abandoned or exhausted"),
+    "first_at": Field("string", "when the first of them was refused"),
+    "last_at": Field("string", "when the last of them was refused"),
+    "paused_s": Field("number", "seconds for which nobody was admitted"),
+    "waiting": Field("integer", "connections that wait to be admitted; null: not known", nullable=True),
+    "error_from": Field("string", "whose connection gave `error`: client, target or null", nullable=True),
+    "client_end": Field("string", "how the client ended its own sending: end, reset, or null", nullable=True),
+    "target_end": Field("string", "how the target ended its own sending: end, reset, or null", nullable=True),
+    "bytes_from_client": Field(
+        "integer",
+        "bytes received from the client; in totals those of all sessions, the open ones as last reported",
+    ),
+    "bytes_from_target": Field(
+        "integer",
+        "bytes received from the target; in totals those of all sessions, the open ones as last reported",
+    ),
+    "bytes_to_client": Field("integer", "bytes that the client has got, as far as that is known"),
+    "bytes_to_target": Field("integer", "bytes that the target has got, as far as that is known"),
+    "inbound_ip": Field("string", "the relay's address that the client reached", nullable=True),
+    "outbound_port": Field("integer", "the relay's own port towards the target", nullable=True),
+    # The relay.
+    "listen_ip": Field("string", "the address that the relay listens on"),
+    "listen_port": Field("integer", "the port that the relay listens on"),
+    "acl": Field("string", "who may connect"),
+    "workers": Field("integer", "how many workers the relay has"),
+    "max_sessions": Field("integer", "how many sessions there may be at once"),
+    "expires_at": Field("string", "when the relay will close itself; null: never", nullable=True),
+    "pid": Field("integer", "a process"),
+    "parameter": Field("string", "which parameter is wrong"),
+    "value": Field("string", "what was typed; null: nothing", nullable=True),
+    "problem": Field("string", "what is wrong with it, and what would be right"),
+    "detail": Field("string", "what happened, in words"),
+    "place": Field("string", "where in the program"),
+    "resolution_s": Field("number", "seconds that the clock can tell apart"),
+    "exitcode": Field("integer", "of a process that ended by itself", nullable=True),
+    "signal": Field(
+        "string", "the name of the signal that ended the process, or drains the relay", nullable=True
+    ),
+    "tries": Field("integer", "how often in a row it did not succeed"),
+    "again_in_s": Field("number", "seconds until the next try"),
+    "silent_s": Field("number", "seconds since the worker's last report"),
+    "drain_timeout": Field("number", "seconds that sessions have to finish"),
+    "uptime_s": Field("number", "seconds from the start to the end"),
+    "active": Field("integer", "sessions that hold a slot now"),
+    "attempts": Field("integer", "connections so far"),
+    "rejected": Field("integer", "connections so far that the ACL refused"),
+    "abandoned": Field("integer", "connections so far whose client had given up, or had waited for too long"),
+    "exhausted": Field("integer", "connections so far for which there was no slot"),
+    "admitted": Field("integer", "sessions so far"),
+    "closed": Field("object", "how many sessions ended, by reason", values="integer"),
+    "supervisor": Field("object", "what the supervisor's process uses", values=_FIGURES),
+    "worker_stats": Field("array", "what each worker uses", values=("worker", *_FIGURES, "sessions")),
+    "cpu_percent": Field("number", "of one CPU, since the record before", nullable=True),
+    "rss": Field("integer", "bytes of memory in use", nullable=True),
+    "fds": Field("integer", "open descriptors", nullable=True),
+    "sessions": Field("integer", "sessions of this worker now"),
+}
+"""Every name of a field, those within objects included."""

@@ -195,9 +195,10 @@ class Journal:
         self._refused("rejected", at, (ip, port), catalogue.CONNECTION_REJECTED, {"acl": acl})
 
     def abandon(self, ip: str, port: int, at: float, waited_ms: float) -> None:
-        """16 and ours: somebody connected while nobody was admitted, and has given up or waited for too long."""
+        """16 and ours: somebody connected while nobody was admitted, and has given up, or waited too long."""
         self.ledger.abandon()
-        self._refused("abandoned", at, (ip, port), catalogue.CONNECTION_ABANDONED, {"waited_ms": waited_ms})
+        fields = {"waited_ms": float(waited_ms)}
+        self._refused("abandoned", at, (ip, port), catalogue.CONNECTION_ABANDONED, fields)
 
     def admit(self, ip: str, port: int, at: float, now: float) -> ledger.Entry | None:
         """16 and 18: somebody connected, and a slot is taken; or None, 16 and 21: there is none."""
@@ -266,19 +267,12 @@ class Journal:
 
     def progress(self, event: Progress) -> None:
         """No record: byte counts, in case that the worker is lost."""
-        session = self.ledger.entry(event.serial)
-        self._count(session, event)
-
-    def _count(self, session: ledger.Entry, event: Progress | Closed) -> None:
-        session.bytes_from_client = event.bytes_from_client
-        session.bytes_from_target = event.bytes_from_target
-        session.bytes_to_client = event.bytes_to_client
-        session.bytes_to_target = event.bytes_to_target
+        self.ledger.count(self.ledger.entry(event.serial), event)
 
     def closed(self, event: Closed, reason: CloseReason) -> None:
         """A worker ended a session for `reason`."""
         session = self.ledger.entry(event.serial)
-        self._count(session, event)
+        self.ledger.count(session, event)
         how = (event.error, event.error_from, event.client_end, event.target_end, event.inbound_ip)
         self._close(session, event.at, event.duration_ms, reason, how)
 
@@ -334,6 +328,8 @@ class Journal:
             "abandoned": book.abandoned,
             "exhausted": book.exhausted,
             "admitted": book.admitted,
+            "bytes_from_client": min(book.bytes_from_client, LARGEST),
+            "bytes_from_target": min(book.bytes_from_target, LARGEST),
         }
 
     def stopped(self, reason: str, uptime_s: float) -> None:
@@ -345,8 +341,6 @@ class Journal:
             uptime_s=round(uptime_s, 3),
             **self.totals(),
             closed={reason.value: count for reason, count in self.ledger.closed.items()},
-            bytes_from_client=min(self.ledger.bytes_from_client, LARGEST),
-            bytes_from_target=min(self.ledger.bytes_from_target, LARGEST),
         )
 
 

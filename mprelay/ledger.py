@@ -20,7 +20,7 @@ from collections.abc import Container
 from math import inf
 from typing import Final, NamedTuple
 
-from mprelay.events import CloseReason
+from mprelay.events import Closed, CloseReason, Progress
 
 SLACK: Final = 0.25
 """Seconds that a report may take, beyond what is due."""
@@ -322,16 +322,23 @@ class Ledger:
         entry = self._active.get(serial)
         return entry is not None and entry.worker == worker
 
+    def count(self, entry: Entry, reported: Progress | Closed) -> None:
+        """Note the byte counts of a session so far. The totals are those of all sessions, as last reported."""
+        self.bytes_from_client += reported.bytes_from_client - entry.bytes_from_client
+        self.bytes_from_target += reported.bytes_from_target - entry.bytes_from_target
+        entry.bytes_from_client = reported.bytes_from_client
+        entry.bytes_from_target = reported.bytes_from_target
+        entry.bytes_to_client = reported.bytes_to_client
+        entry.bytes_to_target = reported.bytes_to_target
+
     def close(self, serial: int, reason: CloseReason) -> Entry:
-        """Give a slot back; UnknownSession where it holds none. The entry's byte counts join the totals."""
+        """Give a slot back; UnknownSession where it holds none."""
         entry = self._active.pop(serial, None)
         if entry is None:
             raise UnknownSession(serial)
         self._unbook(entry)
         self._answered(entry)
         self.closed[reason] += 1
-        self.bytes_from_client += entry.bytes_from_client
-        self.bytes_from_target += entry.bytes_from_target
         return entry
 
     def load(self, worker: int) -> int:

@@ -504,7 +504,7 @@ class Supervisor:
                 max_sessions=self._ledger.limit,
                 **self._journal.totals(),
                 supervisor=self._pool.own_usage(),
-                workers=usage[first : first + _STATS_WORKERS],
+                worker_stats=usage[first : first + _STATS_WORKERS],
             )
 
     # -- new connections -------------------------------------------------------------------------------------

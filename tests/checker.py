@@ -76,6 +76,80 @@ LIFE = [
     "session.target_channel_active",
     "session.closed",
 ]
+_FIGURES = {"pid": "integer", "cpu_percent": "number?", "rss": "integer?", "fds": "integer?"}
+# name: its JSON type in all records, with ? where it may be null. An integer has no fraction, and a number always
+# has one. A dict: the fields of an object, or of each object in a list; its key "*": any key.
+TYPES = {
+    "timestamp": "string",
+    "level": "string",
+    "event": "string",
+    "message": "string",
+    "msg_id": "integer?",
+    "seq": "integer",
+    "relay_id": "string",
+    "labels": {"*": "string"},
+    "client_ip": "string?",
+    "client_port": "integer",
+    "session": "integer",
+    "target_ip": "string",
+    "target_port": "integer",
+    "worker": "integer?",
+    "connect_ms": "number?",
+    "duration_ms": "number",
+    "reason": "string",
+    "error": "string?",
+    "errno": "integer",
+    "count": "integer",
+    "waited_ms": "number",
+    "refused": "string",
+    "first_at": "string",
+    "last_at": "string",
+    "paused_s": "number",
+    "waiting": "integer?",
+    "error_from": "string?",
+    "client_end": "string?",
+    "target_end": "string?",
+    "bytes_from_client": "integer",
+    "bytes_from_target": "integer",
+    "bytes_to_client": "integer",
+    "bytes_to_target": "integer",
+    "inbound_ip": "string?",
+    "outbound_port": "integer?",
+    "listen_ip": "string",
+    "listen_port": "integer",
+    "acl": "string",
+    "workers": "integer",
+    "max_sessions": "integer",
+    "expires_at": "string?",
+    "pid": "integer",
+    "parameter": "string",
+    "value": "string?",
+    "problem": "string",
+    "detail": "string",
+    "place": "string",
+    "resolution_s": "number",
+    "exitcode": "integer?",
+    "signal": "string?",
+    "tries": "integer",
+    "again_in_s": "number",
+    "silent_s": "number",
+    "drain_timeout": "number",
+    "uptime_s": "number",
+    "active": "integer",
+    "attempts": "integer",
+    "rejected": "integer",
+    "abandoned": "integer",
+    "exhausted": "integer",
+    "admitted": "integer",
+    "closed": {"*": "integer"},
+    "supervisor": _FIGURES,
+    "worker_stats": [{"worker": "integer?", **_FIGURES, "sessions": "integer"}],
+    "cpu_percent": "number?",
+    "rss": "integer?",
+    "fds": "integer?",
+    "sessions": "integer",
+}
+_PYTHON = {"string": str, "integer": int, "number": float, "boolean": bool}
 CONNECTION_EVENTS = {*LIFE, "connection.rejected", "connection.abandoned", "connection.pool_exhausted"}
 
 
@@ -88,8 +162,25 @@ def parse(output: bytes) -> list[dict]:
     return [json.loads(line) for line in lines]
 
 
+def check_types(fields: dict, types: dict) -> None:
+    """Each value is of the one type that its name has: collectors refuse a column of two."""
+    for name, value in fields.items():
+        expected = types.get(name) or types.get("*")
+        assert expected, f"unknown field {name}"
+        match expected:
+            case str():
+                fits = type(value) is _PYTHON[expected.rstrip("?")] or (value is None and expected.endswith("?"))
+                assert fits, f"{name} is {value!r}, not {expected}"
+            case dict():
+                check_types(value, expected)
+            case [each]:
+                for one in value:
+                    check_types(one, each)
+
+
 def check_record(record: dict) -> None:
     """What holds for each record by itself."""
+    check_types(record, TYPES)
     assert TIMESTAMP.fullmatch(record["timestamp"]), record
     assert record["level"] in LEVELS
     assert isinstance(record["message"], str)
@@ -226,6 +317,9 @@ def _reconcile(records: list[dict], detail: str) -> None:
     assert last["exhausted"] == events["connection.pool_exhausted"] + summed["exhausted"]
     for side in ("bytes_from_client", "bytes_from_target"):
         assert last[side] == sum(record[side] for record in closed)
+        so_far = [record[side] for record in records if record["event"] == "relay.stats"]
+        assert so_far == sorted(so_far)
+        assert so_far[-1:] <= [last[side]]
     if detail == "full":
         assert last["attempts"] == events["connection.attempt"] + summed.total()
         assert last["admitted"] == events["connection.accepted"]

@@ -1,10 +1,12 @@
 """The catalogue against the manual and the contract's table."""
 
+import re
+
 import checker
 import pytest
 from manual import BLANKS, MESSAGES
 
-from mprelay.catalogue import ENTRIES, SESSION_CLOSED
+from mprelay.catalogue import ENTRIES, FIELDS, SESSION_CLOSED
 from mprelay.events import CloseReason
 
 
@@ -31,3 +33,28 @@ def test_every_close_reason_has_its_entry():
     """Each once, as the contract has it."""
     assert {reason.value: (e.msg_id, e.level) for reason, e in SESSION_CLOSED.items()} == checker.REASONS
     assert set(SESSION_CLOSED) == set(CloseReason)
+
+
+def test_one_name_is_one_type():
+    """Of each field, those within objects included, as the judge has it."""
+
+    def type_of(name):
+        field = FIELDS[name]
+        if field.type not in ("object", "array"):
+            return field.type + "?" * field.nullable
+        if isinstance(field.values, str):
+            return {"*": field.values}
+        within = {inner: type_of(inner) for inner in field.values}
+        return [within] if field.type == "array" else within
+
+    assert {name: type_of(name) for name in FIELDS} == checker.TYPES
+
+
+def test_each_field_is_told():
+    """What a record carries, or shows in its sentence, and nothing else."""
+    common = {"timestamp", "level", "event", "message", "msg_id", "seq", "relay_id", "labels"}
+    connection = {"client_ip", "client_port", "session", "target_ip", "target_port", "worker"}
+    carried = {name for entry in ENTRIES for name in (*entry.fields, *re.findall(r"{(\w+)}", entry.sentence))}
+    within = {name for field in FIELDS.values() if isinstance(field.values, tuple) for name in field.values}
+    assert set(FIELDS) == common | connection | carried | within
+    assert all(field.meaning for field in FIELDS.values())

@@ -146,7 +146,7 @@ def test_every_entry_at_its_largest_stays_below_the_limit(entry, written):
         "acl": ip + "/128",
         "error": "x" * 200,
         "supervisor": figures,
-        "workers": [{"worker": 64, **figures, "sessions": 10**6}] * 16,
+        "worker_stats": [{"worker": 64, **figures, "sessions": 10**6}] * 16,
         "closed": {reason.value: 2**40 for reason in CloseReason},
         "reason": max(CloseReason, key=len).value,
     }
@@ -177,7 +177,7 @@ def test_totals_stay_a_number_that_collectors_take(written):
     book = journal(written)
     for _ in range(9):
         session = book.admit("192.0.2.7", 1, 1.0, 1.0)
-        session.bytes_from_client = session.bytes_from_target = 2**60 - 1
+        book.progress(Progress(session.serial, *[2**60 - 1] * 4))
         book.lost(session, 1.0, 1.0, CloseReason.WORKER_LOST)
     book.stopped("drained", 1.0)
     book.flush()

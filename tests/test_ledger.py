@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from mprelay import relay
-from mprelay.events import CloseReason
+from mprelay.events import CloseReason, Progress
 from mprelay.ledger import LATE_LIMIT, PROBATION, PROGRESS_AFTER, SLACK, Ledger, NoRoom, Silent, UnknownSession
 
 LIMIT = 6
@@ -32,7 +32,8 @@ class Books(RuleBasedStateMachine):
         self.reported = set()
         self.owed = {}  # late worker: serial: (since when it is overdue, its last report)
         self.ended = Counter()
-        self.attempts = self.rejected = self.abandoned = self.exhausted = self.bytes = 0
+        self.attempts = self.rejected = self.abandoned = self.exhausted = 0
+        self.moved: dict[int, tuple[int, ...]] = {}  # from the client and from the target, by serial
         self.last_serial = 0
 
     def loads(self):
@@ -145,16 +146,26 @@ class Books(RuleBasedStateMachine):
             del self.owed[worker]
 
     @precondition(lambda self: self.held)
-    @rule(data=st.data(), reason=st.sampled_from(CloseReason), size=st.integers(0, 9))
-    def close(self, data, reason, size):
+    @rule(data=st.data(), sizes=st.tuples(*[st.integers(0, 9)] * 4))
+    def count(self, data, sizes):
+        """A worker reports how many bytes a session has moved so far."""
+        serial = data.draw(st.sampled_from(sorted(self.held)))
+        entry = self.ledger.entry(serial)
+        self.ledger.count(entry, Progress(serial, *sizes))
+        self.moved[serial] = sizes[:2]
+        from_client, from_target, to_client, to_target = sizes
+        assert (entry.bytes_from_client, entry.bytes_from_target) == (from_client, from_target)
+        assert (entry.bytes_to_client, entry.bytes_to_target) == (to_client, to_target)
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data(), reason=st.sampled_from(CloseReason))
+    def close(self, data, reason):
         """A session ends, once."""
         serial = data.draw(st.sampled_from(sorted(self.held)))
-        self.ledger.entry(serial).bytes_from_client = size
         entry = self.ledger.close(serial, reason)
         assert (entry.serial, entry.worker) == (serial, self.held.pop(serial))
         self.answer(serial)
         self.ended[reason] += 1
-        self.bytes += size
         with pytest.raises(UnknownSession):
             self.ledger.close(serial, reason)
         with pytest.raises(UnknownSession):
@@ -221,7 +232,8 @@ class Books(RuleBasedStateMachine):
         assert book.attempts == book.rejected + book.abandoned + book.exhausted + book.admitted
         assert book.admitted == book.active + sum(book.closed.values())
         assert +book.closed == +self.ended
-        assert book.bytes_from_client == self.bytes
+        totals = [sum(sizes) for sizes in zip((0, 0), *self.moved.values(), strict=True)]
+        assert [book.bytes_from_client, book.bytes_from_target] == totals
         assert [entry.serial for entry in book.all_active()] == sorted(self.held)
         for worker in (1, 2, 3):
             assert book.load(worker) == sum(held == worker for held in self.held.values())

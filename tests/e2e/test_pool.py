@@ -623,10 +623,10 @@ def test_stats_match_reality():
         assert (stats["active"], stats["max_sessions"]) == (5, 5)
         assert tuple(stats[n] for n in ("attempts", "rejected", "exhausted", "admitted")) == (6, 0, 1, 5)
         assert relay.process.pid == stats["supervisor"]["pid"]
-        assert relay.workers() == {figures["worker"]: figures["pid"] for figures in stats["workers"]}
+        assert relay.workers() == {figures["worker"]: figures["pid"] for figures in stats["worker_stats"]}
         load = Counter(record["worker"] for record in relay.all("session.allocated"))
-        assert load == {figures["worker"]: figures["sessions"] for figures in stats["workers"]}
-        for figures in (stats["supervisor"], *stats["workers"]):
+        assert load == {figures["worker"]: figures["sessions"] for figures in stats["worker_stats"]}
+        for figures in (stats["supervisor"], *stats["worker_stats"]):
             real = psutil.Process(figures["pid"])
             assert figures["cpu_percent"] >= 0
             assert figures["rss"] == pytest.approx(real.memory_info().rss, rel=0.2)
@@ -637,9 +637,23 @@ def test_stats_match_reality():
         relay.wait("session.closed", 5)
         relay.wait("relay.stats", active=0)
         empty = relay.all("relay.stats", active=0)[-1]
-        assert [figures["sessions"] for figures in empty["workers"]] == [0, 0, 0]
-        files = [sum(f["fds"] for f in record["workers"]) for record in (stats, empty)]
+        assert [figures["sessions"] for figures in empty["worker_stats"]] == [0, 0, 0]
+        files = [sum(f["fds"] for f in record["worker_stats"]) for record in (stats, empty)]
         assert files[0] - files[1] == 10, "two descriptors for each session"
+
+
+def test_stats_count_the_bytes_of_open_sessions_too():
+    """A transfer that takes hours is seen before its end."""
+    with echoing() as server, Relay(server.getsockname(), "--stats-interval", "0.1") as relay:
+        with relay.connect() as client:
+            client.sendall(b"first")
+            assert receive(client, 5) == b"first"
+            assert relay.wait("relay.stats", bytes_from_client=5, bytes_from_target=5)["active"] == 1
+            client.sendall(b"more")
+            assert receive(client, 4) == b"more"
+            client.shutdown(socket.SHUT_WR)
+            assert receive(client) == b""
+        assert relay.wait("relay.stats", bytes_from_client=9, bytes_from_target=9)["active"] == 0
 
 
 def test_stats_show_the_work_of_a_busy_worker():
@@ -657,7 +671,7 @@ def test_stats_show_the_work_of_a_busy_worker():
                     client.sendall(block)
                     receive(client, len(block))
                 for stats in relay.all("relay.stats"):
-                    (figures,) = (f for f in stats["workers"] if f["worker"] == worker)
+                    (figures,) = (f for f in stats["worker_stats"] if f["worker"] == worker)
                     busy = figures if figures["cpu_percent"] > 1 else busy
             assert busy["sessions"] == 1
             client.shutdown(socket.SHUT_WR)

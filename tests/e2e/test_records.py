@@ -320,7 +320,7 @@ def test_stats_of_64_workers_fit_with_long_labels():
         relay.wait("relay.active")
         relay.wait("relay.stats", 8)
         stats = relay.all("relay.stats")
-        seen = {figures["worker"]: figures for record in stats for figures in record["workers"]}
+        seen = {figures["worker"]: figures for record in stats for figures in record["worker_stats"]}
         assert set(seen) == set(range(1, 65))
         assert {number: figures["pid"] for number, figures in seen.items()} == relay.workers()
         assert all(figures["sessions"] == 0 and figures["rss"] > 0 for figures in seen.values())

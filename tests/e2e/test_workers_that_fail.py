@@ -321,7 +321,7 @@ def test_a_replacement_that_hangs_before_it_is_ready(tmp_path):
         os.kill(relay.workers()[1], signal.SIGKILL)
         relay.wait("worker.exited")
         relay.wait("relay.stats", len(relay.all("relay.stats")) + 3)
-        assert relay.all("relay.stats")[-1]["workers"] == []
+        assert relay.all("relay.stats")[-1]["worker_stats"] == []
         eventually(lambda: relay.all("worker.unresponsive"), "it is found")
         assert 20 <= relay.wait("worker.unresponsive")["silent_s"] < 21
         broken.unlink()
