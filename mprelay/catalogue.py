@@ -12,6 +12,8 @@ Rules:
    records: collectors infer a column's type from what comes first (Elasticsearch, ClickHouse, pyarrow), and
    refuse any other.
 4. A session ends by exactly one :class:`~mprelay.events.CloseReason`, and each reason has exactly one entry.
+5. What was planned is info, timeouts included. What the operator did not want is a warning. An error, or
+   critical, means that somebody should look.
 """
 
 from typing import Final, Literal, NamedTuple, TypeAlias
@@ -162,7 +164,7 @@ ADMISSION_RESUMED: Final = Entry(
 # -- the life of a session (23, 26, 28, 31, 33, 37) ----------------------------------------------------------
 
 RELAY_EXPIRED: Final = Entry(
-    "relay.expired", "warning", 23, "Absolute timeout expired.  This process will now terminate."
+    "relay.expired", "info", 23, "Absolute timeout expired.  This process will now terminate."
 )
 SESSION_ALLOCATED: Final = Entry(
     "session.allocated",
@@ -236,7 +238,7 @@ SESSION_CLOSED: Final[dict[CloseReason, Entry]] = {
         "Connection from {client_ip} was dropped because the session handler thread failed to start.",
     ),
     CloseReason.IDLE_TIMEOUT: _closed(
-        "warning", 24, _CONNECTING + "exceeded the idle timeout and has been terminated."
+        "info", 24, _CONNECTING + "exceeded the idle timeout and has been terminated."
     ),
     CloseReason.CONNECT_TIMEOUT: _closed(
         "warning", 25, _CONNECTING + "has been terminated due to an expired target connection attempt."
@@ -268,13 +270,13 @@ SESSION_CLOSED: Final[dict[CloseReason, Entry]] = {
         "info", 39, _SERIAL + "terminated due to requester write closure."
     ),
     CloseReason.RELAY_EXPIRED: _closed(
-        "warning", None, _CONNECTING + "was terminated because the absolute timeout expired."
+        "info", None, _CONNECTING + "was terminated because the absolute timeout expired."
     ),
     CloseReason.DRAINED: _closed(
-        "warning", None, _CONNECTING + "was terminated because the time to drain was over."
+        "info", None, _CONNECTING + "was terminated because the time to drain was over."
     ),
-    CloseReason.WORKER_LOST: _closed("warning", None, _CONNECTING + "was lost with its worker."),
-    CloseReason.KILLED: _closed("warning", None, _CONNECTING + "was terminated by the operator."),
+    CloseReason.WORKER_LOST: _closed("error", None, _CONNECTING + "was lost with its worker."),
+    CloseReason.KILLED: _closed("info", None, _CONNECTING + "was terminated by the operator."),
 }
 
 # -- the relay and its workers (ours) ------------------------------------------------------------------------
@@ -288,7 +290,7 @@ WORKER_EXITED: Final = Entry(
     ("worker", "pid", "exitcode", "signal"),
 )
 WORKER_DIED: Final = WORKER_EXITED._replace(
-    level="warning", sentence="Worker {worker} died; its sessions are lost."
+    level="error", sentence="Worker {worker} died; its sessions are lost."
 )
 WORKER_START_FAILED: Final = Entry(
     "worker.start_failed",
@@ -355,6 +357,8 @@ RELAY_STOPPED: Final = Entry(
         "closed",
     ),
 )
+
+RELAY_FAILED: Final = RELAY_STOPPED._replace(level="error")
 
 ENTRIES: Final[tuple[Entry, ...]] = tuple(
     [value for value in list(globals().values()) if isinstance(value, Entry)] + list(SESSION_CLOSED.values())

@@ -336,7 +336,7 @@ class Journal:
         """Write the last record, and before it what is still summed up."""
         self.write_refusals(len(self.refusals))
         self.write(
-            catalogue.RELAY_STOPPED,
+            catalogue.RELAY_FAILED if reason == "failed" else catalogue.RELAY_STOPPED,
             reason=reason,
             uptime_s=round(uptime_s, 3),
             **self.totals(),

@@ -31,25 +31,25 @@ EVENTS = {
     "connection.refused_more": {(None, "warning")},
     "admission.paused": {(None, "warning")},
     "admission.resumed": {(None, "info")},
-    "relay.expired": {(23, "warning")},
+    "relay.expired": {(23, "info")},
     "session.allocated": {(26, "info")},
     "session.connected": {(28, "info")},
     "session.relaying": {(31, "info")},
     "session.requester_channel_active": {(33, "info")},
     "session.target_channel_active": {(37, "info")},
     "worker.started": {(None, "info")},
-    "worker.exited": {(None, "info"), (None, "warning")},
+    "worker.exited": {(None, "info"), (None, "error")},
     "worker.start_failed": {(None, "error")},
     "worker.unresponsive": {(None, "error")},
     "relay.draining": {(None, "info")},
     "relay.stats": {(None, "info")},
-    "relay.stopped": {(None, "info")},
+    "relay.stopped": {(None, "info"), (None, "error")},
     "internal.error": {(None, "critical")},
 }
 REASONS = {
     "target_socket_failed": (19, "error"),
     "handoff_failed": (20, "error"),
-    "idle_timeout": (24, "warning"),
+    "idle_timeout": (24, "info"),
     "connect_timeout": (25, "warning"),
     "connect_refused": (27, "warning"),
     "connect_failed": (27, "warning"),
@@ -61,10 +61,10 @@ REASONS = {
     "target_buffer_failed": (36, "error"),
     "target_read_closed": (38, "info"),
     "requester_write_closed": (39, "info"),
-    "relay_expired": (None, "warning"),
-    "drained": (None, "warning"),
-    "worker_lost": (None, "warning"),
-    "killed": (None, "warning"),
+    "relay_expired": (None, "info"),
+    "drained": (None, "info"),
+    "worker_lost": (None, "error"),
+    "killed": (None, "info"),
 }
 LIFE = [
     "connection.attempt",
@@ -226,6 +226,8 @@ def check_record(record: dict) -> None:
     if event == "worker.unresponsive":
         assert record["worker"] >= 1
         assert record["silent_s"] >= 10
+    if event == "relay.stopped":
+        assert (record["level"] == "error") == (record["reason"] == "failed"), record
 
 
 def check_how_it_ended(record: dict) -> None:

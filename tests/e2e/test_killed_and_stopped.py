@@ -12,7 +12,7 @@ from harness import Relay, accept, echo, ends_with_reset, eventually, listening,
 def has_died(relay: Relay, pid: int, number: int) -> None:
     """The record of a worker's death, and another worker in its place."""
     exited = relay.wait("worker.exited", pid=pid)
-    assert (exited["level"], exited["signal"]) == ("warning", signal.Signals(number).name)
+    assert (exited["level"], exited["signal"]) == ("error", signal.Signals(number).name)
     relay.wait("worker.started", len(relay.all("worker.exited")) + len(relay.workers()))
 
 

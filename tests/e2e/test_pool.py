@@ -212,7 +212,7 @@ def test_a_killed_worker_loses_its_own_sessions_and_no_other():
             os.kill(pid, signal.SIGKILL)
             relay.wait("session.closed", 4)
             exited = relay.wait("worker.exited")
-            assert (2, pid, "SIGKILL", "warning") == tuple(
+            assert (2, pid, "SIGKILL", "error") == tuple(
                 exited[name] for name in ("worker", "pid", "signal", "level")
             )
             for number, (client, target) in enumerate(made):

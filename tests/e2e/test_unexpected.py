@@ -33,7 +33,7 @@ open({str(tmp_path / "used")!r}, "w").close()
         assert (crash["worker"], crash["error"]) == (1, "ZeroDivisionError: by a test")
         assert crash["place"].endswith(" broken")
         died = relay.wait("worker.exited")
-        assert (died["exitcode"], died["level"]) == (70, "warning")
+        assert (died["exitcode"], died["level"]) == (70, "error")
         assert relay.wait("session.closed")["reason"] == "worker_lost"
         relay.wait("worker.started", 2)
         accept(server).close()
@@ -95,7 +95,7 @@ mprelay.uplink.Queue.put = report
         with relay.connect() as client, accept(server) as target:
             echo(client, target)
         relay.stop()
-        assert len(relay.all("internal.error")) == len(relay.all("worker.exited", level="warning")) == 1
+        assert len(relay.all("internal.error")) == len(relay.all("worker.exited", level="error")) == 1
 
 
 def test_a_worker_that_crashes_without_end(tmp_path):
