@@ -19,21 +19,22 @@ _V4_ALL = 0xFFFF_FFFF
 
 
 class Acl:
-    """A parsed entry. `str()` names it in its canonical form, as records show it."""
+    """A parsed entry. `str()` names it in its canonical form; `written` is what the user typed."""
 
-    __slots__ = ("_network", "allows")
+    __slots__ = ("_network", "allows", "written")
 
     allows: Callable[[str], bool]  # remembers the last thousand clients: parsing an address costs a microsecond
 
-    def __init__(self, network: IPv4Network | IPv6Network | None) -> None:
+    def __init__(self, network: IPv4Network | IPv6Network | None, written: str) -> None:
         self._network = network
+        self.written = written
         self.allows = lru_cache(maxsize=1024)(self._decide)
 
     @classmethod
     def parse(cls, text: str) -> "Acl":
         """Parse an entry; ValueError says what is wrong with `text`."""
         if text.upper() == "ANY":
-            return cls(None)
+            return cls(None, text)
         address, slash, mask = text.partition("/")
         if not slash:
             raise ValueError("the mask is missing")
@@ -42,12 +43,12 @@ class Acl:
         ip = ip_address(address)
         if isinstance(ip, IPv4Address):
             prefix = _dotted(mask) if "." in mask else _prefix(mask, _V4_BITS)
-            return cls(IPv4Network((ip, prefix), strict=False))
+            return cls(IPv4Network((ip, prefix), strict=False), text)
         network = IPv6Network((ip, _prefix(mask, 128)), strict=False)
         if network.subnet_of(_MAPPED):
             inner = IPv4Address(int(network.network_address) & _V4_ALL)
-            return cls(IPv4Network((inner, network.prefixlen - _MAPPED.prefixlen)))
-        return cls(network)
+            return cls(IPv4Network((inner, network.prefixlen - _MAPPED.prefixlen)), text)
+        return cls(network, text)
 
     def _decide(self, client_ip: str) -> bool:
         """Tell whether the address `client_ip` may pass. ValueError: it is no address."""

@@ -93,8 +93,13 @@ RELAY_ACTIVE: Final = Entry(
         "acl",
         "workers",
         "max_sessions",
+        "log_detail",
         "expires_at",
         "pid",
+        "version",
+        "host",
+        "opened_by",
+        "clock_synchronised",
     ),
 )
 
@@ -435,11 +440,23 @@ FIELDS: Final[dict[str, Field]] = {
     # The relay.
     "listen_ip": Field("string", "the address that the relay listens on"),
     "listen_port": Field("integer", "the port that the relay listens on"),
-    "acl": Field("string", "who may connect"),
+    "acl": Field("string", "who may connect; of relay.active as typed, its first 1024 bytes"),
     "workers": Field("integer", "how many workers the relay has"),
     "max_sessions": Field("integer", "how many sessions there may be at once"),
     "expires_at": Field("string", "when the relay will close itself; null: never", nullable=True),
     "pid": Field("integer", "a process"),
+    "log_detail": Field("string", "full, or session: how much is recorded of a session"),
+    "version": Field("string", "of mprelay"),
+    "host": Field("string", "the machine's name; null: not known", nullable=True),
+    "opened_by": Field(
+        "string",
+        "who started the relay: the kernel's login uid, else whom sudo(8) names, else the real uid, by name; "
+        "null: not known",
+        nullable=True,
+    ),
+    "clock_synchronised": Field(
+        "boolean", "whether something keeps the machine's clock right; null: not known", nullable=True
+    ),
     "parameter": Field("string", "which parameter is wrong"),
     "value": Field("string", "what was typed; null: nothing", nullable=True),
     "problem": Field("string", "what is wrong with it, and what would be right"),

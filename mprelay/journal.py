@@ -42,14 +42,38 @@ PROBLEM_LIMIT: Final = 150
 
 PLACE_LIMIT: Final = 60
 
+ACL_LIMIT: Final = 1024
+"""Bytes of the ACL, as typed, that a record repeats."""
+
+NAME_LIMIT: Final = 64
+"""Characters of the name of a machine, or of a person."""
+
 LARGEST: Final = 2**63 - 1
 """What log collectors take for a whole number, and orjson too."""
 
 
 def shown(value: str, most: int = VALUE_LIMIT) -> str:
     """Make any argument fit for a record: valid Unicode, and at most `most` characters."""
-    valid = value.encode("utf-8", "backslashreplace").decode()
+    valid = _valid(value)
     return valid if len(valid) <= most else valid[: most - 1] + "…"
+
+
+def cut(value: str, most: int) -> str:
+    """Make any argument fit for a record: valid Unicode, and its beginning if it is longer than `most` bytes.
+
+    Bytes as they stand in the record, an escaped character as what it takes there.
+    """
+    valid = _valid(value)
+    size = 0
+    for place, character in enumerate(valid):
+        size += len(orjson.dumps(character)) - len('""')
+        if size > most:
+            return valid[:place]
+    return valid
+
+
+def _valid(value: str) -> str:
+    return value.encode("utf-8", "backslashreplace").decode()
 
 
 class Clock:

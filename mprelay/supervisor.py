@@ -63,11 +63,23 @@ from functools import partial
 from math import inf
 from typing import Final
 
-from mprelay import boottime, catalogue, cli, handoff, limits, poller, signals, sockets, spawning
+from mprelay import (
+    __version__,
+    boottime,
+    catalogue,
+    cli,
+    handoff,
+    limits,
+    origin,
+    poller,
+    signals,
+    sockets,
+    spawning,
+)
 from mprelay.catalogue import Entry
 from mprelay.config import Config
 from mprelay.events import Closed, CloseReason, Connected, Crashed, Event, Progress, Ready, Settings, Ticket
-from mprelay.journal import Journal, shown
+from mprelay.journal import ACL_LIMIT, NAME_LIMIT, Journal, cut, shown
 from mprelay.ledger import LATE_LIMIT, PROGRESS_AFTER, SLACK, NoRoom
 from mprelay.ledger import Entry as Session
 from mprelay.outlet import Sink, complain
@@ -313,6 +325,7 @@ class Supervisor:
         )
         self._alarms["start"] = (self._now + _START_LIMIT, self._start_took_too_long)
         self._start_next(1)
+        self._origin = origin.find()  # while the first worker starts
 
     def _listen(self) -> None:
         """Make the listener."""
@@ -397,17 +410,23 @@ class Supervisor:
         del self._alarms["start"]
         if self._config.stats_interval:
             self._alarms["stats"] = (self._now + self._config.stats_interval, self._write_stats)
+        host, opened_by, clock_synchronised = self._origin
         self._journal.write(
             catalogue.RELAY_ACTIVE,
             listen_ip=self._listen_address[0],
             listen_port=self._listen_address[1],
             target_ip=self._config.trg_host,
             target_port=self._config.trg_port,
-            acl=str(self._config.acl),
+            acl=cut(self._config.acl.written, ACL_LIMIT),
             workers=self._config.workers,
             max_sessions=self._config.max_sessions,
+            log_detail=self._config.log_detail,
             expires_at=None if self._expires_at is None else self._journal.show_time(self._expires_at),
             pid=os.getpid(),
+            version=__version__,
+            host=None if host is None else shown(host, NAME_LIMIT),
+            opened_by=None if opened_by is None else shown(opened_by, NAME_LIMIT),
+            clock_synchronised=clock_synchronised,
         )
 
     # -- the loop --------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ ALLOWED = {
     "acl": set(),
     "boottime": set(),
     "events": set(),
+    "origin": set(),
     "poller": set(),
     "pump": set(),
     "sockets": set(),
@@ -53,6 +54,7 @@ PLACES = {
     "clock_gettime": "boottime",
     "timerfd": "boottime",
     "queues": "uplink",
+    "adjtimex": "origin",
     "SO_LINGER": "sockets",
 }
 

@@ -13,7 +13,7 @@ from mprelay import catalogue
 from mprelay.catalogue import ENTRIES
 from mprelay.config import LABELS_LIMIT, PARAMETERS
 from mprelay.events import Closed, CloseReason, Connected, Progress
-from mprelay.journal import PROBLEM_LIMIT, VALUE_LIMIT, Clock, Journal, shown
+from mprelay.journal import ACL_LIMIT, NAME_LIMIT, PROBLEM_LIMIT, VALUE_LIMIT, Clock, Journal, cut, shown
 from mprelay.ledger import UnknownSession
 
 NASTY = st.one_of(
@@ -143,7 +143,9 @@ def test_every_entry_at_its_largest_stays_below_the_limit(entry, written):
         "problem": "\U0001f4a5" * PROBLEM_LIMIT,  # repr has escaped what is not printable
         "place": "x" * 60,
         "detail": "x" * 200,
-        "acl": ip + "/128",
+        "acl": "x" * ACL_LIMIT,
+        "host": "\x01" * NAME_LIMIT,
+        "opened_by": "\x01" * NAME_LIMIT,
         "error": "x" * 200,
         "supervisor": figures,
         "worker_stats": [{"worker": 64, **figures, "sessions": 10**6}] * 16,
@@ -216,3 +218,16 @@ def test_shown_is_always_printable_unicode():
     assert shown(os.fsdecode(b"a\xff")) == "a\\udcff"
     assert len(shown("x" * 1000)) == VALUE_LIMIT
     assert shown("é") == "é"
+
+
+@given(NASTY, st.integers(0, 40))
+def test_cut_keeps_the_longest_beginning_that_fits(value, most):
+    """Counted as it stands in the record; no character is halved."""
+    kept = cut(value, most)
+    valid = value.encode("utf-8", "backslashreplace").decode()
+    assert valid.startswith(kept)
+    size = len(json.dumps(kept, ensure_ascii=False).encode()) - 2
+    assert size <= most
+    if kept != valid:
+        longer = valid[: len(kept) + 1]
+        assert len(json.dumps(longer, ensure_ascii=False).encode()) - 2 > most

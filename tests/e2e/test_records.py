@@ -1,22 +1,28 @@
 """The form of the records: json and text, detail, labels, times, order, and the manual's sentences."""
 
+import ctypes
 import json
 import os
 import pty
+import pwd
 import re
 import resource
 import signal
 import socket
+import struct
 import subprocess
+import sys
 import time
 import tty
 from contextlib import closing, contextmanager, suppress
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from checker import check_run, parse
-from harness import PATIENCE, Relay, accept, free_port, listening, moment, read_until, receive, reset
+from harness import PATIENCE, PROGRAM, Relay, accept, free_port, listening, moment, read_until, receive, reset
 
+FAILING_CALL = str(Path(__file__).parent.parent / "failing_call.py")
 OPENING = (
     "The relayer is now active.  Data received on TCP port {port} will be forwarded to {target} port {to}..."
 )
@@ -41,6 +47,23 @@ def terminal():
         yield ours, theirs
     finally:
         os.close(ours)
+
+
+def opened_by(sudo_user: str | None = None) -> str:
+    """Who has started this test, by the contract."""
+    with suppress(FileNotFoundError):
+        login_uid = int(Path("/proc/self/loginuid").read_text())
+        if login_uid != 2**32 - 1:
+            return pwd.getpwuid(login_uid).pw_name
+    return (sudo_user if os.getuid() == 0 else None) or pwd.getpwuid(os.getuid()).pw_name
+
+
+def clock_synchronised() -> bool | None:
+    """What adjtimex(8) would print: whether the error has not been counted up to its end."""
+    timex = ctypes.create_string_buffer(512)
+    if ctypes.CDLL(None).adjtimex(timex) < 0:
+        return None
+    return struct.unpack_from("@Illlli", timex)[3] < 16_000_000
 
 
 def short_session(relay: Relay, server: socket.socket, count: int = 1) -> None:
@@ -173,12 +196,39 @@ def test_relay_active_says_what_the_relay_is():
             "listen_port": relay.port,
             "target_ip": "127.0.0.1",
             "target_port": 9,
-            "acl": "127.0.0.0/8",
+            "acl": "127.0.0.9/8",
             "workers": 2,
             "max_sessions": 7,
             "pid": relay.process.pid,
+            "log_detail": "full",
+            "version": version("mprelay"),
+            "host": socket.gethostname(),
+            "opened_by": opened_by(),
+            "clock_synchronised": clock_synchronised(),
         }
         assert active["listen_ip"] in {"::", "0.0.0.0"}  # noqa: S104 - all interfaces
+
+
+def test_relay_active_names_who_opened_it_whatever_the_environment_says():
+    """LOGNAME and USER are anybody's; SUDO_USER is root's alone, and only where the kernel knows no login uid."""
+    forged = {**os.environ, "LOGNAME": "mallory", "USER": "mallory", "USERNAME": "mallory", "SUDO_USER": "bob"}
+    with Relay(("127.0.0.1", 9), env=forged) as relay:
+        assert relay.wait("relay.active")["opened_by"] == opened_by("bob")
+
+
+def test_relay_active_fits_with_the_longest_acl_and_labels():
+    """The ACL as typed, its first 1024 bytes."""
+    acl = "10.0.0.0/" + "0" * 1500 + "8"
+    name = "ticket=" + "x" * 1000
+    with Relay(("127.0.0.1", 9), "--label", name, acl=acl) as relay:
+        assert relay.wait("relay.active")["acl"] == acl[:1024]
+
+
+def test_what_the_system_does_not_tell_is_null():
+    """A sandbox that refuses adjtimex(2): the relay does not need it."""
+    rules = ("adjtimex:EPERM", "clock_adjtime:EPERM")
+    with Relay(("127.0.0.1", 9), command=(sys.executable, FAILING_CALL, *rules, "--", PROGRAM)) as relay:
+        assert relay.wait("relay.active")["clock_synchronised"] is None
 
 
 def test_relay_active_comes_when_every_worker_is_ready():
