@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mprelay import __version__, catalogue
-from mprelay.config import PARAMETERS, Config, Parameter, Problem, problem, validate
+from mprelay.config import PARAMETERS, UNASKED, Config, Network, Parameter, Problem, problem, validate
 
 _BY_POSITION = [parameter for parameter in PARAMETERS if parameter.position]
 
@@ -39,8 +39,8 @@ class Refusal(NamedTuple):
     labels: dict[str, str]
 
 
-def parse(argv: Sequence[str]) -> Config | Text | Refusal:
-    """Understand the arguments (without the program's name)."""
+def parse(argv: Sequence[str], network: Network = UNASKED) -> Config | Text | Refusal:
+    """Understand the arguments (without the program's name). `network` is asked about the target."""
     if not argv:
         return Text(make_parser(for_help=True).format_help(), 2)
     asked, others = make_parser().parse_known_args(argv)
@@ -65,7 +65,7 @@ def parse(argv: Sequence[str]) -> Config | Text | Refusal:
             problems.append(both._replace(entry=catalogue.CONFIG_INVALID))
         else:
             given[parameter.name] = [text]
-    values, wrong_values = validate(given)
+    values, wrong_values = validate(given, network)
     problems += wrong_values
     if problems:
         return Refusal(problems, values["log_format"] or "auto", values["labels"])

@@ -7,13 +7,15 @@ Rules:
 2. Values arrive as text, as the user typed them. :func:`validate` reports every wrong one, not only the
    first; a :class:`Config` is made only where there is none.
 3. A number is ASCII digits. ``+1``, ``1_000``, ``1.0`` and digits of other scripts are errors.
+4. A target must be one that a connection can be made to, and that does not lead back to the own listener. What
+   only the system can tell is asked through :class:`Network`: nothing here touches a socket.
 """
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from json import dumps
 from typing import Any, Final, Literal, NamedTuple
 
@@ -24,6 +26,7 @@ from mprelay.catalogue import Entry
 LABELS_LIMIT: Final = 1024
 """Bytes of all labels as JSON. Every record carries them and must stay below 4096 bytes (PIPE_BUF)."""
 
+_EVERYBODY: Final = IPv4Address("255.255.255.255")
 _CENTURY: Final = 100 * 366 * 86400
 _SHORTEST: Final = 0.01  # seconds between statistics: below, measuring would be most of what is done
 
@@ -48,6 +51,18 @@ class Config:
     labels: Mapping[str, str]
     drain_timeout: float
     stats_interval: float  # 0: none
+
+
+class Network(NamedTuple):
+    """How to ask this host about its network. By default it knows nothing."""
+
+    is_broadcast: Callable[[str], bool] = lambda _ip: False
+    """Tells whether an IPv4 address is a broadcast address of a network that this host is in."""
+    own_addresses: Callable[[], Collection[str]] = tuple
+    """Lists the addresses of this host's interfaces. Asked only where it matters: it may take a while."""
+
+
+UNASKED: Final = Network()
 
 
 class Problem(NamedTuple):
@@ -109,13 +124,45 @@ def _buffer(text: str) -> int | None:
 
 
 def _ip(text: str) -> str:
+    return str(_address(text))
+
+
+def _address(text: str) -> IPv4Address | IPv6Address:
     if "%" in text:
         raise ValueError("must be an IPv4 or IPv6 address without a zone")
     try:
         ip = ip_address(text)
     except ValueError:
         raise ValueError("must be an IPv4 or IPv6 address") from None
-    return str(getattr(ip, "ipv4_mapped", None) or ip)  # IPv4 is shown as IPv4, however it was written
+    return getattr(ip, "ipv4_mapped", None) or ip  # IPv4 is shown as IPv4, however it was written
+
+
+def _target(text: str) -> str:
+    ip = _address(text)
+    if ip.is_unspecified:
+        raise ValueError("is the unspecified address, and no host's")
+    if ip.is_multicast:
+        raise ValueError("is a multicast address; TCP connects to one host")
+    if ip == _EVERYBODY:
+        raise ValueError("is the broadcast address; TCP connects to one host")
+    if ip.version == 6 and ip.is_link_local:  # noqa: PLR2004 - IPv6; an IPv4 address of this kind needs no zone
+        raise ValueError("is a link-local address, which needs a zone, and zones are not taken")
+    return str(ip)
+
+
+def leads_back(target: str, bind: str | None, own: Collection[str]) -> bool:
+    """Tell whether `target` is an address that the relay itself listens on.
+
+    `own` are the addresses of this host; loopback is its own in any case.
+    """
+    ip = ip_address(target)
+    if not (ip.is_loopback or target in own):
+        return False
+    if bind is None or ip_address(bind) == IPv6Address(0):  # which takes IPv4 too (IPV6_V6ONLY is off)
+        return True
+    if ip_address(bind) == IPv4Address(0):
+        return ip.version == 4  # noqa: PLR2004 - IPv4
+    return ip_address(bind) == ip
 
 
 def _choice(*choices: str) -> Callable[[str], str]:
@@ -160,7 +207,7 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         position="trg host",
         metavar="TRG_HOST",
         values="IPv4 or IPv6 address",
-        parse=_ip,
+        parse=_target,
         help="the target's address",
         entry=catalogue.TRG_HOST_INVALID,
     ),
@@ -301,8 +348,12 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
 )
 """The parameters, in the order of the command line and of the help."""
 
+_TRG_HOST: Final = next(parameter for parameter in PARAMETERS if parameter.name == "trg_host")
 
-def validate(given: Mapping[str, Sequence[str]]) -> tuple[dict[str, Any], list[Problem]]:
+
+def validate(
+    given: Mapping[str, Sequence[str]], network: Network = UNASKED
+) -> tuple[dict[str, Any], list[Problem]]:
     """Check what was typed: each parameter's name mapped to its texts (a missing name: not given).
 
     Returns the fields of a :class:`Config`, None where there is no good value, and every problem.
@@ -324,14 +375,34 @@ def validate(given: Mapping[str, Sequence[str]]) -> tuple[dict[str, Any], list[P
             problems.extend(wrong_labels)
         else:
             values[parameter.name] = parsed[-1] if parsed else None
+    if values["trg_host"] is not None and (wrong_target := _unusable(values, network)):
+        problems.append(problem(_TRG_HOST, given[_TRG_HOST.name][-1], wrong_target))
     return values, problems
 
 
+def _unusable(values: Mapping[str, Any], network: Network) -> str | None:
+    """Say why this target cannot be used from this host, behind this listener; None: it can."""
+    target, port = values["trg_host"], values["trg_port"]
+    if ":" not in target and network.is_broadcast(target):
+        return "is a broadcast address of this host's network; TCP connects to one host"
+    if (
+        port is not None
+        and port == values["fwd_port"]
+        and leads_back(target, values["bind"], network.own_addresses())
+    ):
+        return f"and port {port} are where this relay listens: it would relay to itself"
+    return None
+
+
 def problem(parameter: Parameter, value: str | None, wrong: str) -> Problem:
-    """Say what is wrong with one parameter, in the manual's words where it has some."""
+    """Say what is wrong with one parameter, in the manual's words where it has some.
+
+    `wrong` goes on from the parameter's name and its value: what would be right ("must be …"), or what is wrong
+    ("is …").
+    """
     name = parameter.option or f"<{parameter.position}>"
-    shown = "" if value is None else f", not {_shown(value)}"
-    return Problem(parameter.name, value, parameter.entry, f"{name} {wrong}{shown}.")
+    shown = "" if value is None else f" {_shown(value)}"
+    return Problem(parameter.name, value, parameter.entry, f"{name}{shown} {wrong}.")
 
 
 def _collect(parameter: Parameter, pairs: list[tuple[str, str]]) -> tuple[dict[str, str], list[Problem]]:
@@ -339,12 +410,12 @@ def _collect(parameter: Parameter, pairs: list[tuple[str, str]]) -> tuple[dict[s
     problems = []
     for key, value in pairs:
         if key in labels:  # an audit label that silently replaces another would make the log lie
-            problems.append(problem(parameter, f"{key}={value}", "must not give a key twice"))
+            problems.append(problem(parameter, f"{key}={value}", "must not give a key for the second time"))
         else:
             labels[key] = value
     size = len(dumps(labels, ensure_ascii=False).encode())
     if size > LABELS_LIMIT:
-        what = f"must not take more than {LABELS_LIMIT} bytes all together (these take {size})"
+        what = f"is the longest of labels that take {size} bytes as JSON, with quotes: at most {LABELS_LIMIT}"
         longest = max(pairs, key=lambda pair: len(pair[1]))
         return {}, [*problems, problem(parameter, "=".join(longest), what)]
     return labels, problems

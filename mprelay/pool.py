@@ -6,7 +6,7 @@ Rules:
 2. The parent closes its copies of the child's channel ends right after the start (:mod:`mprelay.spawning`).
 3. A worker is told to stop by closing its hand-off channel. One that does not follow is killed.
 4. When a process is gone its queue may still hold events: they are read to the end first.
-5. psutil is used here and nowhere else.
+5. psutil is used here, and once before the start (:mod:`mprelay.addresses`); nowhere else.
 """
 
 import os

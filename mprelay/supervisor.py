@@ -65,6 +65,7 @@ from typing import Final
 
 from mprelay import (
     __version__,
+    addresses,
     boottime,
     catalogue,
     cli,
@@ -77,7 +78,7 @@ from mprelay import (
     spawning,
 )
 from mprelay.catalogue import Entry
-from mprelay.config import Config
+from mprelay.config import Config, Network
 from mprelay.events import Closed, CloseReason, Connected, Crashed, Event, Progress, Ready, Settings, Ticket
 from mprelay.journal import ACL_LIMIT, NAME_LIMIT, Journal, cut, shown
 from mprelay.ledger import LATE_LIMIT, PROGRESS_AFTER, SLACK, NoRoom
@@ -155,7 +156,7 @@ class Failure(Exception):  # noqa: N818 - what ends the run
 def main(argv: Sequence[str]) -> int:
     """Do what the command line says; return the exit code."""
     started = time.monotonic()
-    asked = cli.parse(argv)
+    asked = cli.parse(argv, Network(addresses.is_broadcast, addresses.own_addresses))
     if not isinstance(asked, Config):
         signals.release()  # nothing will hear them, and who reads stdout may stall: they act by default
     try:

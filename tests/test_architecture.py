@@ -15,6 +15,7 @@ ALLOWED = {
     "__init__": set(),
     "__main__": {"signals", "supervisor"},
     "acl": set(),
+    "addresses": set(),
     "boottime": set(),
     "events": set(),
     "origin": set(),

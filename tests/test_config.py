@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mprelay import config
-from mprelay.config import LABELS_LIMIT, PARAMETERS, Config, validate
+from mprelay.config import LABELS_LIMIT, PARAMETERS, Config, Network, validate
 
 GOOD = {"fwd_port": ["8080"], "trg_host": ["192.0.2.1"], "trg_port": ["80"], "acl": ["ANY"]}
 
@@ -44,8 +44,13 @@ def test_defaults_are_the_contracts():
         (
             "trg_host",
             3,
-            ["1.2.3.4", "::1"],
-            ["", "x", "localhost", "1.2.3", "1.2.3.4.5", "[::1]", "fe80::1%lo", "1.2.3.4/8"],
+            ["1.2.3.4", "::1", "169.254.1.1", "223.255.255.255", "240.0.0.1", "::ffff:1.2.3.4", "fec0::1"],
+            [
+                *["", "x", "localhost", "1.2.3", "1.2.3.4.5", "[::1]", "fe80::1%lo", "1.2.3.4/8"],
+                *["0.0.0.0", "::", "::ffff:0.0.0.0", "::0"],  # noqa: S104 - refused
+                *["224.0.0.1", "239.255.255.255", "::ffff:224.0.0.1", "ff02::1", "ff0e::1"],
+                *["255.255.255.255", "::ffff:255.255.255.255", "fe80::1", "febf::1"],
+            ],
         ),
         ("trg_port", 4, ["1", "65535"], ["0", "65536", "http"]),
         ("acl", 5, ["any", "10.0.0.0/8"], ["10.0.0.1", "10.0.0.1/0.0.0.255"]),
@@ -136,3 +141,107 @@ def test_usable_cpus_are_counted_everywhere(monkeypatch):
     assert usable >= 1
     monkeypatch.delattr("os.sched_getaffinity", raising=False)
     assert config.usable_cpus() >= usable
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ("0.0.0.0", "unspecified"),  # noqa: S104 - refused
+        ("::", "unspecified"),
+        ("::ffff:0:0", "unspecified"),
+        ("224.0.0.251", "multicast"),
+        ("ff02::fb", "multicast"),
+        ("::ffff:224.0.0.251", "multicast"),
+        ("255.255.255.255", "broadcast"),
+        ("::ffff:255.255.255.255", "broadcast"),
+        ("fe80::1", "zone"),
+        ("fe80::1%eth0", "zone"),
+        ("localhost", "IPv4 or IPv6 address"),
+    ],
+)
+def test_a_target_that_nobody_can_connect_to_is_told_why(target, reason):
+    """The manual's sentence says only that it is invalid."""
+    wrong = only_problem(trg_host=[target])
+    assert (wrong.entry.msg_id, wrong.value) == (3, target)
+    assert reason in wrong.problem
+    assert target in wrong.problem
+
+
+def test_a_broadcast_address_of_this_hosts_network_is_refused():
+    """Only the system knows it; it is asked about valid IPv4 addresses alone, as they are, however written."""
+    asked = []
+    network = Network(is_broadcast=lambda ip: asked.append(ip) or ip == "192.0.2.255")
+    for target in ("192.0.2.255", "::ffff:192.0.2.255"):
+        (wrong,) = validate(GOOD | {"trg_host": [target]}, network)[1]
+        assert (wrong.parameter, wrong.value, wrong.entry.msg_id) == ("trg_host", target, 3)
+        assert "broadcast" in wrong.problem
+    assert validate(GOOD | {"trg_host": ["192.0.2.254"]}, network)[1] == []
+    validate(GOOD | {"trg_host": ["2001:db8::1"]}, network)
+    validate(GOOD | {"trg_host": ["localhost"]}, network)
+    assert asked == ["192.0.2.255", "192.0.2.255", "192.0.2.254"]
+
+
+OWN = ("192.0.2.1", "127.0.0.1", "2001:db8::1", "::1")
+
+
+@pytest.mark.parametrize(
+    ("target", "bind", "refused"),
+    [
+        # All addresses, by default or as ::, IPv4 included.
+        ("127.0.0.1", None, True),
+        ("127.9.9.9", None, True),
+        ("::1", None, True),
+        ("192.0.2.1", None, True),
+        ("::ffff:192.0.2.1", None, True),
+        ("2001:DB8:0::1", None, True),
+        ("192.0.2.2", None, False),
+        ("2001:db8::2", None, False),
+        ("127.0.0.1", "::", True),
+        ("192.0.2.1", "0::0", True),
+        ("2001:db8::1", "::", True),
+        ("192.0.2.2", "::", False),
+        # All of IPv4.
+        ("127.0.0.1", "0.0.0.0", True),  # noqa: S104 - never bound
+        ("192.0.2.1", "0.0.0.0", True),  # noqa: S104
+        ("192.0.2.1", "::ffff:0.0.0.0", True),
+        ("::1", "0.0.0.0", False),  # noqa: S104
+        ("2001:db8::1", "0.0.0.0", False),  # noqa: S104
+        # One: a relay from there to the same port of another one is common.
+        ("192.0.2.1", "192.0.2.1", True),
+        ("127.0.0.1", "192.0.2.1", False),
+        ("192.0.2.1", "127.0.0.1", False),
+        ("127.0.0.2", "127.0.0.1", False),
+        ("::1", "127.0.0.1", False),
+        ("::1", "0:0::1", True),
+        ("2001:db8::1", "2001:db8:0:0::1", True),
+        ("::ffff:127.0.0.1", "127.0.0.1", True),
+        # An address that is not this host's, though the listener is bound to it (ip_nonlocal_bind).
+        ("192.0.2.2", "192.0.2.2", False),
+    ],
+)
+def test_a_target_that_is_the_own_listener_is_refused(target, bind, refused):
+    """One connection would take every slot."""
+    typed = GOOD | {"trg_host": [target], "trg_port": GOOD["fwd_port"]}
+    if bind is not None:
+        typed["bind"] = [bind]
+    problems = validate(typed, Network(own_addresses=lambda: OWN))[1]
+    assert [(p.parameter, p.value, p.entry.msg_id) for p in problems] == [("trg_host", target, 3)] * refused
+    assert all("listens" in p.problem for p in problems)
+
+
+def test_own_addresses_are_asked_for_only_if_the_ports_are_equal():
+    """It may take a while."""
+
+    def ask():
+        raise AssertionError
+
+    network = Network(own_addresses=ask)
+    assert validate(GOOD | {"trg_host": ["127.0.0.1"]}, network)[1] == []
+    assert len(validate({"trg_host": ["127.0.0.1"]}, network)[1]) == 3
+    assert len(validate({**GOOD, "fwd_port": ["x"], "trg_port": ["x"]}, network)[1]) == 2
+
+
+def test_an_unusable_target_is_told_beside_all_that_is_wrong():
+    """And with whatever else is wrong."""
+    typed = GOOD | {"trg_host": ["127.0.0.1"], "trg_port": ["8080"], "workers": ["0"], "acl": ["x"]}
+    assert sorted(p.parameter for p in validate(typed)[1]) == ["acl", "trg_host", "workers"]

@@ -5,11 +5,12 @@ import re
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from importlib.metadata import version
 
 import pytest
 from checker import check_run, parse
-from harness import PATIENCE, PROGRAM, Relay, accept, ends_with_reset, listening, receive
+from harness import PATIENCE, PROGRAM, Relay, accept, ends_with_reset, free_port, listening, receive
 from manual import MESSAGES
 
 GOOD = ["8080", "127.0.0.1", "80", "ANY"]
@@ -46,6 +47,16 @@ WRONG = {
         "12345::",
         " 127.0.0.1",
         "ANY",
+        "0.0.0.0",  # noqa: S104 - refused
+        "::",
+        "::ffff:0.0.0.0",
+        "224.0.0.1",
+        "ff02::1",
+        "255.255.255.255",
+        "127.255.255.255",
+        "::ffff:127.255.255.255",
+        "fe80::1",
+        "fe80::1%lo",
     ],
     "trg_port": PORTS,
     "acl": [
@@ -89,8 +100,8 @@ WRONG = {
 }
 RIGHT = {
     "fwd_port": ["1", "80", "65535"],
-    "trg_host": ["127.0.0.1", "192.0.2.255", "::1", "2001:DB8::5", "::"],
-    "trg_port": ["1", "80", "65535"],
+    "trg_host": ["127.0.0.1", "192.0.2.254", "::1", "2001:DB8::5"],
+    "trg_port": ["65535", "1", "80"],  # never the own port
     "acl": [
         "ANY",
         "any",
@@ -306,6 +317,50 @@ def test_refusals_are_text_where_text_is_asked_for(option):
     for name in ("--idle-timeout", "--workers"):
         assert any(name in text for text in words)
     assert all(text.isprintable() for text in words)
+
+
+@pytest.mark.parametrize(
+    ("host", "options"),
+    [
+        ("127.0.0.1", ()),
+        ("127.1.2.3", ()),
+        ("::1", ("--bind", "::")),
+        ("::ffff:127.0.0.1", ("--bind", "0.0.0.0")),  # noqa: S104 - refused
+        ("127.0.0.3", ("--bind", "127.0.0.3")),
+    ],
+)
+def test_a_target_that_is_the_own_listener_is_refused(host, options):
+    """One connection would take every slot. What else is wrong is told too."""
+    port = str(free_port())
+    records = refused(port, host, port, "nobody", *options)
+    wrong = {record["parameter"]: record for record in records}
+    assert set(wrong) == {"trg_host", "acl"}
+    judge(wrong["trg_host"], "trg_host", host)
+    assert "listens" in wrong["trg_host"]["problem"]
+
+
+def test_every_own_address_is_known():
+    """Those of this machine's interfaces, as the kernel picks them for what is far away."""
+    for family, far in ((socket.AF_INET, "192.0.2.77"), (socket.AF_INET6, "2001:db8::77")):
+        with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((far, 9))
+            port = str(free_port())
+            (record,) = refused(port, probe.getsockname()[0], port, "ANY")
+            assert "listens" in record["problem"]
+
+
+def test_the_same_port_of_another_own_address_is_no_loop():
+    """A door from one address to a service that listens on another, and on the same port."""
+    with socket.socket() as server:
+        port = free_port()
+        server.bind(("127.0.0.2", port))
+        server.listen()
+        server.settimeout(PATIENCE)
+        relay = Relay(("127.0.0.2", port), "--bind", "127.0.0.1")
+        relay.port, relay.args[0] = port, str(port)
+        with relay, relay.connect() as client, accept(server) as target:
+            client.sendall(b"through")
+            assert receive(target, 7) == b"through"
 
 
 # -- right values --------------------------------------------------------------------------------------------
