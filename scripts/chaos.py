@@ -46,6 +46,7 @@ _PROBES = 4
 _WARM_UP = 3.0  # seconds of load before the baseline is taken
 _LONGEST_SESSION = 150.0  # seconds; clients give up by themselves after 100
 _NORMAL_ENDS = {"requester_read_closed", "target_read_closed"}
+_AFTERMATH = 2.0  # seconds in which workers that a fault has killed are replaced, and nobody is admitted
 
 
 class Peer:
@@ -425,21 +426,36 @@ class Chaos:
         served = {line["n"]: line for line in self.target.lines if "n" in line}
         self.ends: Counter[str] = Counter()
         self.bytes = 0
-        refused = {record["client_ip"] for record in self.relay.all("connection.pool_exhausted")}
+        refused = self._refused("connection.pool_exhausted", "exhausted")
+        abandoned = self._refused("connection.abandoned", "abandoned")
         for line in self.clients.lines:
-            if "n" in line and self._address(line["n"]) not in refused:
-                self._judge_session(line, served.get(line["n"]), closed.get(self._address(line["n"]), []))
-            elif "n" in line and (line["received"] or line["how"] == "hung"):
-                self.wrong.append(f"there was no room for it, and yet: {line}")
+            if "n" not in line:
+                continue
+            address = self._address(line["n"])
+            if address not in refused and address not in abandoned:
+                self._judge_session(line, served.get(line["n"]), closed.get(address, []))
+            elif line["received"] or line["how"] == "hung" or line["n"] in served:
+                self.wrong.append(f"it was not admitted, and yet: {line}")
+            elif address in abandoned and not any(
+                fault.began <= line["ended"] and line["began"] <= fault.over + _AFTERMATH for fault in self.caused
+            ):
+                self.wrong.append(f"it was abandoned, though nothing had paused: {line}")
         for line in self.clients.lines:
             if line.get("stranger") in ("answered", "hung"):
                 self.wrong.append(f"a stranger was {line['stranger']}")
         if not any(line.get("latencies") for line in self.probes.lines if line.get("at", 0.0) > self.quiet_to):
             self.wrong.append("no probe was answered")
         strangers = sum("stranger" in line for line in self.clients.lines)
-        rejected = len(self.relay.all("connection.rejected"))
+        rejected = self._refused("connection.rejected", "rejected").total()
         if strangers != rejected:
             self.wrong.append(f"{strangers} strangers, {rejected} rejected")
+
+    def _refused(self, event: str, kind: str) -> Counter[str]:
+        """Count by address what was refused, whether in a record of its own or summed up."""
+        counts = Counter(record["client_ip"] for record in self.relay.all(event))
+        for record in self.relay.all("connection.refused_more", refused=kind):
+            counts[record["client_ip"]] += record["count"]
+        return counts
 
     def _address(self, number: int) -> str:
         return address_of(self.net.relay, number)
