@@ -8,7 +8,9 @@ Rules:
    session that ended normally on both sides: otherwise what is not yet acknowledged would be thrown away.
 2. TCP_NODELAY is inherited from the listener as well: a relay adds no delay of its own.
 3. SO_OOBINLINE keeps TCP's urgent byte in its place in the stream, so that content is never changed.
-4. Relayed sockets are plain SocketType, the C class below ``socket.socket``: its Python layer cost a session
+4. A socket can do without TCP_NODELAY and SO_OOBINLINE, so the system may refuse them: MPTCP has no urgent byte.
+   Without SO_LINGER a transfer that is cut would look complete, so there is no relay without it.
+5. Relayed sockets are plain SocketType, the C class below ``socket.socket``: its Python layer cost a session
    about five microseconds, for families as enums and for files made of sockets.
 """
 
@@ -31,6 +33,7 @@ else:
 
 _ABORT_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 _LINGER_OFF: Final = struct.pack("ii", 0, 0)
+_OPTIONAL: Final = ((socket.IPPROTO_TCP, socket.TCP_NODELAY), (socket.SOL_SOCKET, socket.SO_OOBINLINE))
 _NO_IPV6: Final = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT}
 _STREAM: Final = int(socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0))
 _BACKLOG: Final = 65535  # the kernel cuts it to net.core.somaxconn
@@ -161,8 +164,13 @@ def target_socket(family: socket.AddressFamily) -> SocketType:
 
 
 def _prepare(sock: SocketType) -> None:
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+    except OSError:
+        for level, option in _OPTIONAL:
+            with suppress(OSError):  # rule 4; a socket that is no good refuses SO_LINGER too
+                sock.setsockopt(level, option, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT_ON_CLOSE)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 from harness import (
+    PATIENCE,
     PROGRAM,
     Relay,
     accept,
@@ -29,10 +30,12 @@ from harness import (
     open_files,
     pattern,
     receive,
+    reset,
     with_site,
 )
 
 FAILING_CALL = str(Path(__file__).parent.parent / "failing_call.py")
+MPTCP = 262  # IPPROTO_MPTCP, netinet/in.h
 NOWHERE = ("127.0.0.1", 9)  # a target for runs that never come so far
 # What fork(3) and vfork(2) are made of: SIGCHLD with CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID, or with
 # CLONE_VM | CLONE_VFORK; a thread has other flags.
@@ -96,6 +99,12 @@ def refused(relay: Relay) -> bool:
         return True
 
 
+def send_whole(sock: socket.socket, data: bytes) -> None:
+    """Send it all, and then the end of data."""
+    sock.sendall(data)
+    sock.shutdown(socket.SHUT_WR)
+
+
 def says(record: dict) -> tuple:
     """What a closing record says of the end."""
     return record["msg_id"], record["reason"], record["error"]
@@ -154,6 +163,81 @@ def test_a_system_without_ipv6_listens_on_ipv4():
         assert relay.wait("relay.active")["listen_ip"] == "0.0.0.0"  # noqa: S104 - what is expected
         with relay.connect() as client, accept(server) as target:
             echo(client, target)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    ["setsockopt,1=1,2=10:EOPNOTSUPP", "setsockopt,1=1,2=10:ENOPROTOOPT", "setsockopt,1=6,2=1:EPERM"],
+    ids=["SO_OOBINLINE", "SO_OOBINLINE of an old kernel", "TCP_NODELAY"],
+)
+def test_an_option_of_a_socket_that_can_be_left_out(rule):
+    """Neither is needed to relay; a sandbox, or another protocol than TCP, may refuse it."""
+    with listening() as server, Relay(server.getsockname(), command=failing(rule)) as relay:
+        with relay.connect() as client, accept(server) as target:
+            echo(client, target)
+            reset(client)
+            assert ends_with_reset(target)
+        assert relay.wait("session.closed")["error"] == "ECONNRESET"
+
+
+def test_an_option_of_a_socket_that_cannot_be_left_out():
+    """11: without SO_LINGER a transfer that is cut would look complete to the other side."""
+    records = failed(69, command=failing("setsockopt,1=1,2=13:EPERM"))
+    assert [(11, "EPERM")] == [(record["msg_id"], record["error"]) for record in records]
+
+
+# What mptcpize(8) does: all TCP sockets are MPTCP sockets.
+MPTCPIZE = f"""
+import socket
+class Made(socket.SocketType):
+    def __init__(self, family=-1, kind=-1, proto=-1, fileno=None):
+        if fileno is None and family in (socket.AF_INET, socket.AF_INET6) and proto < 1:
+            proto = {MPTCP}
+        super().__init__(family, kind, proto, fileno)
+whole = socket.socket.__init__
+def made(self, family=socket.AF_INET, type=socket.SOCK_STREAM, proto=-1, fileno=None):
+    if fileno is None and family in (socket.AF_INET, socket.AF_INET6) and proto < 1:
+        proto = {MPTCP}
+    whole(self, family, type, proto, fileno)
+socket.SocketType, socket.socket.__init__ = Made, made
+"""
+
+
+@pytest.mark.parametrize("client_protocol", [MPTCP, socket.IPPROTO_TCP], ids=["MPTCP", "TCP"])
+def test_a_relay_of_mptcp_sockets(tmp_path, client_protocol):
+    """Such a socket refuses SO_OOBINLINE. Bulk data, half-close and resets are as ever."""
+    try:
+        server = socket.socket(proto=MPTCP)
+    except OSError as refused:
+        pytest.skip(f"this kernel has no MPTCP: {refused}")
+    data = pattern(8 << 20)
+    with server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        with Relay(server.getsockname(), "--bind", "127.0.0.1", env=with_site(tmp_path, MPTCPIZE)) as relay:
+
+            def connect() -> socket.socket:
+                client = socket.socket(proto=client_protocol)
+                client.settimeout(PATIENCE)
+                client.connect(("127.0.0.1", relay.port))
+                return client
+
+            with connect() as client, accept(server) as target:
+                sending = threading.Thread(target=send_whole, args=(client, data))
+                sending.start()
+                assert receive(target) == data
+                sending.join()
+                send_whole(target, data)
+                assert receive(client) == data
+            closed = relay.wait("session.closed")
+            assert (closed["reason"], closed["error"]) == ("requester_read_closed", None)
+            assert (closed["bytes_to_client"], closed["bytes_to_target"]) == (len(data), len(data))
+            with connect() as client, accept(server) as target:
+                echo(client, target)
+                reset(client)
+                assert ends_with_reset(target)
+            closed = relay.wait("session.closed", 2)
+            assert (closed["error"], closed["error_from"]) == ("ECONNRESET", "client")
 
 
 @pytest.mark.parametrize(
