@@ -137,6 +137,7 @@ class Link:
         "error",
         "error_from",
         "look",
+        "outbound_port",
         "pause",
         "reason",
         "serial",
@@ -160,6 +161,7 @@ class Link:
         self.error: str | None = None
         self.error_from: Side | None = None
         self.connected = False  # to the target
+        self.outbound_port = 0  # once connected; 0: not known any more
         self.client_reset = False
         self.target_reset = False
         self.look = 0  # number of the next look at it, while it lingers
@@ -176,6 +178,7 @@ class Relay:
         self._uplink = uplink
         self._pumps = Pumps(settings.buffer, settings.pipes)
         self._address = (settings.target_ip, settings.target_port)
+        self._target_ip = sockets.plain_ip(settings.target_ip)
         self._family = sockets.family_of(settings.target_ip)
         self._poller = poller.Poller()
         self._poller.add(inbox.fileno(), poller.READ)
@@ -439,18 +442,26 @@ class Relay:
 
     def _on_connecting(self, link: Link, mask: int) -> None:
         number = sockets.pending_error(link.target) if mask & _TROUBLE else 0
-        if number in _AFTER_CONNECT:
+        if number and number not in _AFTER_CONNECT:
+            self._not_connected(link, number)
+            return
+        if not mask & (_WRITE | _TROUBLE):
+            return
+        link.outbound_port = port = sockets.local_port(link.target)
+        if port == self._address[1] and sockets.local_ip(link.target) == self._target_ip:
+            # Nobody listens on the target's port, and the kernel chose it for our socket. Our SYN met our socket,
+            # which TCP takes for a simultaneous open (RFC 9293, 3.5). Each client would talk to itself.
+            self._not_connected(link, errno.ECONNREFUSED)
+            return
+        self._happened(link, _CONNECTED)
+        if number:
             # The target took the connection, and reset it before we came to look. What it sent is still there.
-            self._happened(link, _CONNECTED)
             if link.state is not _CLOSED:  # a client that was gone already had nobody to be heard by
                 self._happened(link, _TARGET_CUT, stream_error(number))
-        elif number:
-            self._not_connected(link, number)
-        elif mask & (_WRITE | _TROUBLE):
-            self._happened(link, _CONNECTED)
-            for pump in (link.up, link.down):
-                if pump.can_move and link.state is not _CLOSED:
-                    self._drive(link, pump)
+            return
+        for pump in (link.up, link.down):
+            if pump.can_move and link.state is not _CLOSED:
+                self._drive(link, pump)
 
     def _not_connected(self, link: Link, number: int) -> None:
         refused = number == errno.ECONNREFUSED
@@ -518,7 +529,7 @@ class Relay:
         link.active_at = self._now
         self._look_by(self._now + self._settings.idle_timeout)
         connect_ms = (self._now - link.admitted_at) * 1000
-        self._uplink.report(Connected(link.serial, self._wall, connect_ms, sockets.local_port(link.target)))
+        self._uplink.report(Connected(link.serial, self._wall, connect_ms, link.outbound_port))
         if link.state is not State.RELAYING:
             self._drain(link, link.up, link.down)
 

@@ -155,6 +155,18 @@ class Cable:
 
 
 @contextlib.contextmanager
+def lonely_network() -> Iterator[Namespace]:
+    """Make a namespace that has only itself. NotHere: it cannot be had."""
+    with contextlib.ExitStack() as stack:
+        try:
+            namespace = stack.enter_context(contextlib.closing(Namespace()))
+        except OSError as refused:
+            raise NotHere(f"no namespace to be had: {refused}") from refused
+        namespace.run("ip", "link", "set", "lo", "up")
+        yield namespace
+
+
+@contextlib.contextmanager
 def bad_network() -> Iterator[tuple[Namespace, Namespace, Cable]]:
     """Make two namespaces and the cable between them. NotHere: it cannot be had."""
     with contextlib.ExitStack() as stack:

@@ -23,9 +23,11 @@ from harness import (
     reset_arrives,
     silent,
 )
+from network import NotHere, lonely_network
 
 BUFFERS = ["100", "4000", "auto"]
 MIB = 1 << 20
+OWN_PORT = 40004
 
 
 def answer_again(server: socket.socket, filler: socket.socket) -> None:
@@ -53,11 +55,11 @@ def flooding(sock: socket.socket):
         thread.join()
 
 
-def turned_away(relay: Relay, address: str = "127.0.0.1", say: bytes = b"") -> tuple[int, bool]:
+def turned_away(relay: Relay, address: str = "127.0.0.1", say: bytes = b"", port: int = 0) -> tuple[int, bool]:
     """Connect as a client that is not let in; its port, and whether it saw a reset, be it by connect(2)."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family) as client:
-        client.bind((address, 0))
+        client.bind((address, port))
         port = client.getsockname()[1]
         client.settimeout(PATIENCE)
         try:
@@ -289,6 +291,37 @@ def test_a_target_that_cannot_be_connected(unreachable):
         closed = relay.wait("session.closed")
         assert (closed["msg_id"], closed["reason"], closed["error"]) == (27, "connect_failed", "ENETUNREACH")
         assert closed["connect_ms"] is None
+
+
+@pytest.fixture
+def lonely(tool):
+    """A network of the test's own. Outgoing connections get one and the same local port there."""
+    tool("ip")
+    try:
+        with lonely_network() as namespace:
+            with namespace.inside():
+                Path("/proc/sys/net/ipv4/ip_local_port_range").write_text(f"{OWN_PORT} {OWN_PORT}")
+            yield namespace
+    except NotHere as lack:
+        pytest.skip(str(lack))
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_a_target_that_would_be_the_relay_itself(lonely, address):
+    """TCP lets a socket connect to itself where its port is the target's. The target is down, so it is refused.
+
+    The port is free at once: the service can start.
+    """
+    with lonely.inside(), Relay((address, OWN_PORT), "--max-sessions", "1", host=address, acl="ANY") as relay:
+        for count in range(1, 4):
+            assert turned_away(relay, address, b"secret", free_port())[1]
+            closed = relay.wait("session.closed", count)
+            assert (closed["reason"], closed["error"]) == ("connect_refused", "ECONNREFUSED")
+            assert (closed["error_from"], closed["connect_ms"], closed["outbound_port"]) == ("target", None, None)
+        assert not relay.all("session.connected")
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as service:
+            service.bind((address, OWN_PORT))
+            service.listen()
 
 
 # -- idle ----------------------------------------------------------------------------------------------------
