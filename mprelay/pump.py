@@ -20,6 +20,8 @@ Rules:
    the source has nothing more to give, not before: the kernel keeps what came before a reset.
 6. What is in a pipe counts as read and not yet delivered. A pipe is filled only when it is empty: how full it is
    in bytes does not tell whether it has room.
+7. Splicing can be left out. An error of splice(2) that is none of the connection's means that the system refuses
+   it: the flow goes back to copying, with what is in its pipe, and recv(2) and send(2) tell how things are.
 """
 
 import errno
@@ -48,6 +50,19 @@ _LEAST_PIPE: Final = 256 * 1024  # bytes: through a pipe of 8 KiB, splicing took
 _REFUSALS: Final = 256  # flows that are told that there is no pipe, before the system is asked again
 _LITTLE: Final = 64 * 1024  # bytes
 _SATED: Final = 16  # fillings in a row of less than that, before a flow gives the pipe back
+_OF_THE_CONNECTION: Final = {
+    errno.ECONNABORTED,
+    errno.ECONNREFUSED,
+    errno.ECONNRESET,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.ENOTCONN,
+    errno.EPIPE,
+    errno.ETIMEDOUT,
+}
+"""What a connection that was made can give as its error (tcp(7); ICMP's by way of tcp_write_err)."""
 
 
 class Outcome(Enum):
@@ -118,6 +133,7 @@ class Pump:
         "queued",
         "readable",
         "received",
+        "told",
         "unspliceable",
         "writable",
     )
@@ -151,6 +167,8 @@ class Pump:
         """Whether the source has ended its sending, as far as the kernel has told: perhaps behind unread data."""
         self.ended = False
         """Whether the end of data was read, with everything before it delivered: it is passed on."""
+        self.told = False
+        """Whether the sink was told of the end: our FIN is behind all that it was sent. Set from outside."""
         self.over = False
         """Nothing more is moved: the source has ended, or the sink takes no more. Also set from outside."""
         self.bulk = False
@@ -158,7 +176,7 @@ class Pump:
         self.queued = False
         """Whether the relay's queue holds it, to be moved when its turn comes."""
         self.unspliceable = False
-        """Whether splice(2) met what it never gets past, and recv(2) does: TCP's urgent mark, or the end."""
+        """Whether splice(2) met what recv(2) gets past: TCP's urgent mark, the end, or a refusal."""
         self.doomed: str | None = None
         """The source's error, taken from its socket already. recv(2) then returns 0, which is no normal end."""
         self.error: str | None = None
@@ -281,10 +299,20 @@ class Pump:
             return None
         self.pipe = self._pipes.borrow()
         if self.pipe is not None:
-            # Unlike recv and send, splice(2) asks the socket's file whether it may wait.
-            self._source.setblocking(False)  # noqa: FBT003 - socket's signature
-            self._sink.setblocking(False)  # noqa: FBT003
+            try:
+                # Unlike recv and send, splice(2) asks the socket's file whether it may wait.
+                self._source.setblocking(False)  # noqa: FBT003 - socket's signature
+                self._sink.setblocking(False)  # noqa: FBT003
+            except OSError as failure:
+                self._do_without(failure)
+                self.give_back()
         return self.pipe
+
+    def _do_without(self, failure: OSError) -> None:
+        """Splice no more: the system refuses it, to this flow or to all."""
+        self.unspliceable = True
+        if self._pipes is not None and failure.errno != errno.EINVAL:  # that may be this one socket's
+            self._pipes.lend_no_more()
 
     def give_back(self) -> None:
         """Return the pipe, if it is empty: the flow is quiet, or must be copied."""
@@ -333,6 +361,9 @@ class Pump:
             self.readable = False
             return True
         except OSError as failure:
+            if failure.errno not in _OF_THE_CONNECTION:
+                self._do_without(failure)
+                return True
             self.error = stream_error(failure.errno)
             return False
         if got:
@@ -346,7 +377,7 @@ class Pump:
         return True
 
     def _flush(self, pipe: "Pipe") -> Outcome | None:
-        """Deliver what is in the pipe; None: all of it was taken.
+        """Deliver what is in the pipe; None: all of it was taken, or is to be copied.
 
         Only EAGAIN tells that the sink is full, and that an edge will tell when it no longer is.
         """
@@ -357,9 +388,25 @@ class Pump:
                 self.writable = False
                 return Outcome.BLOCKED
             except OSError as failure:
+                if failure.errno not in _OF_THE_CONNECTION:
+                    self._do_without(failure)
+                    return self._empty(pipe)
                 self.error = stream_error(failure.errno)
                 return Outcome.WRITE_FAILED
             self.moved = True
+        return None
+
+    def _empty(self, pipe: "Pipe") -> Outcome | None:
+        """Take what is in the pipe out of it, to be copied. None: it is held."""
+        rest = b""
+        try:
+            while pipe.held:
+                part = os.read(pipe.way_out, pipe.held)
+                pipe.held -= len(part)
+                self._rest = rest = rest + part
+        except MemoryError:
+            self.error = errno_name(errno.ENOMEM)
+            return Outcome.NO_MEMORY
         return None
 
 
@@ -419,6 +466,7 @@ class PipePool:
     def __init__(self, most: int) -> None:
         self._left = most
         self._refusals = 0
+        self._lends = True
         self._spare: list[Pipe] = []
         self._watched: dict[Pump, int] = {}  # with a pipe that moved: what they had received at the last look
 
@@ -426,7 +474,7 @@ class PipePool:
         """Lend a pipe; None where none is to be had, which is no failure."""
         if self._spare:
             return self._spare.pop()
-        if not self._left or self._refusals:
+        if not self._left or not self._lends or self._refusals:
             self._refusals = max(0, self._refusals - 1)
             return None
         try:
@@ -437,14 +485,22 @@ class PipePool:
         self._left -= 1
         return pipe
 
+    def lend_no_more(self) -> None:
+        """Have no pipes any more: the system refuses what they are for."""
+        self._lends = False
+        self.close()
+
     def take_back(self, pump: Pump, pipe: Pipe) -> None:
         """Take an empty pipe back."""
+        if not self._lends:
+            self.throw_away(pump, pipe)
+            return
         self._watched.pop(pump, None)
         pipe.quiet = 0
         self._spare.append(pipe)
 
     def throw_away(self, pump: Pump, pipe: Pipe) -> None:
-        """Close a pipe with data in it."""
+        """Close a pipe: there is data in it, or it is of no use."""
         self._watched.pop(pump, None)
         self._close(pipe)
 

@@ -503,9 +503,9 @@ class Relay:
         if action is _START:
             self._start(link)
         elif action is _CLOSE_CLIENT_WRITE:
-            self._close_write(link, link.client, _CLIENT_CUT)
+            self._close_write(link, link.down, link.client, _CLIENT_CUT)
         elif action is _CLOSE_TARGET_WRITE:
-            self._close_write(link, link.target, _TARGET_CUT)
+            self._close_write(link, link.up, link.target, _TARGET_CUT)
         elif action in _ENDS:
             self._close(link, action)
         else:
@@ -533,14 +533,18 @@ class Relay:
         if link.state is not State.RELAYING:
             self._drain(link, link.up, link.down)
 
-    def _close_write(self, link: Link, sock: SocketType, cut: Input) -> None:
+    def _close_write(self, link: Link, pump: Pump, sink: SocketType, cut: Input) -> None:
+        """Tell the sink of a pump that the source has ended."""
         try:
-            sock.shutdown(socket.SHUT_WR)
+            sink.shutdown(socket.SHUT_WR)
         except OSError as failure:
-            # ENOTCONN: the peer has reset the connection since we last looked at it.
-            number = sockets.pending_error(sock) or failure.errno
-            name = "ECONNRESET" if number == errno.ENOTCONN else stream_error(number)
-            self._happened(link, cut, name)
+            number = sockets.pending_error(sink)
+            if number or failure.errno == errno.ENOTCONN:  # reset since we last looked at it
+                self._happened(link, cut, stream_error(number) if number else "ECONNRESET")
+            # Else the system refuses shutdown(2), which is nobody's fault. The sink hears of this end when the
+            # session ends.
+        else:
+            pump.told = True
 
     # -- after a reset ---------------------------------------------------------------------------------------
 
@@ -637,9 +641,8 @@ class Relay:
             link.error = link.error_from = None  # a reset that came when everything was delivered
             link.client_reset = link.target_reset = False
         else:
-            # The kernel counts our FIN too, which is sent to a pump's sink when its source has ended.
-            to_client = down.sent - _not_arrived(link.client, down.sent, after_fin=down.ended)
-            to_target = up.sent - _not_arrived(link.target, up.sent, after_fin=up.ended)
+            to_client = down.sent - _not_arrived(link.client, down.sent, after_fin=down.told)
+            to_target = up.sent - _not_arrived(link.target, up.sent, after_fin=up.told)
         for pump in (up, down):
             if pump.pipe is not None:
                 pump.close()
@@ -714,7 +717,7 @@ class Relay:
 
 
 def _not_arrived(sock: SocketType, sent: int, *, after_fin: bool) -> int:
-    """Count those of `sent` bytes that the peer's kernel has not acknowledged."""
+    """Count those of `sent` bytes that the peer's kernel has not acknowledged, without the FIN behind them."""
     if not sent:
         return 0
     left = sockets.unacknowledged(sock)

@@ -29,13 +29,17 @@ CALLS = {
     "epoll_ctl": (233, 21),
     "fcntl": (72, 25),
     "fork": (57, None),
+    "getsockname": (51, 204),
+    "ioctl": (16, 29),
     "listen": (50, 201),
     "pipe2": (293, 59),
     "recvmsg": (47, 212),
     "sendmsg": (46, 211),
     "setsockopt": (54, 208),
+    "shutdown": (48, 210),
     "socket": (41, 198),
     "socketpair": (53, 199),
+    "splice": (275, 76),
     "vfork": (58, None),
 }
 MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column of CALLS, AUDIT_ARCH_*

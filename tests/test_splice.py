@@ -334,3 +334,48 @@ def test_small_pipes_are_none(monkeypatch):
     assert asked == [1 << 20, 1 << 19, 1 << 18]
     assert pool.borrow() is None
     assert len(asked) == 3
+
+
+class Odd:
+    """A socket that can be sent to, but not spliced to: EINVAL, as of a file that is open for appending."""
+
+    def __init__(self, sock, file):
+        self.setblocking, self.send, self.fileno = sock.setblocking, sock.send, file.fileno
+
+
+def test_an_odd_socket_is_copied_to_and_the_others_keep_their_pipes(ends, tmp_path):
+    """What is in the pipe already is delivered, however slowly the sink takes it."""
+    client, near, far, target = ends
+    with (tmp_path / "odd").open("ab") as file:
+        pumps, pump = borrowing(near, Odd(far, file))
+        small(far, socket.SO_SNDBUF)
+        data = pattern(200_000)
+        arrived = Target(target)
+        feed(client, pump, data, arrived)
+        assert pump.pipe is None
+        while pump.held:
+            arrived()
+            pump.writable = True
+            pump.move()
+        arrived.until(len(data))
+        assert bytes(arrived.data) == data
+        assert (pump.sent, pump.error) == (len(data), None)
+        assert pump._borrow() is None
+        other = pumps.make(near, far)
+        assert other._borrow() is not None
+        other.close()
+        pumps.close()
+
+
+def test_a_pool_that_lends_no_more_keeps_nothing():
+    """Neither what it has, nor what comes back."""
+    pool = PipePool(2)
+    lent, spare = pool.borrow(), pool.borrow()
+    pool.take_back(None, spare)
+    pool.lend_no_more()
+    assert pool.borrow() is None
+    pool.take_back(None, lent)
+    assert pool.borrow() is None
+    for pipe in (lent, spare):
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(pipe.way_in)

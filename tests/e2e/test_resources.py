@@ -24,6 +24,7 @@ from harness import (
     accept,
     echo,
     ends_with_reset,
+    eventually,
     free_port,
     limit,
     listening,
@@ -56,6 +57,13 @@ if "--multiprocessing-fork" in sys.orig_argv:
 def failing(*rules: str) -> tuple[str, ...]:
     """The command that runs the program with these calls failing."""
     return (sys.executable, FAILING_CALL, *rules, "--", PROGRAM)
+
+
+def refusing(*rules: str) -> str:
+    """The line of code that makes these calls fail in the process that runs it, and nowhere else."""
+    tests = str(Path(FAILING_CALL).parent)
+    install = f"failing_call.install(failing_call.compiled({rules!r}, platform.machine()))"
+    return f"import platform; sys.path.append({tests!r}); import failing_call; {install}"
 
 
 def limited(files: str) -> tuple[str, ...]:
@@ -584,6 +592,114 @@ def test_pipes_that_are_refused(rule):
         closed = relay.wait("session.closed")
         assert (closed["reason"], closed["error"]) == ("requester_read_closed", None)
         assert closed["bytes_from_client"] == len(data)
+
+
+def bulk_both_ways(server: socket.socket, pause=lambda _pid, _before: None, **given) -> None:
+    """Relay much, both ways at once: all of it arrives, nobody is blamed, and no pipe is kept.
+
+    `pause` is called before anybody reads: with the worker, and the descriptors that it had before.
+    """
+    up, down = pattern(20 << 20, 1), pattern(20 << 20, 2)
+    with (
+        Relay(server.getsockname(), workers=1, **given) as relay,
+        relay.connect() as client,
+        accept(server) as target,
+    ):
+        relay.wait("session.connected")
+        pid = relay.workers()[1]
+        before = set(descriptors(pid))
+        sending = [threading.Thread(target=send_whole, args=ends) for ends in ((client, up), (target, down))]
+        for thread in sending:
+            thread.start()
+        pause(pid, before)
+        assert receive(target) == up
+        assert receive(client) == down
+        for thread in sending:
+            thread.join()
+        eventually(lambda: set(descriptors(pid)) <= before, "all pipes given back")
+        closed = relay.wait("session.closed")
+        assert closed["reason"] in {"requester_read_closed", "target_read_closed"}
+        assert (closed["error"], closed["error_from"]) == (None, None)
+        assert (closed["bytes_to_target"], closed["bytes_to_client"]) == (len(up), len(down))
+
+
+@pytest.mark.parametrize("errno_name", ["EPERM", "ENOSYS", "EINVAL", "EACCES", "EOPNOTSUPP", "ENOMEM"])
+def test_splicing_that_is_refused(errno_name):
+    """What a sandbox refuses is no error of a peer: the flow goes back to copying."""
+    with listening() as server:
+        bulk_both_ways(server, command=failing(f"splice:{errno_name}"))
+
+
+@pytest.mark.parametrize("errno_name", ["EPERM", "EINVAL"])
+def test_splicing_that_is_refused_with_data_in_the_pipe(errno_name):
+    """What was taken from a source already is delivered by copying."""
+    found: set[int] = set()
+
+    def learn(pid: int, before: set[int]) -> None:
+        """Wait until both flows have borrowed a pipe. In the next run the descriptors are the same."""
+
+        def borrowed() -> bool:
+            found.update(set(descriptors(pid, "pipe:[")) - before)
+            return len(found) == 4
+
+        eventually(borrowed, "two pipes")
+
+    with listening() as server:
+        bulk_both_ways(server, learn)
+        bulk_both_ways(server, command=failing(*(f"splice,0={n}:{errno_name}" for n in found)))
+
+
+def test_sockets_that_cannot_be_made_non_blocking(tmp_path):
+    """splice(2) needs that (FIONBIO), copying does not."""
+    with listening() as server, Relay(server.getsockname(), workers=1) as relay:
+        used = descriptors(relay.workers()[1])
+        rules = [f"ioctl,0={n},1=0x5421:EPERM" for n in range(64) if n not in used]
+        bulk_both_ways(server, env=with_site(tmp_path, IN_WORKERS + refusing(*rules)))
+
+
+@pytest.mark.parametrize("errno_name", ["EPERM", "ENOSYS"])
+@pytest.mark.parametrize("first", ["client", "target"])
+def test_a_half_close_that_is_refused(tmp_path, first, errno_name):
+    """shutdown(2): the end of data cannot be passed on by itself. The session goes on and ends normally."""
+    answer = pattern(1 << 20)
+    env = with_site(tmp_path, IN_WORKERS + refusing(f"shutdown:{errno_name}"))
+    with (
+        listening() as server,
+        Relay(server.getsockname(), env=env) as relay,
+        relay.connect() as client,
+        accept(server) as target,
+    ):
+        ends = {"client": client, "target": target}
+        other = ends["target" if first == "client" else "client"]
+        send_whole(ends[first], b"request")
+        assert receive(other, 7) == b"request"
+        sending = threading.Thread(target=send_whole, args=(other, answer))
+        sending.start()
+        assert receive(ends[first]) == answer
+        sending.join()
+        assert receive(other) == b""
+        closed = relay.wait("session.closed")
+        assert closed["reason"] == {"client": "requester_read_closed", "target": "target_read_closed"}[first]
+        assert (closed["error"], closed["client_end"], closed["target_end"]) == (None, "end", "end")
+
+
+@pytest.mark.parametrize("rule", ["ioctl,1=0x5411:EPERM", "getsockname:EPERM"], ids=["SIOCOUTQ", "getsockname"])
+def test_questions_that_the_system_does_not_answer(tmp_path, rule):
+    """How much is unacknowledged, and our own address: a session can be relayed without both."""
+    env = with_site(tmp_path, IN_WORKERS + refusing(rule))
+    with listening() as server, Relay(server.getsockname(), "--bind", "127.0.0.1", env=env) as relay:
+        with relay.connect() as client, accept(server) as target:
+            send_whole(client, b"request")
+            assert receive(target) == b"request"
+            send_whole(target, b"answer")
+            assert receive(client) == b"answer"
+        closed = relay.wait("session.closed")
+        assert (closed["reason"], closed["error"]) == ("requester_read_closed", None)
+        with relay.connect() as client, accept(server) as target:
+            echo(client, target)
+            reset(client)
+            assert ends_with_reset(target)
+        assert relay.wait("session.closed", 2)["error_from"] == "client"
 
 
 @pytest.mark.parametrize(
