@@ -142,10 +142,10 @@ class End:
         """Read a part of what comes, say a last word, and leave with the rest unread: a reset."""
         await self.receive(read)
         await self.send(say)
-        readable = self._loop.create_future()
-        self._loop.add_reader(self._sock, readable.set_result, None)
+        readable = asyncio.Event()
+        self._loop.add_reader(self._sock, readable.set)
         try:
-            await readable
+            await readable.wait()
         finally:
             self._loop.remove_reader(self._sock)
         return "cut"
@@ -325,24 +325,28 @@ async def target(seed: str, host: str) -> None:
         server.setblocking(False)  # noqa: FBT003 - socket's signature
         return server
 
-    async def accept(server: socket.socket) -> None:
-        while True:
-            conn, _ = await loop.sock_accept(server)
+    def accept(server: socket.socket) -> None:
+        # Not loop.sock_accept: if it is cancelled in the turn in which a client comes, it accepts that client for
+        # a future that is done already. This raises InvalidStateError, and the client is lost.
+        with contextlib.suppress(BlockingIOError, ConnectionError):
+            conn, _ = server.accept()
+            conn.setblocking(False)  # noqa: FBT003 - socket's signature
             _start(_serve(conn, seed, flow, echoes), tasks)
 
-    server = listen(0)
+    def open_door(port: int) -> socket.socket:
+        server = listen(port)
+        loop.add_reader(server, accept, server)
+        return server
+
+    server = open_door(0)
     port = server.getsockname()[1]
-    accepting = asyncio.create_task(accept(server))
     _tell(port=port)
     async for command in _commands():
         if command == "shut":
-            accepting.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await accepting  # before the loop hears of a listener that is closed
+            loop.remove_reader(server)
             server.close()
         elif command == "open":
-            server = listen(port)
-            accepting = asyncio.create_task(accept(server))
+            server = open_door(port)
             _tell(opened=True)
     echoes.close()
     answering.wait()

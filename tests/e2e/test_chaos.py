@@ -1,8 +1,11 @@
 """Short runs of ``scripts/chaos``: every fault once, and none; and nothing wrong afterwards."""
 
+import json
 import re
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "chaos.py"
@@ -32,3 +35,34 @@ def test_a_soak_of_seconds():
     shown = chaos("--faults", "0", "--seconds", "6", "--log-detail", "session")
     assert shown.count("descriptors; RSS") == 4, shown
     assert shown.count("p99") == 2, shown
+
+
+def test_the_target_shuts_while_somebody_comes():
+    """Whoever is accepted in the very turn in which the target shuts costs it nothing but that connection."""
+    command = [sys.executable, str(SCRIPT.with_name("traffic.py")), "target", "1", "127.0.0.1"]
+    over = threading.Event()
+
+    def knock(port):
+        while not over.is_set():
+            with socket.socket() as client:
+                client.setblocking(False)  # noqa: FBT003
+                client.connect_ex(("127.0.0.1", port))
+
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as target:
+        port = json.loads(target.stdout.readline())["port"]
+        knocking = [threading.Thread(target=knock, args=(port,)) for _ in range(2)]
+        for thread in knocking:
+            thread.start()
+        try:
+            for _ in range(100):
+                target.stdin.write("shut\nopen\n")
+                target.stdin.flush()
+                assert json.loads(target.stdout.readline()) == {"opened": True}
+        finally:
+            over.set()
+            for thread in knocking:
+                thread.join()
+        assert target.communicate(timeout=20)[1] == ""
+        assert target.returncode == 0
