@@ -180,11 +180,11 @@ class Relay:
 
     # -- what a user does ------------------------------------------------------------------------------------
 
-    def connect(self, host: str | None = None) -> socket.socket:
-        """Connect as a client."""
-        sock = socket.create_connection((host or self.host, self.port), timeout=PATIENCE)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return sock
+    def connect(
+        self, host: str | None = None, *, source: str | None = None, port: int = 0, wait: bool = True
+    ) -> socket.socket:
+        """Connect as a client (see :func:`connect`)."""
+        return connect((host or self.host, self.port), source=source, port=port, wait=wait)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Stop the relay, if it has not ended by itself, and return its exit code."""
@@ -236,6 +236,44 @@ class Relay:
     def workers(self) -> dict[int, int]:
         """The pid of each worker, as its last worker.started record has it."""
         return dict(self._pids)
+
+
+def connect(address, *, source: str | None = None, port: int = 0, wait: bool = True) -> socket.socket:
+    """Connect to who may reset the connection at once; without `wait` it may still be under way.
+
+    On loopback connect(2) itself may report the reset. That is the same outcome as a reset a moment later, so the
+    caller then gets a socket that was reset after it was connected. It has the same port if `source` was given.
+    """
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    with contextlib.ExitStack() as undo:
+        sock = undo.enter_context(socket.socket(family))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if source is not None:
+            sock.bind((source, port))
+        own = sock.getsockname() if source else ("::1" if family == socket.AF_INET6 else "127.0.0.1", 0)
+        sock.settimeout(PATIENCE if wait else 0)
+        try:
+            sock.connect(address)
+        except BlockingIOError:
+            sock.settimeout(PATIENCE)
+        except ConnectionResetError:
+            sock.close()
+            return _reset_after_connect(family, own)
+        undo.pop_all()
+    return sock
+
+
+def _reset_after_connect(family: int, own) -> socket.socket:
+    """Make a client's socket, bound to `own`, that was connected and then reset."""
+    with contextlib.ExitStack() as undo, listening(family, own[0]) as server:
+        sock = undo.enter_context(socket.socket(family))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(own)
+        sock.settimeout(PATIENCE)
+        sock.connect(server.getsockname())
+        reset(accept(server))
+        undo.pop_all()
+    return sock
 
 
 @contextlib.contextmanager

@@ -45,7 +45,7 @@ def connect(relay: Relay) -> socket.socket:
 
     def connected() -> bool:
         with contextlib.suppress(ConnectionRefusedError):
-            sockets.append(socket.create_connection(("127.0.0.1", relay.port), PATIENCE))
+            sockets.append(relay.connect())
         return bool(sockets)
 
     eventually(connected, "the relay listens")

@@ -24,10 +24,8 @@ def test_5000_connections_in_one_burst(many_files):
     ):
         with answering(server, b"!", hold=True):
             for number in range(5000):
-                client = stack.enter_context(socket.socket())
-                client.setblocking(False)  # noqa: FBT003
-                client.bind((f"127.{200 if number % 5 == 4 else 1}.{number % 250}.1", 0))
-                client.connect_ex((relay.host, relay.port))
+                source = f"127.{200 if number % 5 == 4 else 1}.{number % 250}.1"
+                client = stack.enter_context(relay.connect(source=source, wait=False))
                 selector.register(client, selectors.EVENT_READ)
             heard = Counter()
             while selector.get_map():

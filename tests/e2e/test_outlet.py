@@ -23,6 +23,7 @@ from harness import (
     Relay,
     accept,
     answering,
+    connect,
     echo,
     ends_with_reset,
     eventually,
@@ -376,9 +377,9 @@ def test_readers_of_both_are_gone(busy):
         process.stderr.close()
         process.stdout.close()
         if busy:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(ConnectionRefusedError):
                 while True:
-                    socket.create_connection(("127.0.0.1", int(port)), PATIENCE).close()
+                    connect(("127.0.0.1", int(port))).close()
         _pid, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         assert process.returncode == 74

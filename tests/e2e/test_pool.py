@@ -77,18 +77,6 @@ def port_of(client: socket.socket) -> int:
     return client.getsockname()[1]
 
 
-def attempt(relay: Relay) -> socket.socket:
-    """Connect as a client that may be refused: then connect(2) itself may see the reset."""
-    with contextlib.ExitStack() as stack:
-        client = stack.enter_context(socket.socket())
-        client.settimeout(PATIENCE)
-        client.bind(("127.0.0.1", 0))
-        with contextlib.suppress(ConnectionResetError):
-            client.connect(("127.0.0.1", relay.port))
-        stack.pop_all()
-    return client
-
-
 def pairs(stack: contextlib.ExitStack, relay: Relay, server: socket.socket, count: int):
     """Open `count` sessions; for each the client's and the target's socket, closed with `stack`."""
     made = []
@@ -123,7 +111,7 @@ def test_exactly_500_of_520_get_in_and_then_exactly_as_many_as_leave():
     with echoing() as server, Relay(server.getsockname(), workers=4) as relay, contextlib.ExitStack() as stack:
         clients = {}
         for _ in range(520):
-            client = stack.enter_context(attempt(relay))
+            client = stack.enter_context(relay.connect(source="127.0.0.1"))
             clients[port_of(client)] = client
         relay.wait("connection.attempt", 520)
         relay.wait("session.target_channel_active", 500)
@@ -150,7 +138,7 @@ def test_exactly_500_of_520_get_in_and_then_exactly_as_many_as_leave():
                 assert receive(client) == b""
         relay.wait("session.closed", 100)
         for _ in range(150):
-            client = stack.enter_context(attempt(relay))
+            client = stack.enter_context(relay.connect(source="127.0.0.1"))
             clients[port_of(client)] = client
         relay.wait("connection.attempt", 670)
         relay.wait("session.target_channel_active", 600)
@@ -183,7 +171,7 @@ def test_slots_that_were_given_back_are_free_for_those_who_came_later():
                 target.close()
                 assert receive(client) == b""
             for _ in range(30):
-                stack.enter_context(attempt(relay))
+                stack.enter_context(relay.connect(source="127.0.0.1"))
         finally:
             relay.process.send_signal(signal.SIGCONT)
         relay.wait("connection.attempt", 70)
@@ -239,7 +227,7 @@ def test_a_killed_worker_loses_its_own_sessions_and_no_other():
                 assert receive(target, 3) == b"new"
                 of_worker[relay.wait("session.connected", client_port=port_of(client))["worker"]] += 1
             assert len(of_worker) == 3, "a replacement gets its share, and not all because it is empty"
-            stack.enter_context(attempt(relay))
+            stack.enter_context(relay.connect(source="127.0.0.1"))
             relay.wait("connection.pool_exhausted")
             assert len(relay.all("session.closed")) == 4
         relay.wait("session.closed", 16)
@@ -255,7 +243,8 @@ def test_all_workers_killed_at_once():
         made = pairs(stack, relay, server, 8)
         for pid in relay.workers().values():
             os.kill(pid, signal.SIGKILL)
-        with attempt(relay) as early:  # while nobody is there: it may wait or be refused, but has its record
+        # While nobody is there it may wait or be refused, but it has its record.
+        with relay.connect(source="127.0.0.1") as early:
             early_port = port_of(early)
             for client, target in made:
                 assert ends_with_reset(client)
@@ -422,7 +411,7 @@ def test_expiry_under_load():
         held: list[socket.socket] = []
         with contextlib.ExitStack() as stack, contextlib.suppress(ConnectionRefusedError):
             while not over.is_set():
-                held.append(stack.enter_context(attempt(relay)))
+                held.append(stack.enter_context(relay.connect(source="127.0.0.1")))
                 with contextlib.suppress(OSError):  # one that was not let in, or whose relay has expired
                     held[-1].sendall(b"x" * 1000)
                 if len(held) > 50:
@@ -596,7 +585,7 @@ def test_ten_thousand_sessions_at_once():
             for client in clients:
                 client.sendall(b"here")
             assert [receive(client, 4) for client in clients] == [b"here"] * 10_000
-            with attempt(relay):
+            with relay.connect(source="127.0.0.1"):
                 assert relay.wait("connection.pool_exhausted")["active"] == 10_000
             nobody_wakes(relay)
         relay.wait("session.closed", 10_000, reason="requester_read_closed")
@@ -616,7 +605,7 @@ def test_stats_match_reality():
     ):
         clients = [stack.enter_context(relay.connect()) for _ in range(5)]
         relay.wait("session.target_channel_active", 5)
-        stack.enter_context(attempt(relay))
+        stack.enter_context(relay.connect(source="127.0.0.1"))
         relay.wait("connection.pool_exhausted")
         ticks(relay, 2)
         stats = relay.all("relay.stats")[-1]

@@ -79,19 +79,9 @@ def short_session(relay: Relay, server: socket.socket, count: int = 1) -> None:
     relay.wait("session.closed", count)
 
 
-def knock(relay: Relay, source: str = "127.0.0.1") -> socket.socket:
-    """Connect as a client that may be reset at once: connect(2) itself would tell of it, were it waited for."""
-    sock = socket.socket()
-    sock.bind((source, 0))
-    sock.settimeout(0)
-    sock.connect_ex(("127.0.0.1", relay.port))
-    sock.settimeout(PATIENCE)
-    return sock
-
-
 def refused_client(relay: Relay) -> socket.socket:
     """Connect as a client from 127.0.0.2."""
-    return knock(relay, "127.0.0.2")
+    return relay.connect(source="127.0.0.2")
 
 
 # -- json and text -------------------------------------------------------------------------------------------
@@ -145,7 +135,7 @@ def test_text_through_a_pipe_where_text_is_asked_for():
     ):
         os.close(writer)
         output = read_until(ours.fileno(), b"now active")
-        with knock(relay):
+        with relay.connect():
             output += read_until(ours.fileno(), b"mismatch.")
         relay.stop()
         output += read_until(ours.fileno(), None)
@@ -305,7 +295,7 @@ def test_session_detail_writes_only_how_each_session_ended():
     """16 and 18 are left out too; refusals and the relay's and the workers' own records stay."""
     options = ["--log-detail", "session", "--max-sessions", "1"]
     with listening() as server, Relay(server.getsockname(), *options, acl="127.0.0.1/32") as relay:
-        with relay.connect(), accept(server), knock(relay):
+        with relay.connect(), accept(server), relay.connect():
             relay.wait("connection.pool_exhausted")
             refused_client(relay).close()
             relay.wait("connection.rejected")
@@ -397,7 +387,7 @@ def message_of(relay: Relay, msg_id: int) -> str:
 def test_manual_21_and_38():
     """The pool is exhausted; the target ends."""
     with listening() as server, Relay(server.getsockname(), "--max-sessions", "1") as relay:
-        with relay.connect() as client, accept(server) as target, knock(relay):
+        with relay.connect() as client, accept(server) as target, relay.connect():
             relay.wait("connection.pool_exhausted")
             target.close()
             assert receive(client) == b""
@@ -451,7 +441,7 @@ def test_manual_25():
 
 def test_manual_27():
     """Nobody listens at the target."""
-    with Relay(("127.0.0.1", free_port())) as relay, knock(relay):
+    with Relay(("127.0.0.1", free_port())) as relay, relay.connect():
         closed = relay.wait("session.closed")
         assert (closed["msg_id"], closed["reason"], closed["error"]) == (27, "connect_refused", "ECONNREFUSED")
         sentence = "The target refused the connection attempt for session handler serial number 1."
@@ -483,7 +473,7 @@ def test_manual_19_and_20(room, msg_id, reason, sentence):
         used = {int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()}
         free = [number for number in range(limits[0]) if number not in used]
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (free[room], limits[1]))
-        with knock(relay):
+        with relay.connect():
             closed = relay.wait("session.closed")
         assert (closed["msg_id"], closed["reason"], closed["message"]) == (msg_id, reason, sentence)
         assert closed["level"] == "error"

@@ -10,7 +10,6 @@ from pathlib import Path
 import psutil
 import pytest
 from harness import (
-    PATIENCE,
     Relay,
     accept,
     ends_with_reset,
@@ -56,14 +55,10 @@ def flooding(sock: socket.socket):
 
 
 def turned_away(relay: Relay, address: str = "127.0.0.1", say: bytes = b"", port: int = 0) -> tuple[int, bool]:
-    """Connect as a client that is not let in; its port, and whether it saw a reset, be it by connect(2)."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family) as client:
-        client.bind((address, port))
+    """Connect as a client that is not let in; its port, and whether it saw a reset."""
+    with relay.connect(address, source=address, port=port) as client:
         port = client.getsockname()[1]
-        client.settimeout(PATIENCE)
         try:
-            client.connect((address, relay.port))
             client.sendall(say)
             return port, ends_with_reset(client)
         except (ConnectionResetError, BrokenPipeError):
