@@ -18,8 +18,8 @@ PIPES = 64
 PER_PIPE = 2
 """Pipes of a worker at most, for flows that keep filling their buffer; sessions come first."""
 
-PER_WORKER = 4
-"""Descriptors of the supervisor for each worker: channel, queue, sentinel, lifeline."""
+PER_WORKER = 5
+"""Descriptors of the supervisor for each worker: channel, queue, sentinel, lifeline, its first words."""
 
 
 class Share(NamedTuple):

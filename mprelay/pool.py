@@ -65,7 +65,11 @@ class Member:
                 queue = Queue()
                 undo.callback(queue.close)
                 self._sender = handoff.sender(ours)
-                self.process = spawning.start(worker.main, (settings, theirs, queue), f"mprelay worker {number}")
+                self.words = spawning.FirstWords()
+                undo.callback(self.words.close)
+                self.process = spawning.start(
+                    worker.main, (settings, theirs, queue), f"mprelay worker {number}", self.words
+                )
             undo.pop_all()
         self.reader = EventReader(queue)
         self.pid = self.process.pid or 0
@@ -103,6 +107,7 @@ class Member:
     def close(self) -> int:
         """Give everything back, after :meth:`join`; return the exit code (negative: the signal)."""
         code = self.process.exitcode
+        self.words.end()
         self._sender.close()
         self.reader.close()
         self.process.close()

@@ -6,21 +6,89 @@ channel would never come.
 
 import multiprocessing
 import multiprocessing.process
-from collections.abc import Callable
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from multiprocessing import resource_tracker
-from typing import Any
+from typing import Any, Final
 
 from mprelay import signals
 
+_STDERR: Final = 2
+_MOST: Final = 64 * 1024  # bytes of what a process says before it is ready
+_LONGEST: Final = 120  # characters of the last line of it
 
-def start(target: Callable[..., None], args: tuple[Any, ...], name: str) -> multiprocessing.process.BaseProcess:
-    """Start a process that runs `target`. OSError: no process, or no descriptors, to be had."""
+
+class FirstWords:
+    """What a process says on stderr until it is ready: the cause, if it never is.
+
+    An interpreter may be unable to begin, to import a module, or to unpickle the arguments. All that goes wrong
+    before the process runs our code is said on its stderr and nowhere else. So its stderr is a socket of its own,
+    which never blocks, until it is ready.
+    """
+
+    def __init__(self) -> None:
+        self._ours, self._theirs = socket.socketpair()
+        for end in (self._ours, self._theirs):
+            end.setblocking(False)  # noqa: FBT003 - socket's signature
+        self.last = ""
+        """The last line, once :meth:`end` was called."""
+
+    @contextmanager
+    def as_stderr(self) -> Iterator[None]:
+        """Be the stderr of the process that is started meanwhile. OSError: no descriptors."""
+        if sys.platform == "win32":  # there a socket cannot be the stderr of a process
+            yield
+            return
+        usual = os.dup(_STDERR)
+        try:
+            os.dup2(self._theirs.fileno(), _STDERR)
+            yield
+        finally:
+            os.dup2(usual, _STDERR)
+            os.close(usual)
+            self._theirs.close()
+
+    def end(self) -> None:
+        """Pass on to our own stderr what was said, and give everything back."""
+        if self._ours.fileno() < 0:
+            return
+        said = b""
+        with suppress(OSError):
+            said = self._ours.recv(_MOST)
+        self.close()
+        if said:
+            self.last = last_line(said)
+            with suppress(OSError):  # as everybody's complaints: if anybody listens
+                os.write(_STDERR, said)
+
+    def close(self) -> None:
+        """Give everything back."""
+        self._ours.close()
+        self._theirs.close()
+
+
+def last_line(said: bytes) -> str:
+    """Return the last line that is not empty: where a traceback was printed, the exception."""
+    lines = said.decode("utf-8", "backslashreplace").split("\n")
+    return next((line.strip()[:_LONGEST] for line in reversed(lines) if line.strip()), "")
+
+
+def start(
+    target: Callable[..., None], args: tuple[Any, ...], name: str, words: FirstWords | None = None
+) -> multiprocessing.process.BaseProcess:
+    """Start a process that runs `target`. OSError: no process, or no descriptors, to be had.
+
+    With `words` they are its stderr until it says something else (see :func:`mprelay.worker.main`).
+    """
     with signals.held():
         # Started with the first process anyway, but then within the next `held`, whose mask it undoes. It makes
         # itself deaf to SIGINT and SIGTERM alone; the other stop signals stay blocked in it.
         resource_tracker.ensure_running()
     process = multiprocessing.get_context("spawn").Process(target=target, args=args, name=name)
-    with signals.held():
+    with signals.held(), words.as_stderr() if words is not None else nullcontext():
         process.start()
     return process
 

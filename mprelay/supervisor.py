@@ -173,13 +173,19 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _need_standard_streams() -> None:
-    """See that descriptors 0 to 2 are open, before a socket gets the number of one. OSError: no stdout."""
+    """See that descriptors 0 to 2 are open, before a socket gets the number of one. OSError: no stdout.
+
+    In the place of one that is closed comes a socket whose other end is closed. /dev/null would do too, but a
+    sandbox may have none.
+    """
     no_stdout = None
     for descriptor in (0, _STDOUT, 2):
         try:
             os.fstat(descriptor)
         except OSError as failure:
-            os.open(os.devnull, os.O_RDWR)  # the kernel gives the lowest number that is free: this one
+            place, other = socket.socketpair()  # the kernel gives the lowest number that is free: this one
+            place.detach()
+            other.close()
             if descriptor == _STDOUT:
                 no_stdout = failure
     if no_stdout is not None:
@@ -500,7 +506,7 @@ class Supervisor:
             self._on_stdout_gone()
         elif self._phase is Phase.STARTING:
             if self._writer.absent:
-                detail = "the outlet ended before it was ready"
+                detail = f"the outlet {_ended(*self._writer.ended())}"
                 raise Failure(catalogue.POOL_START_FAILED, SOFTWARE, error=None, detail=detail)
             if sum(member.ready for member in self._pool.members.values()) == self._config.workers:
                 self._activate()
@@ -812,6 +818,7 @@ class Supervisor:
             member.kill()
             return
         member.ready_at = self._now
+        member.words.end()
         self._failed_starts[member.number] = 0
         self._alarms.pop(f"worker {member.number}", None)
         replaces = self._phase is not Phase.STARTING
@@ -910,8 +917,7 @@ class Supervisor:
         """Start another worker in the place of a dead one, the later, the more often it crashed."""
         number = member.number
         if member.ready_at is None:
-            ending = f"exit code {code}" if code >= 0 else signals.name(-code)
-            self._start_failed(number, None, member.trouble or f"ended before it was ready ({ending})")
+            self._start_failed(number, None, member.trouble or _ended(code, member.words.last))
             return
         crashes = self._crashes.get(number, 0) + 1 if self._now - member.ready_at < _SHORT_LIFE else 0
         self._crashes[number] = crashes
@@ -1098,6 +1104,12 @@ _LISTENER_STEPS: Final = {
 def _growing(first: float, times: int) -> float:
     """Return `first`, doubled for each further time, at most the longest pause."""
     return min(first * 2.0 ** min(times - 1, 32), _LONGEST_PAUSE)
+
+
+def _ended(code: int, last_words: str) -> str:
+    """Tell how a process ended that should have become ready."""
+    how = f"ended before it was ready ({f'exit code {code}' if code >= 0 else signals.name(-code)})"
+    return f"{how}: {last_words}" if last_words else how
 
 
 def _check_clock() -> None:

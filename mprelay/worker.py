@@ -28,6 +28,9 @@ walks all sessions many times a second under load."""
 _LAST_WORDS: Final = 5.0
 """Seconds that a crash report may wait for room in the queue."""
 
+_STDOUT: Final = 1
+_STDERR: Final = 2
+
 _RESERVE: Final = 64 * 1024
 """Bytes kept for the last report of a worker that has run out of memory."""
 
@@ -55,6 +58,9 @@ def main(settings: Settings, inbox: socket.socket, queue: Queue) -> None:
         os.set_inheritable(ours, False)  # noqa: FBT003 - os' signature; spawn had to make them so
     uplink = Uplink(queue)
     reserve = [bytes(_RESERVE)]
+    # A failure up to here is printed on the stderr that the supervisor keeps for it (spawning.FirstWords). From
+    # now on a report tells it, and stderr becomes what stdout is: the way of complaints (mprelay.writer, rule 2).
+    os.dup2(_STDOUT, _STDERR)
     try:
         relay = Relay(settings, receiver(inbox), uplink)
         uplink.report(Ready(time.time(), BUILD))

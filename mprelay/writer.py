@@ -124,6 +124,19 @@ class Writer:
                 self.written = True
         self._push()
 
+    def ended(self) -> tuple[int, str]:
+        """Bury an outlet that is :attr:`absent`: its exit code (negative: the signal), and its last words."""
+        said = b""
+        if self._outlet is None or self._complaints is None:
+            return 0, ""
+        self._outlet.join(_FAREWELL)  # an exception closes its socket a moment before it ends
+        self._outlet.kill()
+        self._outlet.join()
+        self._complaints.setblocking(False)  # noqa: FBT003 - socket's signature
+        with suppress(OSError):
+            said = self._complaints.recv(65536, socket.MSG_PEEK)  # it is still to be written to stderr
+        return self._outlet.exitcode or 0, spawning.last_line(said)
+
     def outlives(self, *, wait: bool) -> bool:
         """Tell whether the outlet still runs; with `wait` give it a moment to end."""
         if self._outlet is None or self._way is None:

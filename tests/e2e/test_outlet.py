@@ -401,7 +401,8 @@ def test_an_outlet_that_ends_before_it_is_ready(tmp_path):
     """14, and every record is there, written without it; what it said is on stderr."""
     env = with_site(tmp_path, IN_OUTLET.format("1 / 0"))
     with Relay(NOWHERE, wait_active=False, expect_code=70, env=env, quiet=False) as relay:
-        assert failed(relay) == [("pool.start_failed", None, "the outlet ended before it was ready")]
+        how = "ended before it was ready (exit code 1): ZeroDivisionError: division by zero"
+        assert failed(relay) == [("pool.start_failed", None, f"the outlet {how}")]
         assert "ZeroDivisionError" in relay.errors
 
 

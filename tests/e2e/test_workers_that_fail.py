@@ -24,6 +24,7 @@ from harness import (
     listening,
     moment,
     open_files,
+    opened,
     receive,
     with_site,
 )
@@ -32,6 +33,7 @@ import mprelay
 from mprelay.worker import BUILD
 
 IN_WORKERS = "import os, signal, sys\nif '--multiprocessing-fork' in sys.orig_argv:\n    "
+IN_A_WORKER = "if os.fstat(1).st_ino != os.fstat(2).st_ino: {}"  # not in the outlet, whose streams are one socket
 IN_SUPERVISORS = "import sys\nif '--multiprocessing-fork' not in sys.orig_argv:\n    "
 DEPENDENCIES = ("orjson", "psutil", "structlog")
 
@@ -86,7 +88,8 @@ def test_the_package_is_gone_for_a_while(package):
         os.kill(relay.workers()[3 - busy], signal.SIGKILL)
         failed = relay.wait("worker.start_failed", 3)
         assert (failed["worker"], failed["error"], failed["tries"]) == (3 - busy, None, 3)
-        assert failed["detail"] == "ended before it was ready (exit code 1)"
+        how = "ended before it was ready (exit code 1): ModuleNotFoundError: No module named 'mprelay'"
+        assert failed["detail"] == how
         echo(client, target)
         one_session(relay, server)
         away.rename(package)
@@ -195,7 +198,7 @@ UPGRADES = {
         "events.py",
         "class Settings(NamedTuple)",
         "class Setup(NamedTuple)",
-        r"ended before it was ready \(exit code 1\)",
+        r"ended before it was ready \(exit code 1\): ImportError: .*'Settings'.*",
     ),
 }
 
@@ -358,3 +361,51 @@ def test_a_supervisor_that_stood_still_hears_its_workers_first(tmp_path):
             echo(client, target)
         assert not relay.all("worker.unresponsive")
         assert len(relay.all("worker.exited")) == 1
+
+
+# -- whose cause is known ------------------------------------------------------------------------------------
+
+CAUSES = {
+    "an interpreter that cannot begin": (
+        "os.write(2, b'ld.so: no such library\\n\\n'); os._exit(127)",
+        "exit code 127): ld.so: no such library",
+    ),
+    "a module that cannot be imported": (
+        "sys.modules['orjson'] = None",
+        "exit code 1): ModuleNotFoundError: import of orjson halted; None in sys.modules",
+    ),
+    "a call that the entry point makes": (
+        "signal.signal = lambda *_: 1 / 0",
+        "exit code 1): ZeroDivisionError: division by zero",
+    ),
+    "much to say": (
+        "[os.write(2, b'x' * 1000) for _ in range(50)]; os.write(2, b'\\n' + b'y' * 500); os._exit(3)",
+        "exit code 3): " + "y" * 120,
+    ),
+    "a signal, and nothing said": ("os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL)"),
+}
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_why_no_worker_can_begin(tmp_path, cause):
+    """The record tells it; all that was said comes out on stderr too."""
+    how, detail = CAUSES[cause]
+    env = with_site(tmp_path, IN_WORKERS + IN_A_WORKER.format(how))
+    with Relay(("127.0.0.1", 9), workers=1, wait_active=False, expect_code=70, quiet=False, env=env) as relay:
+        relay.finish()
+        failed = relay.wait("pool.start_failed")["detail"]
+        assert failed == f"worker 1 ended before it was ready ({detail}, 6 times in a row"
+        said = detail.partition("): ")[2]
+        assert relay.errors.count(said) >= 6 if said else relay.errors == ""
+
+
+def test_a_warning_of_a_worker_that_then_is_ready(tmp_path):
+    """It comes out on stderr, and so does what the worker says later: no record speaks of it."""
+    late = "import mprelay.relay as r; run = r.Relay.run; "
+    late += "r.Relay.run = lambda self: (print('later', file=sys.stderr), run(self))"
+    env = with_site(tmp_path, IN_WORKERS + IN_A_WORKER.format("os.write(2, b'a warning\\n'); " + late))
+    with listening() as server, Relay(server.getsockname(), quiet=False, env=env, workers=1) as relay:
+        one_session(relay, server)
+        assert opened(relay.workers()[1], 0) == opened(relay.process.pid, 2)
+        assert opened(relay.workers()[1], 2) == opened(relay.process.pid, 2)
+    assert sorted(relay.errors.splitlines()) == ["a warning", "later"]
