@@ -14,8 +14,9 @@ Rules:
 4. A pipe is written in chunks of whole records of at most PIPE_BUF bytes. Such a write is atomic (pipe(7)), so a
    record is never torn, not by another writer of the same pipe nor by our own ``kill -9``. A record that the
    supervisor did not send to its end, because it was killed, is dropped.
-5. No room on the disk (ENOSPC, EDQUOT) is said on stderr, and tried again each second until there is. Any other
-   error, or a hang-up, means that the reader of stdout is gone: that is said too, and the outlet ends.
+5. What may pass is said on stderr, and tried again each second until it has: no room (a full disk, a quota, the
+   largest size of a file), or no memory. The rest of a record of which only a part had room is written then. Any
+   other error, or a hang-up, means that the reader of stdout is gone: that is said too, and the outlet ends.
 6. stdout and stderr are never made non-blocking: the flag is part of the open file description, which others
    share.
 """
@@ -51,8 +52,10 @@ _STDOUT: Final = 1
 _STDERR: Final = 2
 _MOST: Final = 64 * 1024  # bytes of one read, and of one write to what is no pipe
 _PIPE_BUF: Final = getattr(select, "PIPE_BUF", 512)
-_FULL: Final = {errno.ENOSPC, errno.EDQUOT}
-_PAUSE: Final = 1.0  # seconds between two tries where there is no room
+_NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_MEMORY: Final = {errno.ENOMEM, errno.ENOBUFS}
+_PASSING: Final = _NO_ROOM | _NO_MEMORY
+_PAUSE: Final = 1.0  # seconds between two tries of what may pass
 _LAST_WORDS: Final = 0.5  # seconds for the complaints that are left, once all else is done
 
 
@@ -83,7 +86,7 @@ def complain(text: str, descriptor: int = _STDERR) -> None:
 class Sink:
     """Writes whole records to `descriptor`, which it does not own.
 
-    `complain` is told, once, that there is no room, before the wait for it. Without `complain` it is an error.
+    `complain` is told, once, why they wait, if that may pass. Without `complain` it is an error.
     """
 
     def __init__(self, descriptor: int, complain: Callable[[str], None] | None = None) -> None:
@@ -105,7 +108,7 @@ class Sink:
             except BlockingIOError:  # somebody who shares stdout has made it non-blocking
                 select.select([], [self._descriptor], [])
             except OSError as failure:
-                if self._complain is None or failure.errno not in _FULL:
+                if self._complain is None or failure.errno not in _PASSING:
                     raise
                 if not said:
                     said = True

@@ -41,6 +41,7 @@ CALLS = {
     "socketpair": (53, 199),
     "splice": (275, 76),
     "vfork": (58, None),
+    "write": (1, 64),
 }
 MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column of CALLS, AUDIT_ARCH_*
 

@@ -1,22 +1,27 @@
 """The process that owns stdout and stderr, by itself: real processes, pipes and sockets."""
 
 import contextlib
+import errno
 import multiprocessing
 import os
+import resource
 import select
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
-from harness import PATIENCE, eventually, opened
+from harness import PATIENCE, eventually, limit, opened
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mprelay import outlet
 from mprelay.outlet import READY, WRITTEN, Handed, Sink, complain
 
+FAILING_CALL = str(Path(__file__).parent / "failing_call.py")
 LINE = b"r" * 900 + b"\n"
 DEAF_TO = ["SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGALRM"]
 
@@ -313,6 +318,41 @@ def test_chunks_are_whole_records(lengths, most):
     for chunk in chunks:
         assert chunk.endswith(b"\n")
         assert len(chunk) <= most or chunk.count(b"\n") == 1
+
+
+def test_a_file_that_may_not_grow_is_waited_for(begun, tmp_path):
+    """EFBIG, in the middle of a record: its rest follows when there is room, and SIGXFSZ ends nobody."""
+    path = tmp_path / "log"
+    new = begun(lambda: (os.open(path, os.O_RDONLY | os.O_CREAT), os.open(path, os.O_WRONLY)))
+    size = len(LINE) + 100
+    with limit(new.process.pid, resource.RLIMIT_FSIZE, size):
+        new.records.sendall(LINE * 3)
+        said = b"mprelay: records wait: File too large\n"
+        assert read_all(new.stderr, len(said)) == said
+        assert path.read_bytes() == (LINE * 2)[:size]
+        assert new.process.is_alive()
+    new.records.sendall(LINE)
+    new.records.shutdown(socket.SHUT_WR)
+    assert new.records.recv(1) == WRITTEN
+    assert path.read_bytes() == LINE * 4
+    assert new.end() == 0
+    assert read_rest(new.stderr) == b""
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM, errno.ENOBUFS])
+def test_what_may_pass_is_waited_for(number):
+    """No room, or no memory: the kernel refuses each write, and the record is kept."""
+    rule = f"write,0=1:{errno.errorcode[number]}"  # to stdout
+    code = "from mprelay.outlet import Sink; Sink(1, lambda text: print(text, file=sys.stderr)).write(b'kept')"
+    with subprocess.Popen(
+        [sys.executable, FAILING_CALL, rule, "--", sys.executable, "-c", "import sys; " + code],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    ) as process:
+        said = f"records wait: {os.strerror(number)}\n".encode()
+        assert read_all(process.stderr.fileno(), len(said)) == said
+        assert process.poll() is None
+        process.kill()
 
 
 def test_no_room_is_said_once_and_waited_for():

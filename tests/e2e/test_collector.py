@@ -1,6 +1,7 @@
 """A collector that does not keep up: the records wait, new connections wait, and sessions in flight do not."""
 
 import contextlib
+import resource
 import signal
 import subprocess
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 from checker import check_run, parse
-from harness import Relay, accept, answering, echo, eventually, listening, receive
+from harness import PROGRAM, Relay, accept, answering, echo, eventually, listening, receive
 
 MIB = 1 << 20
 
@@ -91,3 +92,28 @@ def test_a_disk_that_is_full_for_a_while(small_disk: Path):
     check_run(records)
     assert records[-1]["admitted"] == sessions + 1
     assert "No space left on device" in relay.errors
+
+
+def test_a_file_that_has_its_largest_size(tmp_path: Path):
+    """EFBIG (``ulimit -f``) is no end of the reader: what does not fit waits, and follows when it may."""
+    log = tmp_path / "log"
+    command = ("/bin/sh", "-c", 'ulimit -S -f 16 && exec "$0" "$@"', PROGRAM)  # of 512 bytes each
+    with (
+        log.open("wb") as stdout,
+        listening() as server,
+        Relay(server.getsockname(), command=command, stdout=stdout, quiet=False) as relay,
+    ):
+        eventually(lambda: b"relay.active" in log.read_bytes(), "the relay is active")
+        sessions = 0
+        while log.stat().st_size < 16 * 512 or sessions < 10:
+            with relay.connect() as client, accept(server) as target:
+                echo(client, target)
+            sessions += 1
+        unlimited = (resource.RLIM_INFINITY, resource.prlimit(relay.process.pid, resource.RLIMIT_FSIZE)[1])
+        resource.prlimit(relay.outlet().pid, resource.RLIMIT_FSIZE, unlimited)
+        relay.process.send_signal(signal.SIGTERM)
+        assert relay.finish() == 0
+        records = parse(log.read_bytes())
+    check_run(records)
+    assert records[-1]["admitted"] == sessions
+    assert "File too large" in relay.errors
