@@ -41,7 +41,8 @@ class Writer:
 
     def __init__(self) -> None:
         self._waiting: deque[bytes] = deque()
-        self._paused = False
+        self.paused = False
+        """What :attr:`congested` was when it was last asked."""
         self._closed = False
         self._way: socket.socket | None = None  # our end of the socket of the records
         self._complaints: socket.socket | None = None  # the outlet's end, until it is ready
@@ -160,8 +161,8 @@ class Writer:
     @property
     def congested(self) -> bool:
         """Whether the backlog rose above the high mark and has not fallen below the low mark since."""
-        self._paused = self.backlog > (LOW if self._paused else HIGH)
-        return self._paused
+        self.paused = self.backlog > (LOW if self.paused else HIGH)
+        return self.paused
 
     def put(self, records: list[bytes]) -> None:
         """Add records, each a whole line. Never blocks."""
