@@ -32,17 +32,20 @@ class Acl:
 
     @classmethod
     def parse(cls, text: str) -> "Acl":
-        """Parse an entry; ValueError says what is wrong with `text`."""
+        """Parse an entry. ValueError says what would be right ("must be …"), or what is wrong ("has …")."""
         if text.upper() == "ANY":
             return cls(None, text)
         address, slash, mask = text.partition("/")
-        if not slash:
-            raise ValueError("the mask is missing")
         if "%" in address:
-            raise ValueError("a zone does not belong in a filter")
-        ip = ip_address(address)
+            raise ValueError("must not have a zone")
+        try:
+            ip = ip_address(address)
+        except ValueError:
+            raise ValueError("must be ANY, or an address and its mask, as in 192.0.2.0/24") from None
+        if not slash:
+            raise ValueError(f"has no mask: {address}/{ip.max_prefixlen} is this address alone")
         if isinstance(ip, IPv4Address):
-            prefix = _dotted(mask) if "." in mask else _prefix(mask, _V4_BITS)
+            prefix = _dotted(mask, address) if "." in mask else _prefix(mask, _V4_BITS)
             return cls(IPv4Network((ip, prefix), strict=False), text)
         network = IPv6Network((ip, _prefix(mask, 128)), strict=False)
         if network.subnet_of(_MAPPED):
@@ -73,13 +76,24 @@ class Acl:
 
 
 def _prefix(text: str, bits: int) -> int:
-    if not (text.isascii() and text.isdigit()) or int(text) > bits:
-        raise ValueError(f"the prefix length is not a number from 0 to {bits}")
-    return int(text)
+    digits = text.lstrip("0") or text[:1]
+    if not (digits.isascii() and digits.isdigit()) or len(digits) > len(str(bits)) or int(digits) > bits:
+        dotted = ", or a dotted mask" if bits == _V4_BITS else ""
+        raise ValueError(f"must have a prefix length from 0 to {bits} behind the slash{dotted}")
+    return int(digits)
 
 
-def _dotted(text: str) -> int:
-    zeros = int(IPv4Address(text)) ^ _V4_ALL
-    if zeros & (zeros + 1):
-        raise ValueError("the mask has a gap, or is inverse")
-    return _V4_BITS - zeros.bit_length()
+def _dotted(text: str, address: str) -> int:
+    try:
+        mask = int(IPv4Address(text))
+    except ValueError:
+        raise ValueError("must have a mask as in 255.255.255.0 behind the slash, or a prefix length") from None
+    zeros = mask ^ _V4_ALL
+    if zeros & (zeros + 1) == 0:
+        return _V4_BITS - zeros.bit_length()
+    if mask & (mask + 1) == 0:
+        right = IPv4Address(zeros)
+        raise ValueError(
+            f"has an inverse mask: {address}/{right} is meant, which is /{_V4_BITS - mask.bit_length()}"
+        )
+    raise ValueError("has a mask with a gap: all its ones must come first, as in 255.255.255.0")

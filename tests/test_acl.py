@@ -133,3 +133,49 @@ def test_an_entry_is_a_value():
     """Equal where it filters the same, whatever it was written like."""
     assert {Acl.parse("10.1.2.3/8"), Acl.parse("10.0.0.0/255.0.0.0")} == {Acl.parse("10.0.0.0/8")}
     assert repr(Acl.parse("10.1.2.3/8")) == "Acl('10.0.0.0/8')"
+
+
+@pytest.mark.parametrize(
+    ("text", "offer"),
+    [
+        ("10.0.0.1", "10.0.0.1/32"),
+        ("2001:db8::1", "2001:db8::1/128"),
+        ("::ffff:10.0.0.1", "::ffff:10.0.0.1/128"),
+        ("10.0.0.1/0.0.0.255", "10.0.0.1/255.255.255.0"),
+        ("10.0.0.1/0.255.255.255", "10.0.0.1/255.0.0.0"),
+        ("10.0.0.1/127.255.255.255", "10.0.0.1/128.0.0.0"),
+    ],
+)
+def test_an_error_offers_what_would_be_right(text, offer):
+    """And that is taken."""
+    with pytest.raises(ValueError, match=f"{offer}( |$)"):
+        Acl.parse(text)
+    Acl.parse(offer)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("ANYONE", "ANY"),
+        ("10.0.0/8", "192.0.2.0/24"),
+        ("10.0.0.0/33", "0 to 32"),
+        ("10.0.0.0/", "0 to 32"),
+        ("10.0.0.0/" + "9" * 5000, "0 to 32"),
+        ("::/129", "0 to 128"),
+        ("::/255.0.0.0", "0 to 128"),
+        ("10.0.0.0/255.0.255.0", "gap"),
+        ("10.0.0.0/256.0.0.0", "255.255.255.0"),
+        ("fe80::1%lo/64", "zone"),
+    ],
+)
+def test_an_error_names_the_bound(text, named):
+    """What would be right, not only that this is wrong."""
+    with pytest.raises(ValueError, match=named):
+        Acl.parse(text)
+
+
+def test_what_was_typed_is_kept():
+    """For the record of who may connect."""
+    assert Acl.parse("10.1.2.3/255.0.0.0").written == "10.1.2.3/255.0.0.0"
+    assert Acl.parse("::ffff:10.1.2.3/104").written == "::ffff:10.1.2.3/104"
+    assert (Acl.parse("any").written, Acl.parse("2001:DB8::/32").written) == ("any", "2001:DB8::/32")
