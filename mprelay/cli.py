@@ -17,7 +17,9 @@ _BY_POSITION = [parameter for parameter in PARAMETERS if parameter.position]
 _EPILOG = """\
 Example: let 10.1.2.3 reach a web server through port 8080 for ten minutes:
 
-  mprelay 8080 192.0.2.10 80 10.1.2.3/32 --absolute-timeout 600
+  mprelay 8080 192.0.2.10 80 10.1.2.3/32 --absolute-timeout 10m
+
+Seconds may have a unit: 90s, 10m, 2h, 1d.
 
 Records go to stdout, one JSON object a line. Exit codes: 0 expired or stopped by a signal, 2 wrong parameters,
 69 no listener, 70 internal failure or no workers, 71 platform, 74 stdout is gone.

@@ -6,7 +6,8 @@ Rules:
    default and its message when wrong. Nothing about a parameter stands anywhere else.
 2. Values arrive as text, as the user typed them. :func:`validate` reports every wrong one, not only the
    first; a :class:`Config` is made only where there is none.
-3. A number is ASCII digits. ``+1``, ``1_000``, ``1.0`` and digits of other scripts are errors.
+3. A number is ASCII digits. ``+1``, ``1_000``, ``1.0`` and digits of other scripts are errors. Seconds may have
+   one unit behind them, and nothing between: ``90s``, ``10m``, ``2h``, ``1d``.
 4. A target must be one that a connection can be made to, and that does not lead back to the own listener. What
    only the system can tell is asked through :class:`Network`: nothing here touches a socket.
 """
@@ -14,6 +15,7 @@ Rules:
 import math
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from json import dumps
@@ -26,6 +28,8 @@ from mprelay.catalogue import Entry
 LABELS_LIMIT: Final = 1024
 """Bytes of all labels as JSON. Every record carries them and must stay below 4096 bytes (PIPE_BUF)."""
 
+UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_WITH_UNIT: Final = "with or without one unit (90s, 10m, 2h, 1d)"
 _EVERYBODY: Final = IPv4Address("255.255.255.255")
 _CENTURY: Final = 100 * 366 * 86400
 _SHORTEST: Final = 0.01  # seconds between statistics: below, measuring would be most of what is done
@@ -101,15 +105,36 @@ def whole(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
+def whole_seconds(low: int, high: int) -> Callable[[str], int]:
+    """Make a parser of whole seconds from `low` to `high`, which may have a unit."""
+    number = whole(0, _CENTURY)
+
+    def parse(text: str) -> int:
+        digits, factor = _without_unit(text)
+        with suppress(ValueError):
+            if low <= (value := number(digits) * factor) <= high:
+                return value
+        raise ValueError(f"must be a whole number of seconds from {low} to {high}, {_WITH_UNIT}")
+
+    return parse
+
+
 def seconds(text: str) -> float:
-    """Parse a number of seconds, fractions allowed, at most a century."""
+    """Parse a number of seconds, fractions allowed, at most a century. It may have a unit."""
+    digits, factor = _without_unit(text)
     try:
-        value = float(text) if text.isascii() and set(text) <= set("0123456789.") else math.nan
+        value = float(digits) * factor if text.isascii() and set(digits) <= set("0123456789.") else math.nan
     except ValueError:
         value = math.nan
     if not 0 <= value <= _CENTURY:
-        raise ValueError("must be a number of seconds, 0 or more")
+        raise ValueError(f"must be a number of seconds from 0 to {_CENTURY}, {_WITH_UNIT}")
     return value
+
+
+def _without_unit(text: str) -> tuple[str, int]:
+    """Take the unit off; return what is left, and how many seconds the unit is."""
+    factor = UNITS.get(text[-1:])
+    return (text, 1) if factor is None else (text[:-1], factor)
 
 
 def _interval(text: str) -> float:
@@ -236,7 +261,7 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         metavar="C_TO",
         option="--connect-timeout",
         values="1..3",
-        parse=whole(1, 3),
+        parse=whole_seconds(1, 3),
         help="seconds to wait for the target to answer",
         default="3",
         entry=catalogue.CONNECT_TIMEOUT_INVALID,
@@ -247,7 +272,7 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         metavar="I_TO",
         option="--idle-timeout",
         values="1..1800",
-        parse=whole(1, 1800),
+        parse=whole_seconds(1, 1800),
         help="seconds without a byte moved after which a session is ended",
         default="300",
         entry=catalogue.IDLE_TIMEOUT_INVALID,
@@ -258,7 +283,7 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         metavar="A_TO",
         option="--absolute-timeout",
         values="seconds, 0 = never",
-        parse=whole(0, _CENTURY),  # a century: expires_at must stay a date that log collectors can read
+        parse=whole_seconds(0, _CENTURY),  # a century: expires_at must stay a date that log collectors can read
         help="seconds after which the relay closes itself",
         default="0",
     ),
@@ -324,7 +349,8 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         option="--label",
         values="KEY=VALUE",
         parse=_label,
-        help="put into `labels` on every record (ticket, owner, purpose); repeatable",
+        help="put into `labels` on every record (ticket, owner, purpose); repeatable; "
+        f"all together at most {LABELS_LIMIT} bytes as JSON, quotes included",
         repeat=True,
     ),
     Parameter(

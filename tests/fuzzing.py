@@ -220,6 +220,8 @@ SEEDS: Final[dict[str, list[bytes]]] = {
     "argv": [
         b"\0".join(map(str.encode, (*GOOD, "3", "300", "0", "auto"))),
         b"\0".join(map(str.encode, (*GOOD, "--label", "a=b", "--workers=2", "--log-format", "text", "--", "x"))),
+        b"\0".join(map(str.encode, (*GOOD, "3s", "30m", "2h", "--drain-timeout", "1.5m", "--stats-interval=1d"))),
+        b"\0".join(map(str.encode, (*GOOD[:3], "10.0.0.1/0.0.0.255", "1h30m"))),
         b"--help",
         b"--version",
         b"-5\0--max-sessions\0--bind=::1\0--drain-timeout\0001.5\0--stats-interval=0\0--log-detail\0full",

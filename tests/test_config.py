@@ -1,12 +1,34 @@
 """The table of parameters: each bound from both sides, every wrong value told."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mprelay import config
-from mprelay.config import LABELS_LIMIT, PARAMETERS, Config, Network, validate
+from mprelay.config import LABELS_LIMIT, PARAMETERS, UNITS, Config, Network, seconds, validate, whole_seconds
 
+NO_DURATIONS = [
+    *["-1", "0.5", "x", "99999999999", "", "s", "0.5h", "1.0m", "36601d", "99999999999d"],
+    *[
+        "1h30m",
+        "1H",
+        "1 h",
+        " 1h",
+        "1h ",
+        "h1",
+        "1hh",
+        "1w",
+        "1y",
+        "1ms",
+        "+1h",
+        "1_0m",
+        "1e3s",
+        "٣m",
+        "9" * 5000 + "s",
+    ],
+]
 GOOD = {"fwd_port": ["8080"], "trg_host": ["192.0.2.1"], "trg_port": ["80"], "acl": ["ANY"]}
 
 
@@ -54,18 +76,43 @@ def test_defaults_are_the_contracts():
         ),
         ("trg_port", 4, ["1", "65535"], ["0", "65536", "http"]),
         ("acl", 5, ["any", "10.0.0.0/8"], ["10.0.0.1", "10.0.0.1/0.0.0.255"]),
-        ("connect_timeout", 6, ["1", "3"], ["0", "4", "1.5"]),
-        ("idle_timeout", 7, ["1", "1800"], ["0", "1801", "x"]),
+        ("connect_timeout", 6, ["1", "3", "3s"], ["0", "4", "1.5", "4s", "0m", "1m", "1.0s"]),
+        (
+            "idle_timeout",
+            7,
+            ["1", "1800", "30m", "1800s"],
+            ["0", "1801", "x", "31m", "1h", "30M", "0.5m", "m", "1ms"],
+        ),
         ("buffer", 8, ["100", "4000", "auto"], ["99", "4001", "AUTO", "", "1e3"]),
-        ("absolute_timeout", None, ["0", "1", "86400"], ["-1", "0.5", "x", "99999999999"]),
+        ("absolute_timeout", None, ["0", "1", "86400", "2h", "1d", "36600d"], NO_DURATIONS),
         ("workers", None, ["1", "64"], ["0", "65", "two"]),
         ("max_sessions", None, ["1", "10000"], ["0", "-5", "1000001"]),
         ("bind", None, ["127.0.0.1", "::"], ["localhost", "eth0", "::1%lo", ""]),
         ("log_format", None, ["auto", "json", "text"], ["xml", "JSON", ""]),
         ("log_detail", None, ["full", "session"], ["none", ""]),
         ("label", None, ["a=b", "a=", "a=b=c", "ü=ö"], ["a", "=b", "", "a\udcff=b", "a=\udcff"]),
-        ("drain_timeout", None, ["0", "10", "0.5"], ["-1", "x", "", "inf", "nan", "1e3", "1.2.3", "99999999999"]),
-        ("stats_interval", None, ["0", "60", "0.01"], ["-0.1", "never", "0.001"]),
+        (
+            "drain_timeout",
+            None,
+            ["0", "10", "0.5", "1.5m", ".5h", "36600d"],
+            [
+                "s",
+                ".s",
+                "1h30m",
+                "1M",
+                "1 m",
+                "36601d",
+                "-1",
+                "x",
+                "",
+                "inf",
+                "nan",
+                "1e3",
+                "1.2.3",
+                "99999999999",
+            ],
+        ),
+        ("stats_interval", None, ["0", "60", "0.01", "0d"], ["-0.1", "never", "0.001", "0.001s"]),
     ],
 )
 def test_bounds(name, msg_id, good, bad):
@@ -245,3 +292,35 @@ def test_an_unusable_target_is_told_beside_all_that_is_wrong():
     """And with whatever else is wrong."""
     typed = GOOD | {"trg_host": ["127.0.0.1"], "trg_port": ["8080"], "workers": ["0"], "acl": ["x"]}
     assert sorted(p.parameter for p in validate(typed)[1]) == ["acl", "trg_host", "workers"]
+
+
+@given(st.integers(0, 10**12), st.sampled_from(sorted(UNITS)), st.integers(0, 10**6), st.integers(0, 10**6))
+def test_a_unit_is_the_same_as_its_seconds(number, unit, low, high):
+    """Within the same bounds, and with the same words when it is wrong."""
+
+    def outcome(parse, text):
+        try:
+            return parse(text)
+        except ValueError as wrong:
+            return str(wrong)
+
+    in_seconds = str(number * UNITS[unit])
+    for parse in (whole_seconds(low, high), seconds):
+        assert outcome(parse, f"{number}{unit}") == outcome(parse, in_seconds) == outcome(parse, in_seconds + "s")
+
+
+@given(st.decimals(0, 36600, allow_nan=False, places=3), st.sampled_from(sorted(UNITS)))
+def test_fractions_have_units_too(number, unit):
+    """Half a minute is 30 seconds."""
+    assert seconds(f"{number:f}{unit}") == pytest.approx(float(number) * UNITS[unit])
+
+
+@given(st.text("0123456789.smhdMHD -+_e", max_size=8))
+def test_a_duration_is_one_number_and_at_most_one_unit(text):
+    """Neither capitals, nor blanks, nor two of them; the error says what would be right."""
+    right = re.fullmatch(r"(\d+)([smhd]?)", text)
+    if right and int(right[1]) * UNITS.get(right[2], 1) <= 10**9:
+        assert whole_seconds(0, 10**9)(text) == int(right[1]) * UNITS.get(right[2], 1)
+    else:
+        with pytest.raises(ValueError, match="90s, 10m, 2h, 1d"):
+            whole_seconds(0, 10**9)(text)

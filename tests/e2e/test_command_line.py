@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 import pytest
 from checker import check_run, parse
-from harness import PATIENCE, PROGRAM, Relay, accept, ends_with_reset, free_port, listening, receive
+from harness import PATIENCE, PROGRAM, Relay, accept, ends_with_reset, free_port, listening, moment, receive
 from manual import MESSAGES
 
 GOOD = ["8080", "127.0.0.1", "80", "ANY"]
@@ -87,7 +87,7 @@ WRONG = {
     ],
     "connect_timeout": ["0", "4", "1.5", *NO_NUMBERS],
     "idle_timeout": ["0", "1801", "1.5", *NO_NUMBERS],
-    "absolute_timeout": ["-0", "1.5", *NO_NUMBERS, "never"],
+    "absolute_timeout": ["-0", "1.5", *NO_NUMBERS, "never", "1h30m", "1H", "1 h", "0.5h"],
     "buffer": ["0", "99", "4001", "100.0", "4k", *NO_NUMBERS],
     "workers": ["0", "65", "auto", *NO_NUMBERS],
     "max_sessions": ["0", *NO_NUMBERS],
@@ -95,7 +95,7 @@ WRONG = {
     "log_format": ["", "xml", "json,text"],
     "log_detail": ["", "none", "full,session"],
     "label": ["", "ticket", "=value", "="],
-    "drain_timeout": ["", "x", "-1", "nan", "inf", "٣", "1 s"],
+    "drain_timeout": ["", "x", "-1", "nan", "inf", "٣", "1 s", "1h30m", "1M"],
     "stats_interval": ["", "x", "-1", "nan", "inf", "٣", "1 s"],
 }
 RIGHT = {
@@ -117,9 +117,9 @@ RIGHT = {
         "::1/128",
         "::/0",
     ],
-    "connect_timeout": ["1", "2", "3"],
-    "idle_timeout": ["1", "1800"],
-    "absolute_timeout": ["0", "1", "86400", "31536000"],
+    "connect_timeout": ["1", "2", "3", "3s"],
+    "idle_timeout": ["1", "1800", "90s", "30m"],
+    "absolute_timeout": ["0", "1", "86400", "31536000", "2h", "1d"],
     "buffer": ["100", "4000", "auto"],
     "workers": ["1", "64"],
     "max_sessions": ["1", "500", "20000"],
@@ -127,8 +127,8 @@ RIGHT = {
     "log_format": ["auto", "json"],
     "log_detail": ["full", "session"],
     "label": ["ticket=1", "ticket=", "ticket=a=b", "ticket= ", "ticket=--help"],
-    "drain_timeout": ["0", "10", "3600"],
-    "stats_interval": ["0", "1", "60", "86400"],
+    "drain_timeout": ["0", "10", "3600", "1.5m"],
+    "stats_interval": ["0", "1", "60", "86400", "1h"],
 }
 
 
@@ -420,6 +420,15 @@ def test_last_four_by_position_take_effect():
             assert receive(target, 1000) == b"x" * 1000
             assert relay.wait("session.closed")["reason"] == "idle_timeout"
             assert ends_with_reset(client)
+
+
+def test_units_take_effect():
+    """An idle timeout of one second, and an expiry in two hours."""
+    with listening() as server, start("ANY", "1s", "1s", "2h", target=server.getsockname()) as relay:
+        active = relay.wait("relay.active")
+        assert 7190 < moment(active["expires_at"]) - moment(active["timestamp"]) <= 7200
+        with relay.connect(), accept(server):
+            assert relay.wait("session.closed")["reason"] == "idle_timeout"
 
 
 def test_last_four_by_option_take_effect():
