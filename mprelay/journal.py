@@ -12,7 +12,9 @@ Rules:
 4. Lines are collected and leave with :meth:`Journal.flush`, once for each turn of the supervisor's loop.
 """
 
+import errno
 import math
+import os
 import secrets
 import time
 from collections.abc import Mapping, MutableMapping
@@ -37,8 +39,11 @@ VALUE_LIMIT: Final = 200
 """Characters of what a user typed that a record repeats."""
 
 
-PROBLEM_LIMIT: Final = 150
-"""Characters of what is said of it, or of an exception."""
+PROBLEM_LIMIT: Final = 600
+"""Bytes of what is said of it. A record may have it twice."""
+
+UNEXPECTED_LIMIT: Final = 150
+"""Characters of what is said of an exception."""
 
 PLACE_LIMIT: Final = 60
 
@@ -97,6 +102,7 @@ class Clock:
         return self._shown
 
 
+_NUMBERS: Final[Mapping[str | None, int]] = {name: number for number, name in errno.errorcode.items()}
 _NAMES: Final = {reason: reason.value for reason in CloseReason}
 
 _HowItEnded: TypeAlias = tuple[str | None, Side | None, PeerEnd | None, PeerEnd | None, str | None]
@@ -179,11 +185,11 @@ class Journal:
     def refuse(self, parameter: str, value: str | None, entry: Entry, problem: str) -> None:
         """2 to 8, and ours: a wrong parameter (a :class:`mprelay.config.Problem`)."""
         value = None if value is None else shown(value)
-        self.write(entry, None, parameter=parameter, value=value, problem=shown(problem, PROBLEM_LIMIT))
+        self.write(entry, None, parameter=parameter, value=value, problem=cut(problem, PROBLEM_LIMIT))
 
     def unexpected(self, at: float, error: str, place: str, worker: int | None) -> None:
         """An exception, or a worker's report, that nobody expected. Each text stands in its record twice."""
-        error, place = shown(error, PROBLEM_LIMIT), shown(place, PLACE_LIMIT)
+        error, place = shown(error, UNEXPECTED_LIMIT), shown(place, PLACE_LIMIT)
         self.write(catalogue.INTERNAL_ERROR, at, error=error, place=place, worker=worker)
 
     def show_time(self, at: float) -> str:
@@ -326,7 +332,10 @@ class Journal:
             "inbound_ip": inbound_ip or self._inbound_ip,
             "outbound_port": session.outbound_port,
         }
-        self._log.happened(at, (SESSION_CLOSED[reason], facts))
+        entry = SESSION_CLOSED[reason]
+        if reason is CloseReason.CONNECT_FAILED:
+            entry = _with_error(entry, error)
+        self._log.happened(at, (entry, facts))
 
     def _facts(self, session: ledger.Entry) -> dict[str, object]:
         """Make the fields that each record about an admitted session has."""
@@ -368,6 +377,12 @@ class Journal:
         )
 
 
+def _with_error(entry: Entry, error: str | None) -> Entry:
+    """Say in the sentence what went wrong, in brackets: the manual's own knows only a refusal."""
+    number = _NUMBERS.get(error)  # what a worker reports may be no errno at all
+    return entry if number is None else entry._replace(sentence=f"{entry.sentence} ({os.strerror(number)})")
+
+
 _Rendered: TypeAlias = tuple[tuple[list[bytes]], dict[str, Any]]
 """Arguments for the logger's method, as structlog takes them from the last processor."""
 
@@ -380,6 +395,41 @@ def _render_text(_logger: object, _method: str, given: MutableMapping[str, Any])
     return ([_line_of_text(record) for record in given["records"]],), {}
 
 
+_ASIDE: Final[Mapping[str, tuple[str, ...]]] = {
+    "config.invalid": ("problem",),
+    "platform.init_failed": ("error", "detail"),
+    "platform.unsupported": ("detail",),
+    "listener.socket_failed": ("error",),
+    "listener.bind_failed": ("error",),
+    "listener.listen_failed": ("error",),
+    "pool.start_failed": ("error", "detail"),
+    "connection.accept_failed": ("error",),
+    "worker.exited": ("signal",),
+    "worker.start_failed": ("error",),
+    "relay.draining": ("signal",),
+    "relay.stopped": ("reason",),
+}
+"""What a line of text adds in brackets, because the sentence leaves it out. A reader of JSON has the fields."""
+
+
+def _aside(record: Mapping[str, Any]) -> str:
+    said: list[str | None]
+    if record["event"] == "session.closed":
+        said = [
+            f"client port {record['client_port']}",
+            f"{record['bytes_from_client']} bytes from the client",
+            f"{record['bytes_from_target']} from the target",
+            f"{record['duration_ms'] / 1000:.3f} s",
+            record["error"],
+        ]
+    else:
+        said = [record.get(name) for name in _ASIDE.get(record["event"], ())]
+        if record.get("exitcode"):
+            said.append(f"exit code {record['exitcode']}")
+    return ", ".join(part for part in said if part and part not in record["message"])
+
+
 def _line_of_text(record: Mapping[str, Any]) -> bytes:
-    message = record["message"].translate(CONTROL)
-    return f"{record['timestamp']} {record['level'].upper()} {message}\n".encode()
+    aside = _aside(record)
+    message = f"{record['message']} ({aside})" if aside else record["message"]
+    return f"{record['timestamp']} {record['level'].upper()} {message.translate(CONTROL)}\n".encode()

@@ -37,8 +37,13 @@ def find() -> Origin:
 def host() -> str | None:
     """Return the name of this machine."""
     with suppress(OSError):
-        return socket.gethostname() or None
+        return _text(socket.gethostname()) or None
     return None
+
+
+def _text(name: str) -> str:
+    """Make a name that the system gave a valid text, in UTF-8 as far as it is, whatever the locale says."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def opened_by() -> str | None:
@@ -51,7 +56,8 @@ def opened_by() -> str | None:
     if login_uid is not None:
         return _name(login_uid)
     uid = os.getuid()
-    return (os.environ.get("SUDO_USER") if uid == 0 else None) or _name(uid)
+    sudo_user = os.environ.get("SUDO_USER") if uid == 0 else None
+    return _text(sudo_user) if sudo_user else _name(uid)
 
 
 def _login_uid() -> int | None:
@@ -67,7 +73,7 @@ def _name(uid: int) -> str:
         with suppress(ImportError, KeyError, OSError):
             import pwd  # noqa: PLC0415 - for this alone
 
-            return pwd.getpwuid(uid).pw_name
+            return _text(pwd.getpwuid(uid).pw_name)
     return str(uid)
 
 

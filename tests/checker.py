@@ -4,7 +4,9 @@ It knows nothing of the program: names, numbers, levels and reasons are written 
 the contract, so that a wrong catalogue is caught too.
 """
 
+import errno
 import json
+import os
 import re
 from collections import Counter, defaultdict
 
@@ -201,6 +203,8 @@ def check_record(record: dict) -> None:
         assert record["duration_ms"] >= 0
         assert record["connect_ms"] is None or 0 <= record["connect_ms"] <= record["duration_ms"] + 1
         assert record["error"] is None or record["error"].startswith("E")
+        failed = record["reason"] == "connect_failed" and record["error"] is not None
+        assert record["message"].endswith(f" ({os.strerror(getattr(errno, record['error']))})" if failed else ".")
         check_how_it_ended(record)
     else:
         assert kind in EVENTS[event], record

@@ -140,7 +140,7 @@ def test_every_entry_at_its_largest_stays_below_the_limit(entry, written):
     large = {
         "parameter": max((p.name for p in PARAMETERS), key=len),
         "value": long,
-        "problem": "\U0001f4a5" * PROBLEM_LIMIT,  # repr has escaped what is not printable
+        "problem": "\U0001f4a5" * (PROBLEM_LIMIT // 4),  # repr has escaped what is not printable
         "place": "x" * 60,
         "detail": "x" * 200,
         "acl": "x" * ACL_LIMIT,
@@ -195,6 +195,63 @@ def test_text_is_the_manuals_sentence(written):
     attempt = b"1970-01-01T00:00:01.250000Z INFO Connection attempt made from 192.0.2.8.\n"
     reject = b"1970-01-01T00:00:01.250000Z WARNING Connection from 192.0.2.8 rejected due to ACL mismatch.\n"
     assert written.lines == [attempt, reject]
+
+
+def test_text_shows_beside_the_sentence_what_it_leaves_out(written):
+    """Why a start failed, what is wrong with an argument, and how a session went; JSON has it in fields."""
+    book = journal(written, as_text=True)
+    wrong = "<fwd port> '0' must be a whole number"
+    book.refuse("fwd_port", "0", catalogue.FWD_PORT_INVALID, wrong)
+    book.refuse("workers", "0", catalogue.CONFIG_INVALID, "--workers\n'0' must be more.")
+    book.write(catalogue.LISTENER_BIND_FAILED, error="EADDRINUSE")
+    book.write(catalogue.POOL_START_FAILED, error=None, detail="worker 1 hangs")
+    book.write(catalogue.WORKER_DIED, worker=1, pid=2, exitcode=None, signal="SIGKILL")
+    book.write(catalogue.WORKER_DIED, worker=1, pid=2, exitcode=70, signal=None)
+    book.write(catalogue.WORKER_EXITED, worker=1, pid=2, exitcode=0, signal=None)
+    book.stopped("drained", 1.0)
+    book.flush()
+    assert [line.decode().split(" ", 1)[1].rstrip("\n") for line in written.lines] == [
+        f"ERROR Error: <fwd port> must be between 1 and 65535 inclusive. ({wrong})",
+        "ERROR Error: --workers\\x0a'0' must be more.",
+        "CRITICAL Error: Could not bind listener port to socket. (EADDRINUSE)",
+        "CRITICAL Error: Unable to start the maintenance thread. (worker 1 hangs)",
+        "ERROR Worker 1 died; its sessions are lost. (SIGKILL)",
+        "ERROR Worker 1 died; its sessions are lost. (exit code 70)",
+        "INFO Worker 1 has ended.",
+        "INFO The relayer has stopped. (drained)",
+    ]
+
+
+@pytest.mark.parametrize(("error", "last"), [(None, ""), ("ECONNRESET", ", ECONNRESET")])
+def test_text_shows_how_a_session_went(written, error, last):
+    """Client's port, bytes both ways, seconds, and the error's name."""
+    book = journal(written, as_text=True)
+    book.admit("192.0.2.7", 4711, 1.0, 50.0)
+    reason = CloseReason.TARGET_READ_CLOSED
+    book.closed(
+        Closed(1, 2.0, 1234.5678, reason, error, None, None, None, "192.0.2.99", 78, 187, 187, 78), reason
+    )
+    book.flush()
+    assert written.lines[-1].decode().split(" ", 1)[1] == (
+        "INFO Session handler serial number 1 terminated due to target read closure. "
+        f"(client port 4711, 78 bytes from the client, 187 from the target, 1.235 s{last})\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "last"),
+    [("EHOSTUNREACH", " (No route to host)"), (None, ""), ("errorcode", ""), ("{x}", ""), ("ENOSUCH", "")],
+)
+def test_a_connect_failure_that_is_no_refusal_says_so(written, error, last):
+    """In the message too, in brackets; nothing where a worker reports what is no errno."""
+    book = journal(written)
+    book.admit("192.0.2.7", 4711, 1.0, 50.0)
+    reason = CloseReason.CONNECT_FAILED
+    book.closed(Closed(1, 2.0, 1.0, reason, error, None, None, None, "192.0.2.99", 0, 0, 0, 0), reason)
+    book.flush()
+    closed = records(written)[-1]
+    sentence = "The target refused the connection attempt for session handler serial number 1."
+    assert (closed["message"], closed["error"]) == (sentence + last, error)
 
 
 @given(st.floats(0, 4e9))

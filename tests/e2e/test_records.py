@@ -94,8 +94,9 @@ def test_auto_is_text_on_a_terminal():
             os.close(theirs)
             output = read_until(ours, b"now active")
             with socket.create_connection(("127.0.0.1", relay.port), PATIENCE) as client, accept(server):
+                port_of_client = client.getsockname()[1]
                 client.shutdown(socket.SHUT_WR)
-            output += read_until(ours, b"closure.")
+            output += read_until(ours, b"closure. (")
             relay.stop()
             output += read_until(ours, None)
         lines = output.decode().split("\n")
@@ -108,8 +109,32 @@ def test_auto_is_text_on_a_terminal():
         host, port = server.getsockname()
         words = [text for _, _, text in parts]
         first = words.index(OPENING.format(port=relay.port, target=host, to=port))
-        assert words[first + 1 : first + 9] == LIFE
+        *life, end = words[first + 1 : first + 9]
+        assert life == LIFE[:-1]
+        sides = "0 bytes from the client, 0 from the target"
+        assert re.fullmatch(
+            rf"{re.escape(LIFE[-1])} \(client port {port_of_client}, {sides}, \d+\.\d{{3}} s\)", end
+        )
+        assert words[-1] == "The relayer has stopped. (drained)"
         assert {level for _, level, _ in parts} == {"INFO"}
+
+
+def test_a_terminal_shows_what_is_wrong_with_an_argument():
+    """The manual's sentence does not say which of its conditions failed; what follows in brackets does."""
+    with terminal() as (ours, theirs):
+        arguments = ["8080", "127.0.0.1", "80", "10.0.0.1", "--workers", "0"]
+        process = subprocess.Popen([PROGRAM, *arguments], stdout=theirs, stderr=subprocess.PIPE)
+        os.close(theirs)
+        with process:
+            output = read_until(ours, None).decode()
+            assert process.stderr.read() == b"", "said twice"
+        assert process.returncode == 2
+    acl, workers = (line.split(" ", 1)[1] for line in output.splitlines())
+    assert acl == (
+        "ERROR Error: <ACL> needs to be keyword ANY, or dotted decimal IP/mask notation. "
+        "(<ACL> '10.0.0.1' has no mask: 10.0.0.1/32 is this address alone.)"
+    )
+    assert workers == "ERROR Error: --workers '0' must be a whole number from 1 to 64."
 
 
 def test_json_on_a_terminal_where_json_is_asked_for():
