@@ -83,6 +83,19 @@ def complain(text: str, descriptor: int = _STDERR) -> None:
         os.write(descriptor, f"mprelay: {text}\n".encode())
 
 
+def remark(text: str) -> None:
+    """Complain, but not where stderr would make us wait, nor where stdout goes too: that takes only records."""
+    with suppress(OSError):
+        if os.path.samestat(os.fstat(_STDOUT), os.fstat(_STDERR)):
+            return
+        if sys.platform != "win32":
+            poll = select.poll()
+            poll.register(_STDERR, select.POLLOUT)
+            if not poll.poll(0):
+                return
+        complain(text)
+
+
 class Sink:
     """Writes whole records to `descriptor`, which it does not own.
 

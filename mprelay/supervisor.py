@@ -80,10 +80,10 @@ from mprelay import (
 from mprelay.catalogue import Entry
 from mprelay.config import Config, Network
 from mprelay.events import Closed, CloseReason, Connected, Crashed, Event, Progress, Ready, Settings, Ticket
-from mprelay.journal import ACL_LIMIT, NAME_LIMIT, Journal, cut, shown
+from mprelay.journal import ACL_LIMIT, CONTROL, NAME_LIMIT, Journal, cut, shown
 from mprelay.ledger import LATE_LIMIT, PROGRESS_AFTER, SLACK, NoRoom
 from mprelay.ledger import Entry as Session
-from mprelay.outlet import Sink, complain
+from mprelay.outlet import Sink, complain, remark
 from mprelay.pool import Member, Pool
 from mprelay.pump import errno_name
 from mprelay.worker import BUILD, GC_THRESHOLD, describe, place_of
@@ -98,6 +98,7 @@ OSERR: Final = 71
 IOERR: Final = 74
 
 _STDOUT: Final = 1
+_SPOKEN: Final = 250  # characters of a problem that are said on stderr
 _COARSEST: Final = 0.001  # seconds: what a monotonic clock must tell apart for timeouts of whole seconds
 _ACCEPT_PAUSE: Final = (
     0.1  # seconds without accepting after accept(2) failed: neither a busy loop nor a dead listener
@@ -209,7 +210,17 @@ def _refuse(refusal: cli.Refusal) -> int:
         journal.refuse(*wrong)
     journal.flush()
     writer.write_directly()
+    if not os.isatty(_STDOUT):
+        _tell_person(refusal)
     return USAGE
+
+
+def _tell_person(refusal: cli.Refusal) -> None:
+    """Say on stderr too what is wrong: records that go to a file tell the person who typed nothing."""
+    first, *others = (wrong.problem for wrong in refusal.problems)
+    more = f"and {len(others)} more; " if others else ""
+    said = shown(first.removesuffix("."), _SPOKEN).translate(CONTROL)
+    remark(f"{said} ({more}see the records on stdout)")
 
 
 class Supervisor:

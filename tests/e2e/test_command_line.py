@@ -5,7 +5,7 @@ import re
 import socket
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from importlib.metadata import version
 
 import pytest
@@ -140,14 +140,27 @@ def run(*args: str | bytes, **options) -> subprocess.CompletedProcess:
 
 
 def refused(*args: str | bytes) -> list[dict]:
-    """Run it with wrong parameters; return the records, which is all that it may do with them."""
+    """Run it with wrong parameters; return the records. All else that it may do is one line for the person."""
     done = run(*args)
-    assert done.stderr == b""
     assert done.returncode == 2
     records = parse(done.stdout)
+    check_remark(done.stderr, records)
     check_run(records)
     assert [record["event"] for record in records] == ["config.invalid"] * len(records)
     return records
+
+
+def check_remark(said: bytes, records: list[dict]) -> None:
+    """One short line on stderr: the first problem, and how many more there are."""
+    line = said.decode()
+    assert line.startswith("mprelay: ")
+    assert line.endswith("see the records on stdout)\n")
+    assert line[:-1].isprintable()
+    assert len(line) <= 350
+    more = re.search(r" \((?:and (\d+) more; )?see the records on stdout\)\n$", line)
+    assert int(more[1] or 0) == len(records) - 1
+    first = line.removeprefix("mprelay: ")[: more.start() - len("mprelay: ")].removesuffix("…")
+    assert records[0]["problem"].startswith(first)
 
 
 def option_of(name: str) -> str:
@@ -313,7 +326,7 @@ def test_refusals_are_text_where_text_is_asked_for(option):
     assert rest == ""
     words = [re.fullmatch(r"\S+Z ERROR (.*)", line)[1] for line in lines]
     assert len(words) == 3
-    assert MESSAGES[2] in words
+    assert f"{MESSAGES[2]} (<fwd port> '0' must be a whole number from 1 to 65535.)" in words
     for name in ("--idle-timeout", "--workers"):
         assert any(name in text for text in words)
     assert all(text.isprintable() for text in words)
@@ -361,6 +374,60 @@ def test_the_same_port_of_another_own_address_is_no_loop():
         with relay, relay.connect() as client, accept(server) as target:
             client.sendall(b"through")
             assert receive(target, 7) == b"through"
+
+
+def test_with_records_in_a_file_the_person_is_told_on_stderr():
+    """One line: the first problem, and how many more."""
+    done = run("8080", "127.0.0.1", "80", "10.0.0.1", "4", "--workers", "0")
+    assert done.stderr.decode() == (
+        "mprelay: <ACL> '10.0.0.1' has no mask: 10.0.0.1/32 is this address alone "
+        "(and 2 more; see the records on stdout)\n"
+    )
+    done = run(*GOOD, "--workers", "\x1b[2J")
+    assert done.stderr.decode() == (
+        "mprelay: --workers '\\x1b[2J' must be a whole number from 1 to 64 (see the records on stdout)\n"
+    )
+
+
+def test_a_collector_of_both_streams_gets_nothing_but_records():
+    """``2>&1``: the line for the person would be no JSON."""
+    command = [PROGRAM, *GOOD, "--workers", "0"]
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=PATIENCE, check=False
+    )
+    (record,) = parse(done.stdout)
+    judge(record, "workers", "0")
+
+
+@pytest.mark.parametrize("stderr", ["full", "unread", "closed", "broken"])
+def test_a_stderr_that_takes_nothing_holds_up_no_refusal(stderr):
+    """No room, a pipe that nobody empties, no descriptor at all, a reader that is gone."""
+    reader, writer = os.pipe()
+    with ExitStack() as stack:
+        stack.callback(os.close, reader)
+        if stderr == "full":
+            os.close(writer)
+            writer = os.open("/dev/full", os.O_WRONLY)
+        elif stderr == "unread":
+            os.set_blocking(writer, False)
+            with suppress(BlockingIOError):
+                while True:
+                    os.write(writer, bytes(4096))
+            os.set_blocking(writer, True)
+        elif stderr == "broken":
+            stack.pop_all().close()
+        stack.callback(os.close, writer)
+        command = ["/bin/sh", "-c", 'exec "$0" "$@"' + " 2>&-" * (stderr == "closed"), PROGRAM]
+        done = subprocess.run(
+            [*command, *GOOD, "--workers", "0"],
+            stdout=subprocess.PIPE,
+            stderr=writer,
+            timeout=PATIENCE,
+            check=False,
+        )
+    assert done.returncode == 2
+    (record,) = parse(done.stdout)
+    judge(record, "workers", "0")
 
 
 # -- right values --------------------------------------------------------------------------------------------
