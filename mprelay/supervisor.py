@@ -162,7 +162,7 @@ class Failure(Exception):  # noqa: N818 - what ends the run
 def main(argv: Sequence[str]) -> int:
     """Do what the command line says; return the exit code."""
     started = time.monotonic()
-    asked = cli.parse(argv, Network(addresses.is_broadcast, addresses.own_addresses))
+    asked = cli.parse(_as_typed(argv), Network(addresses.is_broadcast, addresses.own_addresses))
     if not isinstance(asked, Config):
         signals.release()  # nothing will hear them, and who reads stdout may stall: they act by default
     try:
@@ -176,6 +176,14 @@ def main(argv: Sequence[str]) -> int:
         complain(f"nothing can be written to stdout: {failure.strerror}")
         return IOERR
     return Supervisor(asked, started).run()
+
+
+def _as_typed(argv: Sequence[str]) -> list[str]:
+    """Read the arguments as UTF-8, whatever the locale is: bytes that are none stay half characters.
+
+    Python has decoded them by the locale, and in LC_ALL=C (with PYTHONUTF8=0) has kept each byte above 127 apart.
+    """
+    return [os.fsencode(text).decode("utf-8", "surrogateescape") for text in argv]
 
 
 def _need_standard_streams() -> None:

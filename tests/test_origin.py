@@ -58,6 +58,15 @@ def test_else_it_is_the_real_uid(login_uid, monkeypatch, sudo_user):
     assert origin.opened_by() == pwd.getpwuid(0).pw_name
 
 
+@pytest.mark.parametrize(("raw", "name"), [("žofie".encode(), "žofie"), (b"a\xff", "a\\xff")])
+def test_a_name_is_a_valid_text(login_uid, monkeypatch, raw, name):
+    """Whatever bytes the environment has."""
+    login_uid.write_text(UNSET)
+    monkeypatch.setenv("SUDO_USER", os.fsdecode(raw))
+    uid_is(monkeypatch, 0)
+    assert origin.opened_by() == name
+
+
 def test_a_uid_without_a_name_is_a_number(login_uid, monkeypatch):
     """As in a container without an entry for it."""
     login_uid.write_text(str(NOBODY_HAS))

@@ -579,6 +579,39 @@ def test_hostile_labels_arrive_unchanged_on_every_record():
         assert [record["labels"] for record in relay.records] == [labels] * len(relay.records)
 
 
+PLAIN_C = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+"""A locale that knows ASCII only, and a Python that takes it at its word."""
+
+
+def test_arguments_are_utf8_whatever_the_locale_is():
+    """A label on every record, and what a refusal repeats of any parameter."""
+    with Relay(("127.0.0.1", 9), "--label", "Söhne=žluťoučký 😀", env=PLAIN_C) as relay:
+        assert relay.wait("relay.active")["labels"] == {"Söhne": "žluťoučký 😀"}
+    done = run("8080", "hôte", "80", "ANY", "--workers", "zwölf", "--größe", env=PLAIN_C)
+    records = parse(done.stdout)
+    assert [record["value"] for record in records] == ["--größe", "hôte", "zwölf"]
+    assert all(record["value"] in record["problem"] for record in records)
+    assert "größe" in done.stderr.decode()
+
+
+def test_text_is_utf8_whatever_the_locale_is():
+    """The help has characters beyond ASCII or not; what a user typed certainly may."""
+    assert run("--help", env=PLAIN_C).stdout == run("--help").stdout
+    done = run(*GOOD, "--workers", "zwölf", "--log-format", "text", env=PLAIN_C)
+    assert "--workers 'zwölf' must be" in done.stdout.decode()
+
+
+@pytest.mark.parametrize("label", [b"k=\xff\xfe", b"k=\xc3", b"k=\xed\xa0\x80"])
+@pytest.mark.parametrize("environment", [None, PLAIN_C], ids=["utf8", "C"])
+def test_what_is_no_utf8_is_refused_in_the_same_words(label, environment):
+    """The locale changes nothing."""
+    (record,) = parse(run(*GOOD, "--label", label, env=environment).stdout)
+    assert record["parameter"] == "label"
+    assert "must be valid UTF-8" in record["problem"]
+    shown = label.decode("utf-8", "surrogateescape").encode("utf-8", "backslashreplace").decode()
+    assert record["value"] == shown
+
+
 @pytest.mark.parametrize(
     "label", [b"k=\xff\xfe", b"\xc3=v", b"k=\xed\xa0\x80", b"k=" + b"x" * 100_000, b"x" * 100_000 + b"=v"]
 )
