@@ -274,6 +274,9 @@ SESSION_CLOSED: Final[dict[CloseReason, Entry]] = {
     CloseReason.REQUESTER_WRITE_CLOSED: _closed(
         "info", 39, _SERIAL + "terminated due to requester write closure."
     ),
+    CloseReason.LINGER_TIMEOUT: _closed(
+        "info", None, _CONNECTING + "was terminated because its last data was not acknowledged."
+    ),
     CloseReason.RELAY_EXPIRED: _closed(
         "info", None, _CONNECTING + "was terminated because the absolute timeout expired."
     ),

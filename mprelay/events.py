@@ -31,6 +31,7 @@ class CloseReason(StrEnum):
     TARGET_READ_CLOSED = "target_read_closed"
     TARGET_WRITE_CLOSED = "target_write_closed"
     REQUESTER_WRITE_CLOSED = "requester_write_closed"
+    LINGER_TIMEOUT = "linger_timeout"
     RELAY_EXPIRED = "relay_expired"
     DRAINED = "drained"
     WORKER_LOST = "worker_lost"

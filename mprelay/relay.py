@@ -16,7 +16,8 @@ Rules:
    the order of their deadlines: a session that moved bytes goes to the end of the idle queue, so the head
    is always the one that was quiet for longest. No scan, no stale entry. `_look_at` is never later than the
    nearest of all deadlines, and the queues are looked at only then. Sessions that linger are few and short-lived.
-   Each is looked at by itself, after growing pauses: nothing in epoll tells of an acknowledgement.
+   Each is looked at by itself, after growing pauses: nothing in epoll tells of an acknowledgement. Once both
+   sides have ended there is an edge, because the acknowledgement of our FIN changes TCP's state.
 4. Descriptors of sessions that ended in this turn may stand in the rest of the turn's events, and a new
    session could get the same numbers: new tickets are taken after all other events of a turn.
 5. Whatever happens to a session goes through :func:`mprelay.session.step`.
@@ -91,9 +92,11 @@ _UNFINISHED: Final = Outcome.UNFINISHED
 _START: Final = Action.START
 _CLOSE_TARGET_WRITE: Final = Action.CLOSE_TARGET_WRITE
 _CLOSE_CLIENT_WRITE: Final = Action.CLOSE_CLIENT_WRITE
+_SETTLE: Final = Action.SETTLE
 _FINISH: Final = Action.FINISH
 _ENDS: Final = {Action.FINISH, Action.ABORT, Action.STOP}
 _CONNECTED: Final = Input.CONNECTED
+_ACKNOWLEDGED: Final = Input.ACKNOWLEDGED
 _CLIENT_CUT: Final = Input.CLIENT_CUT
 _TARGET_CUT: Final = Input.TARGET_CUT
 
@@ -105,7 +108,7 @@ _TURN_BYTES: Final = 1024 * 1024
 _LEAST_COST: Final = 16 * 1024  # bytes that a try costs at least, though it moved nothing
 
 LINGER: Final = 10.0
-"""Seconds without progress that a survivor is given to take what a gone peer has said."""
+"""Seconds without progress that a side is given to take what the other said before that ended or was gone."""
 _AWAIT_END: Final = 0.1
 """Seconds that a peer is given to end, after the other has ended and then reset."""
 _FAREWELL: Final = 128
@@ -116,9 +119,11 @@ _RAREST_LOOK: Final = 0.25  # … up to this
 _PROGRESS_AFTER: Final = 1.0  # seconds: how old the last known byte counts of a lost worker's session may be
 
 
-_LINGERING: Final = {State.LINGERING_FOR_TARGET, State.LINGERING_FOR_CLIENT}
 _DRAINING: Final = {State.CLIENT_GONE, State.TARGET_GONE}
 _AWAITING: Final = {State.CLIENT_GONE_AFTER_END, State.TARGET_GONE_AFTER_END}
+_WITH_TARGET: Final = State.SETTLING_WITH_TARGET
+_WITH_CLIENT: Final = State.SETTLING_WITH_CLIENT
+_SETTLING: Final = {State.SETTLING, _WITH_TARGET, _WITH_CLIENT}
 
 
 class Link:
@@ -296,7 +301,10 @@ class Relay:
             if link.admitted_at + self._settings.connect_timeout > now:
                 break
             self._happened(link, Input.CONNECT_TIMEOUT)
-        while self._idle:
+        while self._look_when and self._look_when[0][0] <= now:
+            if (lingers := self._lingering.pop(heappop(self._look_when)[1], None)) is not None:
+                self._look_after(lingers)
+        while self._idle:  # after the looks: who was seen to make progress is not idle
             link = next(iter(self._idle))
             if link.active_at + self._settings.idle_timeout > now:
                 break
@@ -305,9 +313,6 @@ class Relay:
                 self._idle.move_to_end(link)
             else:
                 self._happened(link, Input.IDLE_TIMEOUT)
-        while self._look_when and self._look_when[0][0] <= now:
-            if (lingers := self._lingering.pop(heappop(self._look_when)[1], None)) is not None:
-                self._look_after(lingers)
         if self._progress_at is not None and now >= self._progress_at:
             self._report_progress()
         self._look_again()
@@ -428,6 +433,8 @@ class Relay:
                     self._drive(link, writes)
         if mask & _ERROR and link.state is not _CLOSED:
             self._on_error(link, reads)
+        if link.state in _SETTLING and not self._left(link):
+            self._happened(link, _ACKNOWLEDGED)
 
     def _on_error(self, link: Link, reads: Pump) -> None:
         """Take the error of the side that `reads` reads, unless reading has met it.
@@ -438,7 +445,17 @@ class Relay:
         if number := sockets.pending_error(sock):
             if link.state is _CONNECTING and not sockets.has_unread(link.client):
                 cut = Input.CLIENT_RESET
-            self._happened(link, cut, stream_error(number))
+            self._cut(link, cut, stream_error(number))
+
+    def _cut(self, link: Link, cut: Input, error: str) -> None:
+        """A side gave an error. Once both have ended, a reset that leaves only a farewell behind is no cut."""
+        if link.state in _SETTLING and error == "ECONNRESET":
+            client = cut is _CLIENT_CUT
+            sock, writes = (link.client, link.down) if client else (link.target, link.up)
+            if _not_arrived(sock, writes.received, after_fin=writes.told) <= _FAREWELL:
+                self._happened(link, Input.CLIENT_RESET if client else Input.TARGET_RESET)
+                return
+        self._happened(link, cut, error)
 
     def _on_connecting(self, link: Link, mask: int) -> None:
         number = sockets.pending_error(link.target) if mask & _TROUBLE else 0
@@ -506,6 +523,8 @@ class Relay:
             self._close_write(link, link.down, link.client, _CLIENT_CUT)
         elif action is _CLOSE_TARGET_WRITE:
             self._close_write(link, link.up, link.target, _TARGET_CUT)
+        elif action is _SETTLE:
+            self._settle(link)
         elif action in _ENDS:
             self._close(link, action)
         else:
@@ -540,11 +559,34 @@ class Relay:
         except OSError as failure:
             number = sockets.pending_error(sink)
             if number or failure.errno == errno.ENOTCONN:  # reset since we last looked at it
-                self._happened(link, cut, stream_error(number) if number else "ECONNRESET")
+                self._cut(link, cut, stream_error(number) if number else "ECONNRESET")
             # Else the system refuses shutdown(2), which is nobody's fault. The sink hears of this end when the
             # session ends.
         else:
             pump.told = True
+
+    # -- after both ends -------------------------------------------------------------------------------------
+
+    def _settle(self, link: Link) -> None:
+        """Close both, or wait until those that are still there have acknowledged everything."""
+        link.error = link.error_from = None  # a reset that came when everything was delivered
+        link.client_reset = link.target_reset = False
+        if not self._left(link):
+            self._happened(link, _ACKNOWLEDGED)
+            return
+        for pump, sink, cut, without in (
+            (link.down, link.client, _CLIENT_CUT, _WITH_TARGET),
+            (link.up, link.target, _TARGET_CUT, _WITH_CLIENT),
+        ):
+            pump.give_back()
+            if link.state in _SETTLING and link.state is not without and not pump.told:
+                self._close_write(link, pump, sink, cut)
+        if link.state in _SETTLING:
+            self._await_progress(link)
+
+    def _hears_of_it(self, link: Link) -> bool:
+        """Tell whether there will be an edge when all is acknowledged: those that are waited for have our FIN."""
+        return (link.up.told or link.state is _WITH_CLIENT) and (link.down.told or link.state is _WITH_TARGET)
 
     # -- after a reset ---------------------------------------------------------------------------------------
 
@@ -588,21 +630,33 @@ class Relay:
         return sockets.unacknowledged(gone) > _FAREWELL
 
     def _await_progress(self, link: Link) -> None:
-        """Give the survivor the linger time from now on, however long nothing has moved before."""
-        link.unacknowledged = sockets.unacknowledged(self._survivor(link))
+        """Give those that are there the linger time from now on, however long nothing has moved before."""
+        link.unacknowledged = self._left(link)
         self._mark_active(link)
         self._look_after(link)
 
     def _mark_active(self, link: Link) -> None:
-        """Count it as progress that the survivor has acknowledged something; the supervisor hears of it too."""
+        """Count it as progress that something was acknowledged; the supervisor hears of it too."""
         link.active_at = self._now
         self._idle.move_to_end(link)
         if link not in self._dirty:
             self._note_progress(link)
 
-    def _survivor(self, link: Link) -> SocketType:
-        """Return the socket of the side that is still there, for a link that drains or lingers."""
-        return link.target if link.state in (State.CLIENT_GONE, State.LINGERING_FOR_TARGET) else link.client
+    def _left(self, link: Link) -> int:
+        """Count what is not acknowledged by those that are waited for.
+
+        Where both have ended only data counts: our FIN may be acknowledged late, and an orphan without data holds
+        next to no memory.
+        """
+        state = link.state
+        if state in _SETTLING:
+            up, down = link.up, link.down
+            left = 0 if state is _WITH_TARGET else _not_arrived(link.client, down.received, after_fin=down.told)
+            if state is not _WITH_CLIENT:
+                left += _not_arrived(link.target, up.received, after_fin=up.told)
+            return left
+        for_target = state in (State.CLIENT_GONE, State.LINGERING_FOR_TARGET)
+        return sockets.unacknowledged(link.target if for_target else link.client)
 
     def _look_once(self, link: Link, at: float) -> None:
         """Look after a link at `at`."""
@@ -614,20 +668,24 @@ class Relay:
         self._look_by(at)
 
     def _look_after(self, link: Link) -> None:
-        """See whether a link that was cut can end: all is acknowledged, or nothing has moved for too long."""
+        """See whether a link can end: all is acknowledged, or nothing has moved for too long."""
         now = self._now
         if link.state in _AWAITING:
             at = now
         else:
-            left = sockets.unacknowledged(self._survivor(link))
-            if not left and link.state in _LINGERING:
-                self._happened(link, Input.ACKNOWLEDGED)
+            left = self._left(link)
+            if not left and link.state not in _DRAINING:
+                self._happened(link, _ACKNOWLEDGED)
                 return
             if left < link.unacknowledged:
                 self._mark_active(link)
             link.unacknowledged = left
-            link.pause = min(2 * link.pause, _RAREST_LOOK)
-            at = min(now + link.pause, link.active_at + LINGER)
+            at = link.active_at + LINGER
+            if link.state in _SETTLING:
+                at = min(at, link.active_at + self._settings.idle_timeout)
+            if link.state not in _SETTLING or not self._hears_of_it(link):
+                link.pause = min(2 * link.pause, _RAREST_LOOK)
+                at = min(at, now + link.pause)
         if now >= at:
             self._happened(link, Input.LINGER_TIMEOUT)
         else:
@@ -637,10 +695,7 @@ class Relay:
         """End both connections of a link, normally or by a reset, forget it, and report it."""
         up, down = link.up, link.down
         to_client, to_target = down.received, up.received
-        if how is _FINISH:
-            link.error = link.error_from = None  # a reset that came when everything was delivered
-            link.client_reset = link.target_reset = False
-        else:
+        if how is not _FINISH:
             to_client = down.sent - _not_arrived(link.client, down.sent, after_fin=down.told)
             to_target = up.sent - _not_arrived(link.target, up.sent, after_fin=up.told)
         for pump in (up, down):

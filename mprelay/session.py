@@ -7,13 +7,16 @@ Rules:
 2. Nothing is read from the client before the target is connected (CONNECTED is the only way out of
    CONNECTING that does not end the session).
 3. One side's end of data is passed on as end of data (CLOSE_TARGET_WRITE, CLOSE_CLIENT_WRITE); the other
-   direction goes on. When both have ended the session FINISHes: both sockets are closed in the normal way.
+   direction goes on. When both have ended the session SETTLEs: it keeps its slot until both have acknowledged all
+   that they were sent. Then it FINISHes: both sockets are closed in the normal way. Otherwise clients that never
+   read would leave their data in the kernel, without a bound.
 4. A reset ends the direction *towards* its sender at once. The other direction is read to its end, because the
    kernel keeps what came before a reset (tcp_reset purges the send queue, not the receive queue). When that is
    delivered the session LINGERs until the survivor's kernel has acknowledged it, and only then ABORTs.
 5. A reset that follows its sender's own end of data is a cut only if something could still not be delivered. TLS
    clients close before they have read the server's last alert. So the session AWAITs the other side's end for a
-   moment: if that comes, and nothing before it, everything was delivered and the session FINISHes.
+   moment: if that comes, and nothing before it, everything was delivered and the session SETTLEs. The same holds
+   for a side that resets while the session settles: it is not waited for any more.
 6. Everything else ABORTs the session: both sockets are reset, so that a cut transfer never looks complete.
 7. The reason is what happened first. A step without a reason keeps the one before it. A failed send names the
    side that did not take it, whatever came before.
@@ -49,6 +52,9 @@ class State(_Word):
     TARGET_GONE_AFTER_END = auto()
     LINGERING_FOR_TARGET = auto()  # all is sent; the target's kernel has not acknowledged it yet
     LINGERING_FOR_CLIENT = auto()
+    SETTLING = auto()  # both have ended; they have not acknowledged everything yet
+    SETTLING_WITH_TARGET = auto()  # only the target has not: the client has everything, and has reset
+    SETTLING_WITH_CLIENT = auto()
     CLOSED = auto()
 
 
@@ -64,7 +70,7 @@ class Input(_Word):
     TARGET_CUT = auto()
     CLIENT_WRITE_FAILED = auto()
     TARGET_WRITE_FAILED = auto()
-    ACKNOWLEDGED = auto()  # the survivor's kernel has everything
+    ACKNOWLEDGED = auto()  # the kernels of those that are still there have everything
     LINGER_TIMEOUT = (
         auto()
     )  # nothing moved for the linger time, or no end came in the moment that is waited for it
@@ -91,6 +97,7 @@ class Action(_Word):
     AWAIT_TARGET_END = auto()  # see for a moment whether the target ends with nothing more to say
     AWAIT_CLIENT_END = auto()
     LINGER = auto()  # move nothing more; wait for the survivor's acknowledgement
+    SETTLE = auto()  # end both; wait for their acknowledgement
     FINISH = auto()  # close both, the normal way
     ABORT = auto()  # reset both
     STOP = auto()  # reset both, for the supervisor's reason
@@ -137,6 +144,14 @@ def _gone(state: State, cut: Input) -> dict[Input, Step]:
 
 
 _FINISH: Final = Step(State.CLOSED, Action.FINISH)
+_SETTLE: Final = Step(State.SETTLING, Action.SETTLE)
+_SETTLE_WITH_TARGET: Final = Step(State.SETTLING_WITH_TARGET, Action.SETTLE)
+_SETTLE_WITH_CLIENT: Final = Step(State.SETTLING_WITH_CLIENT, Action.SETTLE)
+_WHILE_SETTLING: Final = _ANY_TIME | {
+    Input.ACKNOWLEDGED: _FINISH,
+    Input.LINGER_TIMEOUT: _abort(CloseReason.LINGER_TIMEOUT),
+    Input.IDLE_TIMEOUT: _abort(CloseReason.LINGER_TIMEOUT),
+}
 _LINGER_FOR_TARGET: Final = Step(State.LINGERING_FOR_TARGET, Action.LINGER)
 _LINGER_FOR_CLIENT: Final = Step(State.LINGERING_FOR_CLIENT, Action.LINGER)
 _CLIENT_GONE: Final = Step(State.CLIENT_GONE, Action.DRAIN_CLIENT)
@@ -175,7 +190,7 @@ TABLE: Final[dict[State, dict[Input, Step]]] = {
     },
     State.CLIENT_ENDED: _WHILE_RELAYING
     | {
-        Input.TARGET_END: _FINISH,
+        Input.TARGET_END: _SETTLE,
         Input.TARGET_RESET: _LINGER_FOR_CLIENT,
         Input.TARGET_CUT: _TARGET_GONE,
         Input.CLIENT_CUT: Step(State.CLIENT_GONE_AFTER_END, Action.AWAIT_TARGET_END),
@@ -183,7 +198,7 @@ TABLE: Final[dict[State, dict[Input, Step]]] = {
     },
     State.TARGET_ENDED: _WHILE_RELAYING
     | {
-        Input.CLIENT_END: _FINISH,
+        Input.CLIENT_END: _SETTLE,
         Input.CLIENT_RESET: _LINGER_FOR_TARGET,
         Input.CLIENT_CUT: _CLIENT_GONE,
         Input.TARGET_CUT: Step(State.TARGET_GONE_AFTER_END, Action.AWAIT_CLIENT_END),
@@ -203,7 +218,7 @@ TABLE: Final[dict[State, dict[Input, Step]]] = {
     },
     State.CLIENT_GONE_AFTER_END: _gone(State.CLIENT_GONE_AFTER_END, Input.CLIENT_CUT)
     | {
-        Input.TARGET_END: _FINISH,
+        Input.TARGET_END: _SETTLE_WITH_TARGET,
         Input.TARGET_RESET: _abort(),
         Input.TARGET_CUT: _abort(),
         Input.CLIENT_WRITE_FAILED: _LINGER_FOR_TARGET,
@@ -211,7 +226,7 @@ TABLE: Final[dict[State, dict[Input, Step]]] = {
     },
     State.TARGET_GONE_AFTER_END: _gone(State.TARGET_GONE_AFTER_END, Input.TARGET_CUT)
     | {
-        Input.CLIENT_END: _FINISH,
+        Input.CLIENT_END: _SETTLE_WITH_CLIENT,
         Input.CLIENT_RESET: _abort(),
         Input.CLIENT_CUT: _abort(),
         Input.TARGET_WRITE_FAILED: _LINGER_FOR_CLIENT,
@@ -221,6 +236,27 @@ TABLE: Final[dict[State, dict[Input, Step]]] = {
     | {Input.ACKNOWLEDGED: _abort(), Input.TARGET_CUT: _abort()},
     State.LINGERING_FOR_CLIENT: _gone(State.LINGERING_FOR_CLIENT, Input.TARGET_CUT)
     | {Input.ACKNOWLEDGED: _abort(), Input.CLIENT_CUT: _abort()},
+    State.SETTLING: _WHILE_SETTLING
+    | {
+        Input.CLIENT_RESET: _SETTLE_WITH_TARGET,
+        Input.TARGET_RESET: _SETTLE_WITH_CLIENT,
+        Input.CLIENT_CUT: _LINGER_FOR_TARGET,
+        Input.TARGET_CUT: _LINGER_FOR_CLIENT,
+    },
+    State.SETTLING_WITH_TARGET: _WHILE_SETTLING
+    | {
+        Input.CLIENT_RESET: Step(State.SETTLING_WITH_TARGET, Action.NOTHING),
+        Input.CLIENT_CUT: Step(State.SETTLING_WITH_TARGET, Action.NOTHING),
+        Input.TARGET_RESET: _FINISH,
+        Input.TARGET_CUT: _abort(),
+    },
+    State.SETTLING_WITH_CLIENT: _WHILE_SETTLING
+    | {
+        Input.TARGET_RESET: Step(State.SETTLING_WITH_CLIENT, Action.NOTHING),
+        Input.TARGET_CUT: Step(State.SETTLING_WITH_CLIENT, Action.NOTHING),
+        Input.CLIENT_RESET: _FINISH,
+        Input.CLIENT_CUT: _abort(),
+    },
     State.CLOSED: {},
 }
 

@@ -63,6 +63,7 @@ REASONS = {
     "target_buffer_failed": (36, "error"),
     "target_read_closed": (38, "info"),
     "requester_write_closed": (39, "info"),
+    "linger_timeout": (None, "info"),
     "relay_expired": (None, "info"),
     "drained": (None, "info"),
     "worker_lost": (None, "error"),
@@ -256,6 +257,12 @@ def check_how_it_ended(record: dict) -> None:
         assert set(ends.values()) == {"end"}, record
         assert record["bytes_to_client"] == record["bytes_from_target"], record
         assert record["bytes_to_target"] == record["bytes_from_client"], record
+    if record["reason"] == "linger_timeout":  # both have ended, and one has not acknowledged everything
+        assert (record["error"], set(ends.values())) == (None, {"end"}), record
+        assert (record["bytes_to_client"], record["bytes_to_target"]) != (
+            record["bytes_from_target"],
+            record["bytes_from_client"],
+        ), record
     assert (record["outbound_port"] is None) == (record["connect_ms"] is None), record
     assert record["inbound_ip"] is None or not record["inbound_ip"].startswith("::ffff:"), record
     # Where the worker could not report its end the supervisor did.

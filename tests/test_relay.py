@@ -7,11 +7,12 @@ import time
 from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
-from harness import accept, free_port, listening, receive, reset, reset_arrives
+from harness import accept, eventually, free_port, listening, receive, reset, reset_arrives
 
 from mprelay import boottime, handoff, poller, sockets
 from mprelay.events import Closed, CloseReason, Connected, Progress, Settings, Ticket
-from mprelay.relay import Relay
+from mprelay.relay import LINGER, Relay
+from mprelay.session import Input, State
 
 
 class Kept:
@@ -548,3 +549,171 @@ def test_more_events_than_one_wait_returns():
             sock.close()
         while len([event for event in running.uplink.events if isinstance(event, Closed)]) < count:
             assert running.uplink.news.acquire(timeout=20)
+
+
+# -- both sides have ended, and one has not acknowledged everything -------------------------------------------
+
+TAIL = 1_500_000
+"""Bytes that a peer which does not read leaves in our kernel, and that our kernel takes."""
+
+
+def both_ended(far, target, speaker, relay=None):
+    """Let the speaker say more than the other's kernel takes; both end. Return the one that does not read.
+
+    It ends first; with `relay` the speaker does, and the other when the relay has taken note of that.
+    """
+    listener = target if speaker is far else far
+    if relay is None:
+        listener.shutdown(socket.SHUT_WR)
+    speaker.sendall(bytes(TAIL))
+    speaker.shutdown(socket.SHUT_WR)
+    if relay is not None:
+        (link,) = relay._idle
+        eventually(lambda: link.state in (State.CLIENT_ENDED, State.TARGET_ENDED), "the end of the speaker")
+        listener.shutdown(socket.SHUT_WR)
+    return listener
+
+
+@contextmanager
+def one_session(client, **settings):
+    """A running relay with one session: the relay, and both far ends."""
+    far, near = client
+    with listening() as server, Running(server.getsockname(), **settings) as running:
+        running.admit(near)
+        with accept(server) as target:
+            running.uplink.wait(Connected)
+            far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+            target.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+            yield running, far, target
+
+
+WAYS_TO_END = pytest.mark.parametrize(
+    ("limit", "speaker", "first"),
+    [
+        ("linger", "client", "speaker"),
+        ("linger", "client", "listener"),
+        ("linger", "target", "speaker"),
+        ("linger", "target", "listener"),
+        ("idle", "target", "listener"),
+    ],
+)
+
+
+@WAYS_TO_END
+def test_a_session_whose_last_data_nobody_takes_is_reset(client, monkeypatch, limit, speaker, first):
+    """After the linger time, or a shorter idle timeout, it gives its slot back. Nothing is left in the kernel."""
+    if limit == "linger":
+        monkeypatch.setattr("mprelay.relay.LINGER", 0.3)
+    with one_session(client, idle_timeout=0.3 if limit == "idle" else 300.0) as (running, far, target):
+        says = far if speaker == "client" else target
+        deaf = both_ended(far, target, says, running.relay if first == "speaker" else None)
+        closed = running.uplink.wait(Closed)
+        assert (closed.reason, closed.error, closed.error_from) == (CloseReason.LINGER_TIMEOUT, None, None)
+        assert (closed.client_end, closed.target_end) == ("end", "end")
+        up = (closed.bytes_from_client, closed.bytes_to_target)
+        down = (closed.bytes_from_target, closed.bytes_to_client)
+        (said, taken), other = (up, down) if speaker == "client" else (down, up)
+        assert 0 < taken < said == TAIL
+        assert other == (0, 0)
+        assert reset_arrives(deaf)
+
+
+@WAYS_TO_END
+def test_a_slow_reader_of_the_last_data_gets_it_all(client, monkeypatch, limit, speaker, first):
+    """Whatever was acknowledged since the last look gives it the time again. The record is as ever."""
+    if limit == "linger":
+        monkeypatch.setattr("mprelay.relay.LINGER", 0.3)
+    with one_session(client, idle_timeout=0.3 if limit == "idle" else 300.0) as (running, far, target):
+        says = far if speaker == "client" else target
+        slow = both_ended(far, target, says, running.relay if first == "speaker" else None)
+        got = 0
+        while part := slow.recv(20_000):
+            got += len(part)
+            assert not select.select([], [], [], 0.02)[0]
+        closed = running.uplink.wait(Closed)
+        assert (closed.reason, closed.error) in {
+            (CloseReason.TARGET_READ_CLOSED, None),
+            (CloseReason.REQUESTER_READ_CLOSED, None),
+        }
+        assert (closed.client_end, closed.target_end) == ("end", "end")
+        assert got == TAIL == closed.bytes_from_client + closed.bytes_from_target
+        assert got == closed.bytes_to_client + closed.bytes_to_target
+        assert closed.duration_ms > 1000
+
+
+@contextmanager
+def settling(client, server, **settings):
+    """A session that both have ended and the client does not read: the relay, the link, and both far ends."""
+    far, near = client
+    far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+    running = Running(server.getsockname(), **settings)
+    relay = running.relay
+    with relaying(running, near, server) as (link, target):
+        both_ended(far, target, target)
+        while link.state is not State.SETTLING:
+            relay._turn()
+        while relay._poller.wait(0.0):  # our own shutdown(2) was an edge, too
+            pass
+        yield running, link, far, target
+
+
+def test_nothing_is_polled_while_a_session_settles(client):
+    """One look after ten seconds; the edge of the last acknowledgement ends it sooner. Nothing of it is kept."""
+    with listening() as server, settling(client, server) as (running, link, far, _target):
+        relay = running.relay
+        relay._progress_at = None
+        relay._look_again()
+        assert relay._look_at == link.active_at + LINGER
+        assert relay._poller.wait(0.05) == []
+        assert len(receive(far)) == TAIL
+        while link.state is State.SETTLING:
+            relay._turn()
+        closed = running.uplink.events[-1]
+        assert (closed.reason, closed.bytes_to_client) == (CloseReason.REQUESTER_READ_CLOSED, TAIL)
+        assert relay._now < link.active_at + LINGER
+        assert not relay._lingering
+
+
+def test_a_client_that_resets_while_a_session_settles_has_cut_it(client):
+    """What it left behind was not delivered."""
+    with listening() as server, settling(client, server) as (running, link, far, target):
+        far.close()
+        while link.state is not State.CLOSED:
+            running.relay._turn()
+        closed = running.uplink.events[-1]
+        assert (closed.reason, closed.error, closed.error_from) == (
+            CloseReason.REQUESTER_READ_CLOSED,
+            "ECONNRESET",
+            "client",
+        )
+        assert (closed.client_end, closed.target_end) == ("reset", "end")
+        assert closed.bytes_to_client < closed.bytes_from_target == TAIL
+        assert receive(target) == b""
+
+
+def test_a_client_that_leaves_only_a_farewell_behind_has_cut_nothing(client, monkeypatch):
+    """A TLS client does not read the server's last alert. Here all that was not read counts as one."""
+    monkeypatch.setattr("mprelay.relay._FAREWELL", TAIL)
+    with listening() as server, settling(client, server) as (running, link, far, _target):
+        far.close()
+        while link.state is not State.CLOSED:
+            running.relay._turn()
+        closed = running.uplink.events[-1]
+        assert (closed.reason, closed.error) == (CloseReason.REQUESTER_READ_CLOSED, None)
+        assert (closed.client_end, closed.target_end) == ("end", "end")
+
+
+@pytest.mark.parametrize("how", ["expired", "stopped"])
+def test_a_session_that_settles_can_be_cut_short(client, how):
+    """By the absolute timeout, and by the end of the drain."""
+    deadline = boottime.now() + 0.5 if how == "expired" else None
+    with listening() as server, settling(client, server, deadline=deadline) as (running, link, far, _target):
+        if how == "stopped":
+            running.sender.close()
+        while link.state is not State.CLOSED:
+            if not running.relay._turn():
+                running.relay._end_all(Input.STOPPED)
+        closed = running.uplink.events[-1]
+        assert closed.reason == (CloseReason.RELAY_EXPIRED if how == "expired" else None)
+        assert (closed.error, closed.client_end, closed.target_end) == (None, "end", "end")
+        assert reset_arrives(far)

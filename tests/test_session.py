@@ -29,27 +29,80 @@ def test_every_input_can_happen_somewhere():
     assert {happened for row in TABLE.values() for happened in row} == set(Input)
 
 
+def pairs_that(action):
+    """The pairs of the table that ask for this."""
+    return {
+        (state, happened) for state, row in TABLE.items() for happened, out in row.items() if out.action is action
+    }
+
+
 def test_only_two_ends_of_data_finish_normally():
     """Everything else aborts, so that a cut transfer never looks complete."""
-    finishing = {
-        (state, happened)
-        for state, row in TABLE.items()
-        for happened, out in row.items()
-        if out.action is Action.FINISH
-    }
-    assert finishing == {
+    settling = {State.SETTLING, State.SETTLING_WITH_CLIENT, State.SETTLING_WITH_TARGET}
+    assert pairs_that(Action.SETTLE) == {
         (State.CLIENT_ENDED, Input.TARGET_END),
         (State.TARGET_ENDED, Input.CLIENT_END),
         (State.CLIENT_GONE_AFTER_END, Input.TARGET_END),
         (State.TARGET_GONE_AFTER_END, Input.CLIENT_END),
+        (State.SETTLING, Input.CLIENT_RESET),
+        (State.SETTLING, Input.TARGET_RESET),
+    }
+    into = {out.state for row in TABLE.values() for out in row.values() if out.action is Action.SETTLE}
+    assert into == settling
+    assert pairs_that(Action.FINISH) == {(state, Input.ACKNOWLEDGED) for state in settling} | {
+        (State.SETTLING_WITH_CLIENT, Input.CLIENT_RESET),
+        (State.SETTLING_WITH_TARGET, Input.TARGET_RESET),
     }
 
 
 @pytest.mark.parametrize(
     ("inputs", "actions", "reason"),
     [
-        ("CONNECTED CLIENT_END TARGET_END", "START CLOSE_TARGET_WRITE FINISH", "requester_read_closed"),
-        ("CONNECTED TARGET_END CLIENT_END", "START CLOSE_CLIENT_WRITE FINISH", "target_read_closed"),
+        (
+            "CONNECTED CLIENT_END TARGET_END ACKNOWLEDGED",
+            "START CLOSE_TARGET_WRITE SETTLE FINISH",
+            "requester_read_closed",
+        ),
+        (
+            "CONNECTED TARGET_END CLIENT_END ACKNOWLEDGED",
+            "START CLOSE_CLIENT_WRITE SETTLE FINISH",
+            "target_read_closed",
+        ),
+        (
+            "CONNECTED CLIENT_END TARGET_END LINGER_TIMEOUT",
+            "START CLOSE_TARGET_WRITE SETTLE ABORT",
+            "linger_timeout",
+        ),
+        (
+            "CONNECTED TARGET_END CLIENT_END IDLE_TIMEOUT",
+            "START CLOSE_CLIENT_WRITE SETTLE ABORT",
+            "linger_timeout",
+        ),
+        (
+            "CONNECTED CLIENT_END TARGET_END CLIENT_CUT ACKNOWLEDGED",
+            "START CLOSE_TARGET_WRITE SETTLE LINGER ABORT",
+            "requester_read_closed",
+        ),
+        (
+            "CONNECTED CLIENT_END TARGET_END CLIENT_RESET CLIENT_CUT ACKNOWLEDGED",
+            "START CLOSE_TARGET_WRITE SETTLE SETTLE NOTHING FINISH",
+            "requester_read_closed",
+        ),
+        (
+            "CONNECTED CLIENT_END TARGET_END CLIENT_RESET TARGET_RESET",
+            "START CLOSE_TARGET_WRITE SETTLE SETTLE FINISH",
+            "requester_read_closed",
+        ),
+        (
+            "CONNECTED CLIENT_END TARGET_END TARGET_RESET CLIENT_CUT",
+            "START CLOSE_TARGET_WRITE SETTLE SETTLE ABORT",
+            "requester_read_closed",
+        ),
+        (
+            "CONNECTED CLIENT_END TARGET_END STOPPED",
+            "START CLOSE_TARGET_WRITE SETTLE STOP",
+            "requester_read_closed",
+        ),
         ("CONNECTED CLIENT_RESET ACKNOWLEDGED", "START LINGER ABORT", "requester_read_closed"),
         ("CONNECTED TARGET_RESET LINGER_TIMEOUT", "START LINGER ABORT", "target_read_closed"),
         (
@@ -79,8 +132,8 @@ def test_only_two_ends_of_data_finish_normally():
             "requester_read_closed",
         ),
         (
-            "CONNECTED CLIENT_END CLIENT_CUT TARGET_END",
-            "START CLOSE_TARGET_WRITE AWAIT_TARGET_END FINISH",
+            "CONNECTED CLIENT_END CLIENT_CUT TARGET_END ACKNOWLEDGED",
+            "START CLOSE_TARGET_WRITE AWAIT_TARGET_END SETTLE FINISH",
             "requester_read_closed",
         ),
         (

@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 
 import pytest
-from harness import PATIENCE, Relay, accept, answering, listening, receive, reset
+from harness import PATIENCE, Relay, accept, answering, ends_with_reset, listening, receive, reset
 
 MIB = 1 << 20
 
@@ -84,3 +84,42 @@ def test_a_target_that_sends_for_ever_after_the_client_has_ended(buffer):
         assert closed["reason"] == "idle_timeout"
         assert read <= closed["bytes_from_target"] <= sent
         assert sent < read + 40 * MIB  # what the kernel's buffers and one pipe hold
+
+
+def test_clients_that_never_read_leave_nothing_in_the_kernel():
+    """What their targets said last stays there as long as the session has its slot. A reset throws it away."""
+    last_words = bytes(MIB)
+    options = ("--max-sessions", "4", "--idle-timeout", "2", "--drain-timeout", "0.5")
+
+    def deaf() -> socket.socket:
+        client = stack.enter_context(socket.socket())
+        client.settimeout(PATIENCE)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect((relay.host, relay.port))
+        client.shutdown(socket.SHUT_WR)
+        return client
+
+    with (
+        listening() as server,
+        contextlib.ExitStack() as stack,
+        Relay(server.getsockname(), *options) as relay,
+        answering(server, last_words),
+    ):
+        clients = [deaf() for _ in range(4)]
+        relay.wait("session.connected", 4)
+        for _ in range(4):
+            with contextlib.suppress(OSError):
+                deaf()
+        relay.wait("connection.pool_exhausted", 4)
+        relay.wait("session.closed", 4, reason="linger_timeout")
+        for closed in relay.all("session.closed"):
+            assert closed["bytes_to_client"] < closed["bytes_from_target"] == len(last_words)
+        with relay.connect() as client:
+            client.shutdown(socket.SHUT_WR)
+            assert receive(client) == last_words
+        relay.wait("session.closed", reason="requester_read_closed")
+        clients.append(deaf())
+        relay.wait("session.connected", 6)
+        relay.stop()
+        assert relay.all("session.closed")[-1]["reason"] == "drained"
+        assert all(map(ends_with_reset, clients))
