@@ -444,12 +444,19 @@ def test_a_target_socket_that_is_refused():
         assert says(relay.wait("session.closed")) == (19, "target_socket_failed", "ENFILE")
 
 
-@pytest.mark.parametrize("errno_name", ["EADDRNOTAVAIL", "ENETUNREACH"])
-def test_a_connect_that_fails_at_once(errno_name):
-    """27, with the errno that says which failure it was."""
+@pytest.mark.parametrize(
+    ("errno_name", "text"),
+    [("EADDRNOTAVAIL", "Cannot assign requested address"), ("ENETUNREACH", "Network is unreachable")],
+)
+def test_a_connect_that_fails_at_once(errno_name, text):
+    """27, with the errno that says which failure it was, and its text in the message."""
     with Relay(NOWHERE, command=failing(f"connect:{errno_name}")) as relay:
         assert refused(relay)
-        assert (27, "connect_failed", errno_name) == says(relay.wait("session.closed"))
+        closed = relay.wait("session.closed")
+        assert (27, "connect_failed", errno_name) == says(closed)
+        sentence = "The target refused the connection attempt for session handler serial number 1."
+        assert f"{sentence} ({text})" == closed["message"]
+        assert closed["connect_ms"] is None
 
 
 def channels(relay: Relay) -> list[int]:

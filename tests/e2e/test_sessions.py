@@ -278,16 +278,6 @@ def test_a_target_that_refuses():
         assert (closed["bytes_from_client"], closed["bytes_from_target"]) == (0, 0)
 
 
-@pytest.mark.parametrize("unreachable", ["255.255.255.255", "ff02::1"])
-def test_a_target_that_cannot_be_connected(unreachable):
-    """Any other failure has the same message, its own reason, and the error's name."""
-    with Relay((unreachable, 9)) as relay:
-        assert turned_away(relay)[1]
-        closed = relay.wait("session.closed")
-        assert (closed["msg_id"], closed["reason"], closed["error"]) == (27, "connect_failed", "ENETUNREACH")
-        assert closed["connect_ms"] is None
-
-
 @pytest.fixture
 def lonely(tool):
     """A network of the test's own. Outgoing connections get one and the same local port there."""
@@ -441,7 +431,7 @@ def test_a_peer_that_does_not_read_stops_the_other(who, half_closed, buffer):
 # -- who may come in -----------------------------------------------------------------------------------------
 
 ENTRIES = [
-    # entry, as records show it, IPv4 from 127.0.0.1, IPv6 from ::1
+    # entry, as rejections show it, IPv4 from 127.0.0.1, IPv6 from ::1
     ("any", "ANY", True, True),
     ("127.0.0.1/32", "127.0.0.1/32", True, False),
     ("127.9.9.9/255.0.0.0", "127.0.0.0/8", True, False),
@@ -458,7 +448,7 @@ ENTRIES = [
 def test_acl(entry, shown, ipv4, ipv6):
     """Each kind of entry against a client of each family, on the one listener: eighteen combinations."""
     with listening() as server, Relay(server.getsockname(), acl=entry) as relay:
-        assert shown == relay.wait("relay.active")["acl"]
+        assert entry == relay.wait("relay.active")["acl"]
         for address, allowed in (("127.0.0.1", ipv4), ("::1", ipv6)):
             if allowed:
                 with relay.connect(address) as client, accept(server) as target:
