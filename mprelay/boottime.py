@@ -15,11 +15,24 @@ import time
 from contextlib import suppress
 from typing import Final
 
-_CLOCK: Final[int | None] = getattr(time, "CLOCK_BOOTTIME", None)
 _TFD_TIMER_ABSTIME: Final = 1  # linux/timerfd.h
 _LATER: Final = (
     1000  # nanoseconds: :func:`now` has been rounded to a float, and must not be below when the timer fires
 )
+
+
+def _boot_clock() -> int | None:
+    clock: int | None = getattr(time, "CLOCK_BOOTTIME", None)
+    if sys.platform == "win32" or clock is None:
+        return None
+    try:
+        time.clock_gettime(clock)
+    except OSError:  # a kernel without it, or a sandbox
+        return None
+    return clock
+
+
+_CLOCK: Final = _boot_clock()
 
 
 def now() -> float:

@@ -212,8 +212,10 @@ def _label(text: str) -> tuple[str, str]:
 
 def usable_cpus() -> int:
     """Count the CPUs that this process may use (a container's or taskset's share, not the machine's)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
+    affinity: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
+    if affinity is not None:
+        with suppress(OSError):  # a sandbox refuses it
+            return len(affinity(0))
     return os.cpu_count() or 1
 
 

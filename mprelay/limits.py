@@ -39,13 +39,16 @@ def reserve(sessions: int, workers: int) -> Share:
     Least-loaded assignment spreads sessions evenly, but when workers die the others hold theirs too: so each
     is given room for all `sessions` where the hard limit allows it, and at least for its share. The supervisor
     holds a batch of accepted sockets besides its own. Workers inherit the limit. Raises LimitTooLow where not
-    even the shares fit.
+    even the shares fit. A sandbox may refuse to tell the limit, which is then taken for none, or to raise it.
     """
     if sys.platform == "win32":
         return Share(sessions, 0)
     import resource  # noqa: PLC0415 - only where it exists
 
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    except OSError:
+        return Share(sessions, PIPES)
     full = sessions * PER_SESSION + OWN
     most = full + PIPES * PER_PIPE
     least = -(-sessions // workers) * PER_SESSION + OWN
@@ -59,7 +62,9 @@ def reserve(sessions: int, workers: int) -> Share:
     if soft != resource.RLIM_INFINITY and soft < allowed:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-        except (OSError, ValueError) as failure:  # above fs.nr_open
-            raise LimitTooLow(f"{allowed} open files in one process are needed: {failure}") from failure
+        except (OSError, ValueError) as failure:  # above fs.nr_open, or a sandbox refuses it
+            if soft < max(least, own):
+                raise LimitTooLow(f"{allowed} open files in one process are needed: {failure}") from failure
+            allowed = soft
     held = max(soft, allowed) if soft != resource.RLIM_INFINITY else allowed
     return Share(min(sessions, (held - OWN) // PER_SESSION), max(0, min(PIPES, (held - full) // PER_PIPE)))

@@ -38,6 +38,9 @@ from typing import Any, Final
 
 from mprelay import signals
 
+END: Final = b"\0"
+"""The end of the records, where shutdown(2) is refused. No record contains it."""
+
 READY: Final = b"r"
 WRITTEN: Final = b"w"
 """What the outlet tells the supervisor, on the socket of the records: it has begun; everything is on stdout."""
@@ -150,7 +153,8 @@ def main(
     signals.ignore()
     _take_over(voice.detach(), stdout, stderr, keep=(records.fileno(), complaints.fileno()))
     say = partial(complain, descriptor=_VOICE)
-    copying = threading.Thread(target=_copy_complaints, args=(complaints,), daemon=True)
+    begun = threading.Event()
+    copying = threading.Thread(target=_copy_complaints, args=(complaints, begun), daemon=True)
     try:
         copying.start()
     except RuntimeError as failure:  # threading's word for EAGAIN
@@ -158,15 +162,17 @@ def main(
         os._exit(_OSERR)
     code = _OK
     try:
-        _copy_records(records, Sink(_STDOUT, say))
+        _copy_records(records, Sink(_STDOUT, say), begun)
     except OSError as failure:
-        code = _IOERR
-        say(f"stdout is gone: {failure.strerror}")
+        code = _IOERR if begun.is_set() else _OSERR
+        say(f"stdout is gone: {failure.strerror}" if begun.is_set() else f"the outlet: {failure}")
     except Exception as unexpected:  # noqa: BLE001 - the barrier: it is said, and the process ends
         code = _SOFTWARE
         say(f"the outlet: {type(unexpected).__name__}: {unexpected}")
-    complaints.shutdown(socket.SHUT_RD)  # what is in it is still read, and then the end
-    copying.join(_LAST_WORDS)
+    if begun.is_set():  # else what it said is the supervisor's to read
+        with suppress(OSError):  # a sandbox refuses it
+            complaints.shutdown(socket.SHUT_RD)  # what is in it is still read, and then the end
+        copying.join(_LAST_WORDS)
     os._exit(code)  # a normal end would wait for a thread that waits for the reader of stderr
 
 
@@ -182,14 +188,16 @@ def _take_over(voice: int, stdout: int, stderr: int, keep: tuple[int, int]) -> N
             os.closerange(last + 1, following)
 
 
-def _copy_records(records: socket.socket, stdout: Sink) -> None:
-    """Write all records until their end. OSError: the reader of stdout is gone."""
+def _copy_records(records: socket.socket, stdout: Sink, begun: threading.Event) -> None:
+    """Write all records until their end. OSError: the reader of stdout is gone, or it has not even begun."""
     if sys.platform == "win32":
         raise NotImplementedError
     poll = select.poll()
     poll.register(records, select.POLLIN)
     poll.register(_STDOUT, 0)  # hang-up and error are always reported (poll(2))
+    poll.poll(0)  # so that a sandbox that refuses it is known in time
     _tell(records, READY)
+    begun.set()
     rest = b""
     while True:
         if _STDOUT in dict(poll.poll()):
@@ -198,13 +206,14 @@ def _copy_records(records: socket.socket, stdout: Sink) -> None:
             part = records.recv(_MOST)
         except ConnectionResetError:  # the supervisor died without having heard what it was told
             part = b""
-        if not part:
-            _tell(records, WRITTEN)
-            return
+        over = not part or part.endswith(END)
         part = rest + part
         end = part.rfind(b"\n") + 1
         stdout.write(part[:end])
         rest = part[end:]
+        if over:
+            _tell(records, WRITTEN)
+            return
 
 
 def _tell(records: socket.socket, what: bytes) -> None:
@@ -212,8 +221,9 @@ def _tell(records: socket.socket, what: bytes) -> None:
         records.sendall(what)
 
 
-def _copy_complaints(complaints: socket.socket) -> None:
+def _copy_complaints(complaints: socket.socket, begun: threading.Event) -> None:
     """Write all complaints until their end. Where nobody takes them they are thrown away."""
+    begun.wait()
     while part := complaints.recv(_MOST):
         with suppress(OSError):
             Sink(_STDERR).write(part)

@@ -44,7 +44,7 @@ class Meter:
                 figures["rss"] = process.memory_info().rss
                 if sys.platform != "win32":
                     figures["fds"] = process.num_fds()
-        except (psutil.Error, OSError):
+        except (psutil.Error, OSError, ValueError):  # ValueError: a sandbox that does not tell our own pid
             pass
         return figures
 
@@ -92,7 +92,7 @@ class Member:
 
     def kill(self) -> None:
         """End it at once. Works on a stopped (SIGSTOP) process too; nothing happens where it is gone."""
-        with suppress(ValueError):  # its process was closed, in the midst of its burial
+        with suppress(ValueError, OSError):  # closed, in the midst of its burial; or a sandbox refuses it
             self.process.kill()
 
     def join(self) -> None:

@@ -62,21 +62,25 @@ def begin() -> None:
     """Make a known state of what this process (the supervisor) has inherited. Call it first of all.
 
     The stop signals stay blocked until :class:`Signals` hears them, or :func:`release` lets them act by default.
+    What a sandbox refuses stays as it was.
     """
     if sys.platform != "win32":
-        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
+        with suppress(OSError):
+            signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
         for number in _STOP:
             if not _is_nohup(number):
-                signal.signal(number, signal.SIG_DFL)
+                _settle(number, signal.SIG_DFL)
         _settle_others()
         for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
-            signal.setitimer(timer, 0)
+            with suppress(OSError):
+                signal.setitimer(timer, 0)
 
 
 def release() -> None:
     """Block no signal, not even one that was blocked from the start. What came meanwhile is delivered now."""
     if sys.platform != "win32":
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        with suppress(OSError):
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def _is_nohup(number: int) -> bool:
@@ -89,15 +93,20 @@ def _settle_others() -> None:
     if sys.platform != "win32":
         for number in signal.valid_signals() - _STOP - _UNCHANGEABLE:
             if number not in _AS_BY_DEFAULT:
-                signal.signal(number, signal.SIG_IGN)  # the real-time signals too
+                _settle(number, signal.SIG_IGN)  # the real-time signals too
             elif signal.getsignal(number) is signal.SIG_IGN:  # exec(2) leaves no other handler but the default
-                signal.signal(number, signal.SIG_DFL)
+                _settle(number, signal.SIG_DFL)
+
+
+def _settle(number: int, disposition: signal.Handlers) -> None:
+    with suppress(OSError):  # a sandbox may refuse it
+        signal.signal(number, disposition)
 
 
 class Signals:
     """Turns the signals that ask the relay to stop into readiness of one descriptor.
 
-    From here on no signal is blocked.
+    From here on no signal is blocked. OSError: they cannot be heard.
     """
 
     def __init__(self) -> None:
@@ -139,7 +148,11 @@ def held() -> Iterator[None]:
     if sys.platform == "win32":
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
+    try:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
+    except OSError:  # a sandbox refuses it
+        yield
+        return
     try:
         yield
     finally:
@@ -165,7 +178,7 @@ def ignore() -> None:
     Ctrl-C and SIGQUIT from the keyboard reach a whole process group. Faults and SIGKILL still end it.
     """
     for number in _STOP:
-        signal.signal(number, signal.SIG_IGN)
+        _settle(number, signal.SIG_IGN)
     _settle_others()
     release()
 
@@ -173,4 +186,5 @@ def ignore() -> None:
 def kill(child: int) -> None:
     """End a child process that was not waited for, whatever it does. Works on a stopped (SIGSTOP) one too."""
     if sys.platform != "win32":
-        os.kill(child, signal.SIGKILL)
+        with suppress(OSError):  # a sandbox refuses it
+            os.kill(child, signal.SIGKILL)

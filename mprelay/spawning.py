@@ -11,7 +11,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from multiprocessing import resource_tracker
+from multiprocessing import connection, resource_tracker, spawn
 from typing import Any, Final
 
 from mprelay import signals
@@ -88,9 +88,42 @@ def start(
         # itself deaf to SIGINT and SIGTERM alone; the other stop signals stay blocked in it.
         resource_tracker.ensure_running()
     process = multiprocessing.get_context("spawn").Process(target=target, args=args, name=name)
-    with signals.held(), words.as_stderr() if words is not None else nullcontext():
+    with signals.held(), words.as_stderr() if words is not None else nullcontext(), _staying():
         process.start()
     return process
+
+
+@contextmanager
+def _staying() -> Iterator[None]:
+    """Tell no child of a working directory: it inherits ours, and chdir(2) may be refused."""
+    prepare: Any = spawn.get_preparation_data
+
+    def without_directory(name: str) -> dict[str, Any]:
+        return {key: value for key, value in prepare(name).items() if key != "dir"}
+
+    spawn.get_preparation_data = without_directory
+    try:
+        yield
+    finally:
+        spawn.get_preparation_data = prepare
+
+
+def probe() -> None:
+    """See that the end of a process can be heard of. OSError: it cannot."""
+    if sys.platform != "win32":
+        with suppress(ChildProcessError):  # there is none yet
+            os.waitpid(-1, os.WNOHANG)
+
+
+def await_end(process: multiprocessing.process.BaseProcess, seconds: float) -> None:
+    """Wait up to so long for the end of a process, even if it has closed all that it had (and its sentinel)."""
+    if sys.platform == "linux" and process.pid is not None:
+        with suppress(OSError):  # no descriptor, or a sandbox refuses it
+            descriptor = os.pidfd_open(process.pid)
+            try:
+                connection.wait([descriptor], seconds)
+            finally:
+                os.close(descriptor)
 
 
 def end_helper() -> None:

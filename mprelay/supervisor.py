@@ -58,6 +58,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from enum import Enum, auto
 from functools import partial
 from math import inf
@@ -331,7 +332,8 @@ class Supervisor:
         """Make everything, in the order in which a failure costs least. Raises Failure."""
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
-        os.chdir("/")  # spawn hands the working directory on, and this one may be removed while the relay runs
+        with suppress(OSError):  # a sandbox refuses it
+            os.chdir("/")  # workers inherit the working directory, and this one may be removed meanwhile
         _check_clock()
         _check_platform()
         self._make_loop()
@@ -362,11 +364,14 @@ class Supervisor:
         """Make the listener."""
         try:
             self._listener = sockets.listen(self._config.bind, self._config.fwd_port)
-            self._listen_address = self._listener.getsockname()
         except sockets.ListenerError as failure:
             raise Failure(
                 _LISTENER_STEPS[failure.step], UNAVAILABLE, error=errno_name(failure.errno)
             ) from failure
+        try:
+            self._listen_address = self._listener.getsockname()
+        except OSError as failure:
+            raise _init_failed(failure, "getsockname") from failure
 
     def _start_next(self, number: int) -> None:
         """Start the first workers, one a turn: signals and the expiry are heard in between."""
@@ -385,13 +390,17 @@ class Supervisor:
     def _make_loop(self) -> None:
         """Make what the loop waits with and for."""
         try:
+            step = "epoll"
             self._poller = poller.Poller()
+            step = "signals"
             self._signals = signals.Signals()
+            step = "epoll"
             self._watch(self._signals.fileno(), self._on_signal)
             if self._deadline is not None and self._deadline.fileno() >= 0:
                 self._poller.add(self._deadline.fileno(), poller.READ | poller.EDGE)  # to wake, nothing else
+            self._poller.wait(0)
         except OSError as failure:
-            raise Failure(catalogue.PLATFORM_INIT_FAILED, OSERR, error=errno_name(failure.errno)) from failure
+            raise _init_failed(failure, step) from failure
         self._can_wait = True
 
     def _start_outlet(self) -> None:
@@ -1138,8 +1147,16 @@ def _ended(code: int, last_words: str) -> str:
     return f"{how}: {last_words}" if last_words else how
 
 
+def _init_failed(failure: OSError, step: str) -> Failure:
+    detail = f"{step}: {failure.strerror}"
+    return Failure(catalogue.PLATFORM_INIT_FAILED, OSERR, error=errno_name(failure.errno), detail=detail)
+
+
 def _check_clock() -> None:
-    resolution = time.get_clock_info("monotonic").resolution
+    try:
+        resolution = time.get_clock_info("monotonic").resolution
+    except OSError:  # a sandbox does not tell it
+        return
     if resolution > _COARSEST:
         raise Failure(catalogue.TIMER_UNAVAILABLE, OSERR, resolution_s=resolution)
 
@@ -1150,8 +1167,15 @@ def _check_platform() -> None:
         if lack is not None:
             raise Failure(catalogue.PLATFORM_UNSUPPORTED, OSERR, detail=f"this system has no {lack}")
     try:
+        spawning.probe()
+    except OSError as failure:
+        raise _init_failed(failure, "waitpid") from failure
+    try:
         handoff.probe()
     except handoff.NoSockets as failure:
-        raise Failure(catalogue.PLATFORM_INIT_FAILED, OSERR, error=errno_name(failure.errno)) from failure
+        detail = "socketpair"
+        raise Failure(
+            catalogue.PLATFORM_INIT_FAILED, OSERR, error=errno_name(failure.errno), detail=detail
+        ) from failure
     except handoff.NoPassing as failure:
         raise Failure(catalogue.PLATFORM_UNSUPPORTED, OSERR, detail=str(failure)) from failure

@@ -15,6 +15,7 @@ Rules:
    outlet that never is ready has written nothing, and every record is still here to be written without it.
 """
 
+import errno
 import io
 import multiprocessing.process
 import os
@@ -25,7 +26,7 @@ from contextlib import ExitStack, suppress
 from typing import Final
 
 from mprelay import outlet, spawning
-from mprelay.outlet import READY, WRITTEN, Handed, Sink, complain
+from mprelay.outlet import END, READY, WRITTEN, Handed, Sink, complain
 
 HIGH: Final = 1024 * 1024
 LOW: Final = 256 * 1024
@@ -33,6 +34,7 @@ LOW: Final = 256 * 1024
 
 _STDOUT: Final = 1
 _STDERR: Final = 2
+_ENDED: Final = {errno.ENOTCONN, errno.EPIPE, errno.ECONNRESET}  # the outlet has, and that is heard next
 _FAREWELL: Final = 1.0  # seconds for the outlet's end; it gives its complaints half of one
 
 
@@ -130,7 +132,7 @@ class Writer:
         said = b""
         if self._outlet is None or self._complaints is None:
             return 0, ""
-        self._outlet.join(_FAREWELL)  # an exception closes its socket a moment before it ends
+        spawning.await_end(self._outlet, _FAREWELL)  # an exception closes its socket a moment before it ends
         self._outlet.kill()
         self._outlet.join()
         self._complaints.setblocking(False)  # noqa: FBT003 - socket's signature
@@ -189,8 +191,9 @@ class Writer:
         if self._outlet is not None:
             self._outlet.kill()  # it has got no record
         if self._real is not None:
-            for descriptor, place in zip(self._real, (_STDOUT, _STDERR), strict=True):
-                os.dup2(descriptor, place)
+            with suppress(OSError):  # where it is refused these still are the real ones
+                for descriptor, place in zip(self._real, (_STDOUT, _STDERR), strict=True):
+                    os.dup2(descriptor, place)
             if self._complaints is not None:
                 self._complaints.setblocking(False)  # noqa: FBT003 - socket's signature
                 with suppress(OSError):
@@ -216,8 +219,12 @@ class Writer:
                 return
             self._waiting.popleft()
         if self._closed and self._way is not None:
-            with suppress(OSError):  # it has ended, and that is heard next
+            try:
                 self._way.shutdown(socket.SHUT_WR)
+            except OSError as failure:
+                if failure.errno not in _ENDED:  # a sandbox refuses it
+                    self._closed = False
+                    self.put([END])
 
     def _send(self, data: bytes) -> int:
         """Send what there is room for; return how many bytes."""

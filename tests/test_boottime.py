@@ -1,5 +1,6 @@
 """Moments on the clock that goes on while the machine sleeps."""
 
+import errno
 import fcntl
 import os
 import select
@@ -65,6 +66,22 @@ def test_on_the_monotonic_clock_it_is_never_earlier():
             assert deadline.reached()
         finally:
             deadline.close()
+
+
+def test_without_that_clock_the_monotonic_one_takes_its_place(monkeypatch):
+    """A kernel, or a sandbox, may refuse it; usually no system call is made, so none can be made to fail here."""
+
+    def refused(_clock):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    assert boottime._boot_clock() == time.CLOCK_BOOTTIME
+    monkeypatch.setattr(time, "clock_gettime", refused)
+    assert boottime._boot_clock() is None
+    monkeypatch.setattr(boottime, "_CLOCK", None)
+    assert abs(boottime.now() - time.monotonic()) < 10
+    deadline = Deadline(boottime.now() + 3600)
+    assert (deadline.fileno(), deadline.reached()) == (-1, False)
+    deadline.close()
 
 
 def test_nobody_inherits_it_and_nobody_waits_for_it(deadline):

@@ -186,8 +186,16 @@ def test_usable_cpus_are_counted_everywhere(monkeypatch):
     """Those that this process may use; where the system does not say, those of the machine."""
     usable = config.usable_cpus()
     assert usable >= 1
-    monkeypatch.delattr("os.sched_getaffinity", raising=False)
+
+    def refused(_pid):
+        raise PermissionError("not here")
+
+    monkeypatch.setattr("os.sched_getaffinity", refused, raising=False)
     assert config.usable_cpus() >= usable
+    monkeypatch.delattr("os.sched_getaffinity")
+    assert config.usable_cpus() >= usable
+    monkeypatch.setattr("os.cpu_count", lambda: None)
+    assert config.usable_cpus() == 1
 
 
 @pytest.mark.parametrize(

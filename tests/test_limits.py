@@ -80,6 +80,29 @@ def test_no_limit_is_no_limit(hard):
     assert calls == []
 
 
+def test_a_limit_that_a_sandbox_does_not_let_be_raised(hard, monkeypatch):
+    """It is enough for the shares, or it is refused."""
+
+    def refused(_what, _pair):
+        raise PermissionError("not here")
+
+    hard(600, 4096)
+    monkeypatch.setattr(resource, "setrlimit", refused)
+    assert limits.reserve(500, 2) == ((600 - 16) // 2, 0)
+    with pytest.raises(LimitTooLow, match=r"1144 open files in one process are needed: not here"):
+        limits.reserve(500, 1)
+
+
+def test_a_limit_that_a_sandbox_does_not_tell(monkeypatch):
+    """It is taken for none."""
+
+    def refused(_what):
+        raise PermissionError("not here")
+
+    monkeypatch.setattr(resource, "getrlimit", refused)
+    assert limits.reserve(500, 2) == (500, 64)
+
+
 def test_above_what_the_kernel_allows_is_refused_too():
     """`fs.nr_open` stands above any hard limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

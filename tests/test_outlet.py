@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mprelay import outlet
-from mprelay.outlet import READY, WRITTEN, Handed, Sink, complain
+from mprelay.outlet import END, READY, WRITTEN, Handed, Sink, complain
 
 FAILING_CALL = str(Path(__file__).parent / "failing_call.py")
 LINE = b"r" * 900 + b"\n"
@@ -128,6 +128,15 @@ def test_everything_comes_out_in_order_and_is_confirmed(begun):
     assert new.records.recv(1) == b""
     assert new.end() == 0
     assert result() == data
+
+
+def test_the_end_may_be_said_instead_of_shown(begun):
+    """Where shutdown(2) is refused: what came before it comes out, and it does not."""
+    new = begun()
+    new.records.sendall(b"one\ntwo\n" + END)
+    assert new.records.recv(1) == WRITTEN
+    assert new.end() == 0
+    assert reading(new.stdout)() == b"one\ntwo\n"
 
 
 def test_a_record_that_was_not_sent_to_its_end_is_dropped(begun):
