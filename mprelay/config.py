@@ -13,7 +13,6 @@ Rules:
 """
 
 import math
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from json import dumps
 from typing import Any, Final, Literal, NamedTuple
 
-from mprelay import catalogue
+from mprelay import catalogue, cpus
 from mprelay.acl import Acl
 from mprelay.catalogue import Entry
 
@@ -210,15 +209,6 @@ def _label(text: str) -> tuple[str, str]:
     return key, value
 
 
-def usable_cpus() -> int:
-    """Count the CPUs that this process may use (a container's or taskset's share, not the machine's)."""
-    affinity: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
-    if affinity is not None:
-        with suppress(OSError):  # a sandbox refuses it
-            return len(affinity(0))
-    return os.cpu_count() or 1
-
-
 PARAMETERS: Final[tuple[Parameter, ...]] = (
     Parameter(
         name="fwd_port",
@@ -307,7 +297,7 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         values="1..64",
         parse=whole(1, 64),
         help="worker processes",
-        default=str(min(8, usable_cpus())),
+        default=str(min(8, cpus.usable())),
     ),
     Parameter(
         name="max_sessions",

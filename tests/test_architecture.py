@@ -23,7 +23,8 @@ ALLOWED = {
     "pump": set(),
     "sockets": set(),
     "catalogue": {"events"},
-    "config": {"acl", "catalogue"},
+    "config": {"acl", "catalogue", "cpus"},
+    "cpus": set(),
     "handoff": {"events"},
     "limits": {"handoff"},
     "ledger": {"events"},
@@ -57,6 +58,7 @@ PLACES = {
     "queues": "uplink",
     "adjtimex": "origin",
     "SO_LINGER": "sockets",
+    "sched_getaffinity": "cpus",
 }
 
 

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mprelay import config
 from mprelay.config import LABELS_LIMIT, PARAMETERS, UNITS, Config, Network, seconds, validate, whole_seconds
 
 NO_DURATIONS = [
@@ -180,22 +179,6 @@ def test_any_texts_make_a_config_or_problems(given_texts):
     if not problems:
         made = Config(**values)
         assert None not in (made.fwd_port, made.trg_host, made.trg_port, made.acl)
-
-
-def test_usable_cpus_are_counted_everywhere(monkeypatch):
-    """Those that this process may use; where the system does not say, those of the machine."""
-    usable = config.usable_cpus()
-    assert usable >= 1
-
-    def refused(_pid):
-        raise PermissionError("not here")
-
-    monkeypatch.setattr("os.sched_getaffinity", refused, raising=False)
-    assert config.usable_cpus() >= usable
-    monkeypatch.delattr("os.sched_getaffinity")
-    assert config.usable_cpus() >= usable
-    monkeypatch.setattr("os.cpu_count", lambda: None)
-    assert config.usable_cpus() == 1
 
 
 @pytest.mark.parametrize(

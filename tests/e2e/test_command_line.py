@@ -7,11 +7,25 @@ import subprocess
 import sys
 from contextlib import ExitStack, suppress
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 from checker import check_run, parse
-from harness import PATIENCE, PROGRAM, Relay, accept, ends_with_reset, free_port, listening, moment, receive
+from harness import (
+    PATIENCE,
+    PROGRAM,
+    Relay,
+    accept,
+    ends_with_reset,
+    eventually,
+    free_port,
+    listening,
+    moment,
+    receive,
+)
 from manual import MESSAGES
+
+from mprelay import cpus
 
 GOOD = ["8080", "127.0.0.1", "80", "ANY"]
 POSITIONS = [
@@ -458,7 +472,7 @@ def test_defaults():
     """Nothing but the four required positions."""
     with listening() as server, start("ANY", target=server.getsockname()) as relay:
         active = relay.wait("relay.active")
-        assert active["workers"] == min(8, len(os.sched_getaffinity(0)))
+        assert active["workers"] == min(8, cpus.usable())
         assert active["max_sessions"] == 500
         assert active["expires_at"] is None
         assert active["acl"] == "ANY"
@@ -475,6 +489,35 @@ def test_default_workers_are_the_usable_cpus(tool):
     """Usable by this process, not present in the machine."""
     cpu = str(min(os.sched_getaffinity(0)))
     with start("ANY", command=(tool("taskset"), "-c", cpu, PROGRAM)) as relay:
+        assert relay.wait("relay.active")["workers"] == 1
+
+
+@pytest.fixture
+def half_a_cpu():
+    """The processes file of a control group that gets half of a CPU's time."""
+    parent = Path("/sys/fs/cgroup/cpu")
+    version_1 = parent.is_dir()
+    group = (parent if version_1 else Path("/sys/fs/cgroup")) / f"mprelay-test-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError as failure:
+        pytest.skip(f"no control group to be had: {failure}")
+    try:
+        name, text = ("cpu.cfs_quota_us", "50000") if version_1 else ("cpu.max", "50000 100000")
+        try:
+            (group / name).write_text(text)
+        except OSError as failure:
+            pytest.skip(f"no CPU quota to be had: {failure}")
+        yield group / "cgroup.procs"
+    finally:
+        eventually(lambda: not (group / "cgroup.procs").read_text(), "nobody is in it")
+        group.rmdir()
+
+
+def test_default_workers_are_not_more_than_the_cpu_quota_allows(half_a_cpu, tool):
+    """A container's quota, rounded up."""
+    command = (tool("sh"), "-c", f'echo $$ >{half_a_cpu} && exec "$@"', "sh", PROGRAM)
+    with start("ANY", command=command) as relay:
         assert relay.wait("relay.active")["workers"] == 1
 
 
