@@ -15,7 +15,7 @@ known state (:func:`begin`), whoever started it:
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
@@ -106,15 +106,19 @@ def _settle(number: int, disposition: signal.Handlers) -> None:
 class Signals:
     """Turns the signals that ask the relay to stop into readiness of one descriptor.
 
-    From here on no signal is blocked. OSError: they cannot be heard.
+    From here on no signal is blocked. OSError: they cannot be heard. With `child_ended` SIGCHLD is heard too:
+    :meth:`take` calls it, and returns the others.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, child_ended: Callable[[], None] | None = None) -> None:
         from mprelay.poller import Waker  # noqa: PLC0415 - see the imports
 
         self._waker = Waker()
         self._fd_before = signal.set_wakeup_fd(self._waker.writer, warn_on_full_buffer=False)
         heard = [number for number in _STOP if not _is_nohup(number)]
+        self._child_ended = child_ended
+        if child_ended is not None and sys.platform != "win32":
+            heard.append(signal.SIGCHLD)
         self._before = {number: signal.signal(number, _only_wake) for number in heard}
         release()
 
@@ -123,8 +127,12 @@ class Signals:
         return self._waker.fileno()
 
     def take(self) -> list[int]:
-        """Return the numbers of the signals that came since the last call."""
-        return list(self._waker.clear())
+        """Return the numbers of the stop signals that came since the last call."""
+        came = list(self._waker.clear())
+        if self._child_ended is not None and sys.platform != "win32" and signal.SIGCHLD in came:
+            self._child_ended()
+            came = [number for number in came if number != signal.SIGCHLD]
+        return came
 
     def close(self) -> None:
         """Put back what was there before."""

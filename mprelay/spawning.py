@@ -126,6 +126,29 @@ def await_end(process: multiprocessing.process.BaseProcess, seconds: float) -> N
                 os.close(descriptor)
 
 
+def reap() -> None:
+    """Take the exit of each child that has ended: as PID 1 this process adopts all orphans of its namespace.
+
+    The exit codes of our own are kept where multiprocessing looks for them. waitid(2) shows one ended child at a
+    time, always the same until it was waited for. So none may be left, not even one of ours.
+    """
+    if sys.platform == "win32":
+        return
+    tracker: Any = resource_tracker._resource_tracker  # noqa: SLF001 - there is no public way
+    with suppress(OSError):  # ChildProcessError: no child is left
+        while True:
+            ours = {process.pid for process in multiprocessing.active_children()}  # takes the exits of ours
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if ended is None:
+                return
+            if ended.si_pid in ours:
+                continue  # it has ended since
+            if ended.si_pid == tracker._pid:  # noqa: SLF001
+                os.close(tracker._fd)  # noqa: SLF001
+                tracker._fd = tracker._pid = None  # noqa: SLF001 - the next start starts another
+            os.waitpid(ended.si_pid, 0)
+
+
 def end_helper() -> None:
     """End the helper process that multiprocessing keeps, so that nothing is left running.
 

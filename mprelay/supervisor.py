@@ -393,12 +393,15 @@ class Supervisor:
             step = "epoll"
             self._poller = poller.Poller()
             step = "signals"
-            self._signals = signals.Signals()
+            # PID 1 becomes the parent of every orphan in its namespace. They stay until it has waited for them.
+            self._signals = signals.Signals(spawning.reap if os.getpid() == 1 else None)
             step = "epoll"
             self._watch(self._signals.fileno(), self._on_signal)
             if self._deadline is not None and self._deadline.fileno() >= 0:
                 self._poller.add(self._deadline.fileno(), poller.READ | poller.EDGE)  # to wake, nothing else
             self._poller.wait(0)
+            if os.getpid() == 1:
+                spawning.reap()  # what had ended before SIGCHLD was heard
         except OSError as failure:
             raise _init_failed(failure, step) from failure
         self._can_wait = True

@@ -122,6 +122,22 @@ def test_a_process_started_meanwhile_cannot_be_interrupted_and_then_ignores():
         assert process.returncode == 0
 
 
+def test_the_end_of_a_child_is_no_stop_signal():
+    """It is heard where that is asked for, and kept from who asks for the signals to stop."""
+    ended = []
+    caught = Signals(lambda: ended.append(True))
+    try:
+        subprocess.run([sys.executable, "-c", ""], check=True, timeout=20)
+        assert select.select([caught], [], [], 20)[0] == [caught]
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert caught.take() == [signal.SIGTERM]
+        assert ended == [True]
+        assert caught.take() == []
+    finally:
+        caught.close()
+    assert signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL
+
+
 def test_names():
     """As signal(7) has them."""
     assert signals.name(9) == "SIGKILL"
