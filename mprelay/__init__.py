@@ -16,4 +16,4 @@ The nouns, and which way each travels:
 The picture of how they are wired stands in :mod:`mprelay.supervisor`.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
