@@ -121,6 +121,7 @@ class Pump:
         "_streak",
         "_undelivered",
         "bulk",
+        "done",
         "doomed",
         "ended",
         "error",
@@ -169,6 +170,8 @@ class Pump:
         """Whether the end of data was read, with everything before it delivered: it is passed on."""
         self.told = False
         """Whether the sink was told of the end: our FIN is behind all that it was sent. Set from outside."""
+        self.done = False
+        """Whether the sink has acknowledged everything, our FIN included. Set from outside."""
         self.over = False
         """Nothing more is moved: the source has ended, or the sink takes no more. Also set from outside."""
         self.bulk = False

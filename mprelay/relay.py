@@ -452,7 +452,7 @@ class Relay:
         if link.state in _SETTLING and error == "ECONNRESET":
             client = cut is _CLIENT_CUT
             sock, writes = (link.client, link.down) if client else (link.target, link.up)
-            if _not_arrived(sock, writes.received, after_fin=writes.told) <= _FAREWELL:
+            if _not_arrived(sock, writes) <= _FAREWELL:
                 self._happened(link, Input.CLIENT_RESET if client else Input.TARGET_RESET)
                 return
         self._happened(link, cut, error)
@@ -569,10 +569,12 @@ class Relay:
 
     def _settle(self, link: Link) -> None:
         """Close both, or wait until those that are still there have acknowledged everything."""
-        link.error = link.error_from = None  # a reset that came when everything was delivered
-        link.client_reset = link.target_reset = False
-        if not self._left(link):
-            self._happened(link, _ACKNOWLEDGED)
+        if link.error is not None:  # a reset that came when everything was delivered
+            link.error = link.error_from = None
+            link.client_reset = link.target_reset = False
+        if not self._left(link):  # _happened's own lines, once more: nearly every session ends here
+            link.state, action, _ = step(link.state, _ACKNOWLEDGED)
+            self._close(link, action)
             return
         for pump, sink, cut, without in (
             (link.down, link.client, _CLIENT_CUT, _WITH_TARGET),
@@ -627,7 +629,7 @@ class Relay:
     def _left_behind(self, link: Link) -> bool:
         """Tell whether the side that is gone, after its own end, never got what was sent to it before."""
         gone = link.client if link.state is State.CLIENT_GONE_AFTER_END else link.target
-        return sockets.unacknowledged(gone) > _FAREWELL
+        return (sockets.unacknowledged(gone) or 0) > _FAREWELL
 
     def _await_progress(self, link: Link) -> None:
         """Give those that are there the linger time from now on, however long nothing has moved before."""
@@ -650,13 +652,14 @@ class Relay:
         """
         state = link.state
         if state in _SETTLING:
-            up, down = link.up, link.down
-            left = 0 if state is _WITH_TARGET else _not_arrived(link.client, down.received, after_fin=down.told)
+            left = 0
+            if state is not _WITH_TARGET:
+                left = _not_arrived(link.client, link.down)
             if state is not _WITH_CLIENT:
-                left += _not_arrived(link.target, up.received, after_fin=up.told)
+                left += _not_arrived(link.target, link.up)
             return left
         for_target = state in (State.CLIENT_GONE, State.LINGERING_FOR_TARGET)
-        return sockets.unacknowledged(link.target if for_target else link.client)
+        return sockets.unacknowledged(link.target if for_target else link.client) or 0
 
     def _look_once(self, link: Link, at: float) -> None:
         """Look after a link at `at`."""
@@ -696,8 +699,8 @@ class Relay:
         up, down = link.up, link.down
         to_client, to_target = down.received, up.received
         if how is not _FINISH:
-            to_client = down.sent - _not_arrived(link.client, down.sent, after_fin=down.told)
-            to_target = up.sent - _not_arrived(link.target, up.sent, after_fin=up.told)
+            to_client = down.sent - min(down.sent, _not_arrived(link.client, down))
+            to_target = up.sent - min(up.sent, _not_arrived(link.target, up))
         for pump in (up, down):
             if pump.pipe is not None:
                 pump.close()
@@ -707,8 +710,9 @@ class Relay:
             self._poller.remove(link.client.fileno())
         self._ends.pop(link.target.fileno(), None)
         inbound_ip = sockets.local_ip(link.client) if self._settings.any_address else None
-        for sock in (link.client, link.target):
-            if how is _FINISH:
+        for sock, writes in ((link.client, down), (link.target, up)):
+            # With our FIN acknowledged and the peer's read the connection is over: a close resets nothing then.
+            if how is _FINISH and not writes.done:
                 sockets.end_normally(sock)
             else:
                 sock.close()
@@ -771,9 +775,14 @@ class Relay:
             self._send_reports()
 
 
-def _not_arrived(sock: SocketType, sent: int, *, after_fin: bool) -> int:
-    """Count those of `sent` bytes that the peer's kernel has not acknowledged, without the FIN behind them."""
-    if not sent:
+def _not_arrived(sock: SocketType, writes: Pump) -> int:
+    """Count the bytes that a pump's sink has not acknowledged, without our FIN behind them."""
+    if not writes.received:
         return 0
     left = sockets.unacknowledged(sock)
-    return min(sent, left - 1 if after_fin and left else left)
+    if not writes.told:
+        return left or 0
+    if left:
+        return left - 1
+    writes.done = left is not None
+    return 0

@@ -208,15 +208,16 @@ socket.SocketType, socket.socket.__init__ = Made, made
 """
 
 
-@pytest.mark.parametrize("client_protocol", [MPTCP, socket.IPPROTO_TCP], ids=["MPTCP", "TCP"])
-def test_a_relay_of_mptcp_sockets(tmp_path, client_protocol):
+@pytest.mark.parametrize("client_protocol", [MPTCP, socket.IPPROTO_TCP], ids=["from MPTCP", "from TCP"])
+@pytest.mark.parametrize("target_protocol", [MPTCP, socket.IPPROTO_TCP], ids=["to MPTCP", "to TCP"])
+def test_a_relay_of_mptcp_sockets(tmp_path, client_protocol, target_protocol):
     """Such a socket refuses SO_OOBINLINE. Bulk data, half-close and resets are as ever."""
     try:
-        server = socket.socket(proto=MPTCP)
+        socket.socket(proto=MPTCP).close()
     except OSError as refused:
         pytest.skip(f"this kernel has no MPTCP: {refused}")
     data = pattern(8 << 20)
-    with server:
+    with socket.socket(proto=target_protocol) as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
         with Relay(server.getsockname(), "--bind", "127.0.0.1", env=with_site(tmp_path, MPTCPIZE)) as relay:
@@ -243,6 +244,13 @@ def test_a_relay_of_mptcp_sockets(tmp_path, client_protocol):
                 assert ends_with_reset(target)
             closed = relay.wait("session.closed", 2)
             assert (closed["error"], closed["error_from"]) == ("ECONNRESET", "client")
+            for _ in range(50):
+                with connect() as client, accept(server) as target:
+                    send_whole(target, b"answer")
+                    client.shutdown(socket.SHUT_WR)
+                    assert receive(client) == b"answer"
+                    assert receive(target) == b""
+            relay.wait("session.closed", 50, error=None, client_end="end", target_end="end")
 
 
 @pytest.mark.parametrize(
