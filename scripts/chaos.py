@@ -495,12 +495,14 @@ class Chaos:
             over = moment(record["timestamp"]) - time.time() + time.monotonic()
             fault = self._fault_of(seen, max(ended, over), record.get("worker"))
             # Across a bad network a reset may get lost: then a timeout ends the session, or a later fault.
-            late = self.net.lossy and record["reason"] in ("connect_timeout", "idle_timeout")
+            late = self.net.lossy and record["reason"] in ("connect_timeout", "idle_timeout", "linger_timeout")
             later = self.net.lossy and record["reason"] == "worker_lost"
             if fault is None and not late and not later:
                 wrong += self._judge_names(does.kind, seen, record)
                 if does.kind in EARLY:
                     wrong += self._judge_early(does, seen, served, record)
+            if record["reason"] == "linger_timeout" and fault is None and not late:
+                wrong.append("a linger timeout, though client and target read to the end or leave")
             self.ends[record["reason"]] += 1
             self.bytes += record["bytes_from_client"] + record["bytes_from_target"]
             fine = record["reason"] in _NORMAL_ENDS and record["error"] is None and seen["how"] == "end"
