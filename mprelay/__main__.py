@@ -7,12 +7,18 @@ until :func:`main` is called, so that a worker does not load what only the super
 
 def main() -> None:
     """Run the relay with the arguments of this process; exit with its code."""
-    from mprelay import signals  # noqa: PLC0415 - see the module docstring
+    import sys  # noqa: PLC0415 - see the module docstring
+
+    if getattr(sys, "frozen", False) and ("--multiprocessing-fork" in sys.argv or "-c" in sys.argv):
+        from mprelay.spawning import be_child  # noqa: PLC0415
+
+        be_child(sys.argv)  # a frozen program is its own interpreter: this may be a child of ours
+
+    from mprelay import signals  # noqa: PLC0415
 
     signals.begin()  # before the imports that take time: a signal that comes meanwhile is heard later
 
     import os  # noqa: PLC0415
-    import sys  # noqa: PLC0415
 
     from mprelay.supervisor import main as supervise  # noqa: PLC0415
 

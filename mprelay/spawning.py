@@ -7,6 +7,7 @@ channel would never come.
 import multiprocessing
 import multiprocessing.process
 import os
+import re
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -124,6 +125,17 @@ def await_end(process: multiprocessing.process.BaseProcess, seconds: float) -> N
                 connection.wait([descriptor], seconds)
             finally:
                 os.close(descriptor)
+
+
+def be_child(arguments: list[str]) -> None:
+    """In a frozen program (PyInstaller), be the child that these arguments ask for, and end; else return.
+
+    multiprocessing starts children by sys.executable. If that is the program itself, it gets their arguments.
+    """
+    if asked := re.fullmatch(r"from multiprocessing\.resource_tracker import main;main\((\d+)\)", arguments[-1]):
+        resource_tracker.main(int(asked[1]))  # type: ignore[attr-defined,unused-ignore]
+        sys.exit()
+    spawn.freeze_support()
 
 
 def reap() -> None:

@@ -13,7 +13,7 @@ import mprelay
 PACKAGE = Path(mprelay.__file__).parent
 ALLOWED = {
     "__init__": set(),
-    "__main__": {"signals", "supervisor"},
+    "__main__": {"signals", "spawning", "supervisor"},
     "acl": set(),
     "addresses": set(),
     "boottime": set(),

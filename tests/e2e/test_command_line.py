@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from harness import (
     PROGRAM,
     Relay,
     accept,
+    echo,
     ends_with_reset,
     eventually,
     free_port,
@@ -733,3 +735,19 @@ def test_as_a_module_it_is_the_same_program():
     ):
         client.sendall(b"module")
         assert receive(target, 6) == b"module"
+
+
+def test_a_frozen_program_runs_its_children_itself(tmp_path):
+    """As PyInstaller's do: sys.executable is the program, so multiprocessing starts it for each child."""
+    program = tmp_path / "frozen"
+    code = "sys.frozen, sys.executable = True, __file__\nfrom mprelay.__main__ import main\nmain()\n"
+    program.write_text(f"#!{sys.executable}\nimport sys\n{code}")
+    program.chmod(0o755)
+    with listening() as server, Relay(server.getsockname(), command=(str(program),)) as relay:
+        assert len(relay.family()) == 4  # two workers, the outlet, the resource tracker
+        assert all(str(program) in process.cmdline() for process in relay.family())
+        os.kill(relay.workers()[1], signal.SIGKILL)
+        relay.wait("worker.started", 3)
+        with relay.connect() as client, accept(server) as target:
+            echo(client, target)
+    assert relay.records[-1]["reason"] == "drained"
