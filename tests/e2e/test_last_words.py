@@ -227,7 +227,7 @@ def test_an_upload_that_was_left_behind_is_no_normal_end():
 
 def test_an_idle_session_tells_who_had_left():
     """The client's end of data waits behind bytes that the target does not take."""
-    with listening() as server, Relay(server.getsockname(), "--idle-timeout", "1", "--buffer", "100") as relay:
+    with listening() as server, Relay(server.getsockname(), "--idle-timeout", "3", "--buffer", "100") as relay:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client = relay.connect()
         client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
