@@ -36,7 +36,7 @@ from itertools import pairwise
 from multiprocessing import reduction
 from typing import Any, Final
 
-from mprelay import signals
+from mprelay import signals, titles
 
 END: Final = b"\0"
 """The end of the records, where shutdown(2) is refused. No record contains it."""
@@ -151,6 +151,7 @@ def main(
     `voice` is the writing end of `complaints`, which never blocks: the outlet complains as everybody else does.
     """
     signals.ignore()
+    titles.show("mprelay: outlet", "mprelay-outlet")
     _take_over(voice.detach(), stdout, stderr, keep=(records.fileno(), complaints.fileno()))
     say = partial(complain, descriptor=_VOICE)
     begun = threading.Event()

@@ -68,7 +68,7 @@ class Member:
                 self.words = spawning.FirstWords()
                 undo.callback(self.words.close)
                 self.process = spawning.start(
-                    worker.main, (settings, theirs, queue), f"mprelay worker {number}", self.words
+                    worker.main, (settings, theirs, queue), f"mprelay: worker {number}", self.words
                 )
             undo.pop_all()
         self.reader = EventReader(queue)

@@ -77,6 +77,7 @@ from mprelay import (
     signals,
     sockets,
     spawning,
+    titles,
 )
 from mprelay.catalogue import Entry
 from mprelay.config import Config, Network
@@ -176,6 +177,7 @@ def main(argv: Sequence[str]) -> int:
     except OSError as failure:
         complain(f"nothing can be written to stdout: {failure.strerror}")
         return IOERR
+    titles.show(" ".join(("mprelay: supervisor", *argv)), "mprelay")
     return Supervisor(asked, started).run()
 
 

@@ -10,9 +10,10 @@ import os
 import socket
 import time
 import zlib
+from multiprocessing.process import current_process
 from typing import Final
 
-from mprelay import __version__, signals
+from mprelay import __version__, signals, titles
 from mprelay.events import CloseReason, Crashed, Ready, Settings, Ticket
 from mprelay.handoff import TICKET_FORMAT, receiver
 from mprelay.relay import Relay
@@ -52,6 +53,8 @@ def main(settings: Settings, inbox: socket.socket, queue: Queue) -> None:
     """Be a worker until the inbox ends. Both channels are this process's own."""
     signals.ignore()
     signals.die_with_parent()
+    name = current_process().name
+    titles.show(name, f"mprelay-w{name.rpartition(' ')[2]}")
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
     for ours in (inbox.fileno(), queue.writer.fileno()):

@@ -83,7 +83,7 @@ class Writer:
             raw = io.FileIO(_STDERR, "w", closefd=False)
             sys.stderr = io.TextIOWrapper(raw, errors="backslashreplace", write_through=True)
             self._outlet = spawning.start(
-                outlet.main, (records, self._complaints, voice, *map(Handed, self._real)), "mprelay outlet"
+                outlet.main, (records, self._complaints, voice, *map(Handed, self._real)), "mprelay: outlet"
             )
             self.connect(way)
 

@@ -430,7 +430,7 @@ def workers_of(pid: int) -> list[psutil.Process]:
     found = []
     for child in psutil.Process(pid).children():
         with contextlib.suppress(psutil.Error):
-            if child != outlet and "spawn_main" in " ".join(child.cmdline()):
+            if child != outlet and child.name().startswith("mprelay-w"):
                 found.append(child)
     return found
 

@@ -30,7 +30,8 @@ ALLOWED = {
     "ledger": {"events"},
     "session": {"events"},
     "signals": {"poller"},
-    "outlet": {"signals"},
+    "titles": set(),
+    "outlet": {"signals", "titles"},
     "spawning": {"signals"},
     "writer": {"outlet", "spawning"},
     "uplink": {"events"},
@@ -38,7 +39,7 @@ ALLOWED = {
     "journal": {"catalogue", "events", "ledger", "refusals", "writer"},
     "refusals": set(),
     "relay": {"boottime", "events", "handoff", "poller", "pump", "session", "sockets", "uplink"},
-    "worker": {"events", "handoff", "relay", "signals", "uplink"},
+    "worker": {"events", "handoff", "relay", "signals", "titles", "uplink"},
     "pool": {"events", "handoff", "spawning", "uplink", "worker"},
 }
 PURE = {"acl", "catalogue", "cli", "config", "events", "ledger", "refusals", "session"}
@@ -131,12 +132,12 @@ def test_a_worker_starts_small():
 
 
 def test_the_outlet_starts_smaller():
-    """It shares nothing with the others but how signals are ignored."""
+    """It shares nothing with the others but how signals are ignored and a process is named."""
     code = "import sys, mprelay.__main__, mprelay.outlet; print(*sys.modules)"
     loaded = set(run(code).split())
     assert loaded.isdisjoint({"structlog", "psutil", "orjson", "argparse", "asyncio", "ipaddress"})
     ours = {name for name in loaded if name.startswith("mprelay")}
-    assert ours == {"mprelay", *(f"mprelay.{name}" for name in ("__main__", "outlet", "signals"))}
+    assert ours == {"mprelay", *(f"mprelay.{name}" for name in ("__main__", "outlet", "signals", "titles"))}
 
 
 def test_the_main_module_imports_nothing_until_it_is_called():
