@@ -109,6 +109,8 @@ _LEAST_COST: Final = 16 * 1024  # bytes that a try costs at least, though it mov
 
 LINGER: Final = 10.0
 """Seconds without progress that a side is given to take what the other said before that ended or was gone."""
+_WINDOWS_FILL: Final = 1.0
+"""Seconds in which the receive windows of sides that do not read fill up. That is no progress."""
 _AWAIT_END: Final = 0.1
 """Seconds that a peer is given to end, after the other has ended and then reset."""
 _FAREWELL: Final = 128
@@ -583,8 +585,19 @@ class Relay:
             pump.give_back()
             if link.state in _SETTLING and link.state is not without and not pump.told:
                 self._close_write(link, pump, sink, cut)
-        if link.state in _SETTLING:
+        if link.state not in _SETTLING:
+            return
+        if not self._hears_of_it(link):
             self._await_progress(link)
+            return
+        link.unacknowledged = 0  # the first look only notes how much it is, and counts nothing as progress
+        self._mark_active(link)
+        self._look_once(link, self._now + min(_WINDOWS_FILL, self._settle_limit / 2))
+
+    @property
+    def _settle_limit(self) -> float:
+        """Seconds without progress that sides which have ended are given."""
+        return min(LINGER, self._settings.idle_timeout)
 
     def _hears_of_it(self, link: Link) -> bool:
         """Tell whether there will be an edge when all is acknowledged: those that are waited for have our FIN."""
@@ -683,9 +696,7 @@ class Relay:
             if left < link.unacknowledged:
                 self._mark_active(link)
             link.unacknowledged = left
-            at = link.active_at + LINGER
-            if link.state in _SETTLING:
-                at = min(at, link.active_at + self._settings.idle_timeout)
+            at = link.active_at + (self._settle_limit if link.state in _SETTLING else LINGER)
             if link.state not in _SETTLING or not self._hears_of_it(link):
                 link.pause = min(2 * link.pause, _RAREST_LOOK)
                 at = min(at, now + link.pause)

@@ -658,11 +658,14 @@ def settling(client, server, **settings):
 
 
 def test_nothing_is_polled_while_a_session_settles(client):
-    """One look after ten seconds; the edge of the last acknowledgement ends it sooner. Nothing of it is kept."""
+    """Two looks in ten seconds; the edge of the last acknowledgement ends it sooner. Nothing of it is kept."""
     with listening() as server, settling(client, server) as (running, link, far, _target):
         relay = running.relay
         relay._progress_at = None
         relay._look_again()
+        assert relay._look_at == link.active_at + 1
+        relay._now = relay._look_at
+        relay._on_time(0)
         assert relay._look_at == link.active_at + LINGER
         assert relay._poller.wait(0.05) == []
         assert len(receive(far)) == TAIL
