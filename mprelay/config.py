@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
 from json import dumps
 from typing import Any, Final, Literal, NamedTuple
 
@@ -30,6 +30,7 @@ LABELS_LIMIT: Final = 1024
 UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _WITH_UNIT: Final = "with or without one unit (90s, 10m, 2h, 1d)"
 _EVERYBODY: Final = IPv4Address("255.255.255.255")
+_THIS_NETWORK: Final = IPv4Network("0.0.0.0/8")  # RFC 1122, 3.2.1.3; connect(2) gives EINVAL
 _CENTURY: Final = 100 * 366 * 86400
 _SHORTEST: Final = 0.01  # seconds between statistics: below, measuring would be most of what is done
 
@@ -163,8 +164,8 @@ def _address(text: str) -> IPv4Address | IPv6Address:
 
 def _target(text: str) -> str:
     ip = _address(text)
-    if ip.is_unspecified:
-        raise ValueError("is the unspecified address, and no host's")
+    if ip in _THIS_NETWORK or ip.is_unspecified:
+        raise ValueError("is the unspecified address, or of its network: it belongs to no host")
     if ip.is_multicast:
         raise ValueError("is a multicast address; TCP connects to one host")
     if ip == _EVERYBODY:
@@ -177,16 +178,16 @@ def _target(text: str) -> str:
 def leads_back(target: str, bind: str | None, own: Collection[str]) -> bool:
     """Tell whether `target` is an address that the relay itself listens on.
 
-    `own` are the addresses of this host; loopback is its own in any case.
+    `own` are the addresses of this host; loopback is its own in any case. An address that the relay is bound to
+    need be on no interface: it can come later (ip_nonlocal_bind), or be routed here (``ip route add local``).
     """
     ip = ip_address(target)
-    if not (ip.is_loopback or target in own):
+    bound = None if bind is None else ip_address(bind)
+    if bound is not None and not bound.is_unspecified:
+        return bound == ip
+    if bound == IPv4Address(0) and ip.version == 6:  # noqa: PLR2004 - IPv6; the other way :: takes IPv4 too
         return False
-    if bind is None or ip_address(bind) == IPv6Address(0):  # which takes IPv4 too (IPV6_V6ONLY is off)
-        return True
-    if ip_address(bind) == IPv4Address(0):
-        return ip.version == 4  # noqa: PLR2004 - IPv4
-    return ip_address(bind) == ip
+    return ip.is_loopback or target in own
 
 
 def _choice(*choices: str) -> Callable[[str], str]:

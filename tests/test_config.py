@@ -185,6 +185,7 @@ def test_any_texts_make_a_config_or_problems(given_texts):
     ("target", "reason"),
     [
         ("0.0.0.0", "unspecified"),  # noqa: S104 - refused
+        ("0.1.2.3", "unspecified"),
         ("::", "unspecified"),
         ("::ffff:0:0", "unspecified"),
         ("224.0.0.251", "multicast"),
@@ -253,8 +254,8 @@ OWN = ("192.0.2.1", "127.0.0.1", "2001:db8::1", "::1")
         ("::1", "0:0::1", True),
         ("2001:db8::1", "2001:db8:0:0::1", True),
         ("::ffff:127.0.0.1", "127.0.0.1", True),
-        # An address that is not this host's, though the listener is bound to it (ip_nonlocal_bind).
-        ("192.0.2.2", "192.0.2.2", False),
+        # An address of no interface, to which the listener is bound (ip_nonlocal_bind, ip route add local).
+        ("192.0.2.2", "192.0.2.2", True),
     ],
 )
 def test_a_target_that_is_the_own_listener_is_refused(target, bind, refused):
