@@ -149,8 +149,11 @@ CONNECTION_REFUSED_MORE: Final = Entry(
     "connection.refused_more",
     "warning",
     None,
-    "{count} more connections were refused ({refused}).",
+    "{count} more connections from {client_ip} were refused ({refused}) since {first_at}.",
     ("client_ip", "refused", "count", "first_at", "last_at"),
+)
+CONNECTION_REFUSED_OF_MANY: Final = CONNECTION_REFUSED_MORE._replace(
+    sentence="{count} more connections from further clients were refused ({refused}) since {first_at}."
 )
 ADMISSION_PAUSED: Final = Entry(
     "admission.paused",

@@ -253,7 +253,9 @@ class Journal:
         """Write up to `most` records of connections that were summed up."""
         for total in self.refusals.take(most):
             self.write(
-                catalogue.CONNECTION_REFUSED_MORE,
+                catalogue.CONNECTION_REFUSED_MORE
+                if total.client_ip is not None
+                else catalogue.CONNECTION_REFUSED_OF_MANY,
                 client_ip=total.client_ip,
                 refused=total.refused,
                 count=total.times,
