@@ -33,6 +33,8 @@ from enum import Enum, auto
 from socket import SocketType
 from typing import Final
 
+from mprelay import sockets
+
 if sys.platform == "linux":
     import fcntl
 if sys.platform == "win32":
@@ -62,7 +64,11 @@ _OF_THE_CONNECTION: Final = {
     errno.EPIPE,
     errno.ETIMEDOUT,
 }
-"""What a connection that was made can give as its error (tcp(7); ICMP's by way of tcp_write_err)."""
+"""What a connection that was made usually gives as its error (tcp(7); ICMP's by way of tcp_write_err)."""
+_REFUSED_TO_ALL: Final = {errno.EPERM, errno.ENOSYS}
+"""What splice(2) gives where the system refuses it: a filter (seccomp(2)), or a kernel without it."""
+_REFUSED: Final = _REFUSED_TO_ALL | {errno.EINVAL}
+"""The same, and what a socket gives that cannot be spliced. No connection gives any of these as its error."""
 
 
 class Outcome(Enum):
@@ -314,8 +320,18 @@ class Pump:
     def _do_without(self, failure: OSError) -> None:
         """Splice no more: the system refuses it, to this flow or to all."""
         self.unspliceable = True
-        if self._pipes is not None and failure.errno != errno.EINVAL:  # that may be this one socket's
+        if self._pipes is not None and failure.errno in _REFUSED_TO_ALL:
             self._pipes.lend_no_more()
+
+    def _is_refusal(self, failure: OSError, sock: SocketType) -> bool:
+        """Tell a refusal of splice(2) from an error of the connection.
+
+        splice(2) has taken that from the socket, and recv(2) would then tell of a normal end. ICMP has rare ones
+        too (EACCES, EPROTO). With any error of its own the connection is over, unlike after a refusal.
+        """
+        if failure.errno in _REFUSED:
+            return True
+        return failure.errno not in _OF_THE_CONNECTION and sockets.is_open(sock)
 
     def give_back(self) -> None:
         """Return the pipe, if it is empty: the flow is quiet, or must be copied."""
@@ -364,7 +380,7 @@ class Pump:
             self.readable = False
             return True
         except OSError as failure:
-            if failure.errno not in _OF_THE_CONNECTION:
+            if self._is_refusal(failure, self._source):
                 self._do_without(failure)
                 return True
             self.error = stream_error(failure.errno)
@@ -391,7 +407,7 @@ class Pump:
                 self.writable = False
                 return Outcome.BLOCKED
             except OSError as failure:
-                if failure.errno not in _OF_THE_CONNECTION:
+                if self._is_refusal(failure, self._sink):
                     self._do_without(failure)
                     return self._empty(pipe)
                 self.error = stream_error(failure.errno)

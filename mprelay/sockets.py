@@ -41,6 +41,7 @@ _STREAM: Final = int(socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0))
 _BACKLOG: Final = 65535  # the kernel cuts it to net.core.somaxconn
 
 _CLOSED: Final = 7  # TCP_CLOSE (linux/tcp_states.h)
+_LISTENS: Final = 10  # TCP_LISTEN
 _TCP_INFO: Final = struct.Struct("=B23xI16xI")
 """The beginning of struct tcp_info (linux/tcp.h): tcpi_state, tcpi_unacked, tcpi_last_data_sent."""
 
@@ -132,6 +133,20 @@ def backlog(listener: socket.socket) -> int | None:
     with suppress(OSError):
         return _tcp_info(listener)[1]
     return None
+
+
+def listens(listener: socket.socket) -> bool:
+    """Tell whether `listener` still listens, as far as the system tells: ``ss -K`` ends that."""
+    with suppress(OSError):
+        return _tcp_info(listener)[0] == _LISTENS
+    return True
+
+
+def is_open(sock: SocketType) -> bool:
+    """Tell whether a connection is known to be there: no reset, error or timeout has ended it."""
+    with suppress(OSError):
+        return _tcp_info(sock)[0] != _CLOSED
+    return False
 
 
 def _tcp_info(sock: SocketType) -> tuple[int, int, int]:

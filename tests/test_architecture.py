@@ -20,7 +20,7 @@ ALLOWED = {
     "events": set(),
     "origin": set(),
     "poller": set(),
-    "pump": set(),
+    "pump": {"sockets"},
     "sockets": set(),
     "catalogue": {"events"},
     "config": {"acl", "catalogue", "cpus"},

@@ -1,6 +1,7 @@
 """Splicing: the same bytes as copying, a pipe only while it pays, and copying where there is none."""
 
 import contextlib
+import errno
 import os
 import select
 import socket
@@ -379,3 +380,41 @@ def test_a_pool_that_lends_no_more_keeps_nothing():
     for pipe in (lent, spare):
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(pipe.way_in)
+
+
+def give(code, monkeypatch):
+    """Let splice(2) give this error."""
+
+    def fail(*_args):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("mprelay.pump._splice", fail)
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPROTO])
+def test_a_rare_error_that_splice_took_from_the_connection_is_no_end(ends, monkeypatch, code):
+    """ICMP can give any of them. recv(2) tells of a normal end then, and a cut transfer would look complete."""
+    client, near, far, _target = ends
+    pumps, pump = borrowing(near, far)
+    reset(client)
+    edge(pump)
+    assert near.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNRESET  # taken, as splice(2) takes it
+    give(code, monkeypatch)
+    assert (pump.move(), pump.error) == (Outcome.READ_FAILED, errno.errorcode[code])
+    pump.close()
+    assert pumps._pipes._lends
+    pumps.close()
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.ENOMEM, errno.EPERM])
+def test_a_refusal_that_looks_like_an_error_is_none(ends, monkeypatch, code):
+    """The connection is there: its bytes are copied. Only what is refused to all ends the lending."""
+    client, near, far, target = ends
+    pumps, pump = borrowing(near, far)
+    client.sendall(b"whole")
+    edge(pump)
+    give(code, monkeypatch)
+    assert pump.move() is Outcome.STARVED
+    assert target.recv(10) == b"whole"
+    assert pumps._pipes._lends == (code != errno.EPERM)
+    pumps.close()
