@@ -622,8 +622,8 @@ def test_a_session_whose_last_data_nobody_takes_is_reset(client, monkeypatch, li
 def test_a_slow_reader_of_the_last_data_gets_it_all(client, monkeypatch, limit, speaker, first):
     """Whatever was acknowledged since the last look gives it the time again. The record is as ever."""
     if limit == "linger":
-        monkeypatch.setattr("mprelay.relay.LINGER", 0.3)
-    with one_session(client, idle_timeout=0.3 if limit == "idle" else 300.0) as (running, far, target):
+        monkeypatch.setattr("mprelay.relay.LINGER", 0.6)
+    with one_session(client, idle_timeout=0.6 if limit == "idle" else 300.0) as (running, far, target):
         says = far if speaker == "client" else target
         slow = both_ended(far, target, says, running.relay if first == "speaker" else None)
         got = 0
