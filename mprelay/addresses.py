@@ -30,6 +30,17 @@ def is_broadcast(ip: str) -> bool:
     return False
 
 
+def has_route(ip: str) -> bool:
+    """Tell whether this host has a route to `ip`, and an address to send from. That takes no port of TCP's."""
+    with (
+        suppress(OSError),
+        socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET, socket.SOCK_DGRAM) as probe,
+    ):
+        probe.connect((ip, _DISCARD))
+        return True
+    return False
+
+
 def own_addresses() -> Collection[str]:
     """List the addresses of this host's interfaces, as ``str(ip_address())`` shows them.
 

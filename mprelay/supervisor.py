@@ -57,6 +57,7 @@ import math
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from enum import Enum, auto
@@ -271,16 +272,15 @@ class Supervisor:
         self._alarms: dict[str, tuple[float, Callable[[], None]]] = {}
         self._awaits_room = False  # on the way to the outlet
         self._listener: socket.socket | None = None
-        self._listened_again = False  # the listener took the place of one that was gone, and has given nobody yet
+        self._listened_again = False  # the listener took the place of one that did not work, and has given nobody
         self._accepting = False
         self._accept_paused = False
-        self._accept_errno = 0
-        self._accept_errors = 0  # since the last record of them
+        self._accept_errors: Counter[int] = Counter()  # since the last records of them
         self._awaits_slot = False  # who is in the backlog now is given a moment, because a slot may become free
         self._patience_over = False  # that moment is over; `_queued` connections may be refused
         self._queued = 0  # connections that were in the backlog when the moment began, and still are
         self._probing = False  # sessions are admitted one by one, until one finds a local port
-        self._probe: int | None = None  # the last of these
+        self._probe: int | None = None  # the first of these since the last one that found none
         self._admission_paused = False
         self._resumed_at = started
         self._examining = False  # whoever came before `_resumed_at` may have given up
@@ -674,7 +674,8 @@ class Supervisor:
             slots -= 1
             batches.setdefault(ledger.place(session, self._now), []).append((session, client))
             if self._probing:
-                self._probe = session.serial
+                if self._probe is None:
+                    self._probe = session.serial
                 self._pause_accepting(_NO_PORTS_PAUSE)
                 break
             if slots and not ledger.has_room():
@@ -745,31 +746,35 @@ class Supervisor:
     def _accept_failed(self, failure: OSError) -> None:
         """No descriptor or no memory, most likely: record it, and leave the others waiting for a while."""
         number = failure.errno or 0
-        if number != self._accept_errno:
-            self._say_accept_failed()
-            self._alarms.pop("accept failed", None)
-        self._accept_errno = number
-        self._accept_errors += 1
+        self._accept_errors[number] += 1
         if "accept failed" not in self._alarms:
             self._say_accept_failed()
         if number in _LISTENER_GONE:
-            self._listen_again()
+            self._listen_again(number)
         else:
             self._pause_accepting(_ACCEPT_PAUSE)
 
     def _say_accept_failed(self) -> None:
         """Record the errors of accept(2) since the last such record; not again within a second."""
         if self._accept_errors:
-            self._journal.accept_failed(self._accept_errno, errno_name(self._accept_errno), self._accept_errors)
-            self._accept_errors = 0
+            for number, count in self._accept_errors.items():
+                self._journal.accept_failed(number, errno_name(number), count)
+            self._accept_errors.clear()
             self._alarms["accept failed"] = (self._now + _ACCEPT_SAID, self._say_accept_failed)
 
-    def _listen_again(self) -> None:
-        """Make another listener in the place of one that is gone, unless that was such a one itself."""
+    def _listen_again(self, number: int) -> None:
+        """Make another listener in the place of one that has given this error.
+
+        One that was destroyed is always replaced. One that listens, but from which nobody can be accepted, is
+        replaced once.
+        """
+        useless = self._listener is not None and sockets.listens(self._listener)
         self._shut()
-        if self._listened_again:
-            raise Failure(catalogue.LISTENER_LISTEN_FAILED, UNAVAILABLE, error=errno_name(self._accept_errno))
-        self._listened_again = True
+        if useless and self._listened_again:
+            raise Failure(catalogue.LISTENER_LISTEN_FAILED, UNAVAILABLE, error=errno_name(number))
+        self._listened_again = useless
+        self._awaits_slot = self._patience_over = False
+        self._queued = 0
         self._listen()
 
     def _pause_accepting(self, seconds: float) -> None:
@@ -778,12 +783,17 @@ class Supervisor:
 
     def _accept_again(self) -> None:
         self._accept_paused = False
+        if self._probe is not None:
+            self._ports_again()  # connect(2) tells at once where there is none, so this one has got one
 
     def _no_ports(self) -> None:
         """A worker found no local port towards the target: admit one session a second until one is found.
 
-        The ports wait in TIME_WAIT, for a minute each. To search for one takes the kernel milliseconds.
+        The ports wait in TIME_WAIT for a minute each. To search for one takes the kernel milliseconds. connect(2)
+        gives the same error where there is no address to send from; then there is nothing to wait for.
         """
+        if not addresses.has_route(self._config.trg_host):
+            return
         self._probing = True
         self._probe = None
         self._pause_accepting(_NO_PORTS_PAUSE)
@@ -821,7 +831,7 @@ class Supervisor:
             match event:
                 case Connected() if first_heard(member.number, event.serial, now):
                     self._journal.connected(event)
-                    if event.serial == self._probe:
+                    if self._probe is not None and event.serial >= self._probe:
                         self._ports_again()
                 case Closed() if has(member.number, event.serial) and self._may_end_for(event.reason):
                     if event.reason is CloseReason.RELAY_EXPIRED:
@@ -829,7 +839,7 @@ class Supervisor:
                     self._journal.closed(event, event.reason or self._session_end)
                     if event.error == _NO_PORT and event.reason is CloseReason.CONNECT_FAILED:
                         self._no_ports()
-                    elif event.serial == self._probe:
+                    elif self._probe is not None and event.serial >= self._probe:
                         self._ports_again()
                 case Progress() if heard(member.number, event.serial, now):
                     self._journal.progress(event)

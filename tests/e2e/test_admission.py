@@ -281,6 +281,44 @@ def test_without_ports_sessions_are_tried_once_a_second(few_ports):
             echo(client, target)  # at once: ports are found again
 
 
+def test_a_port_that_was_found_ends_the_search_whatever_the_target_does(few_ports):
+    """The target no longer answers, so all time out. They are not admitted one by one for that."""
+    with few_ports.inside(), ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 15001), backlog=0))
+        server.settimeout(20)
+        relay = stack.enter_context(Relay(("127.0.0.1", 15001), workers=1))
+        sessions = []
+        for number in range(4):
+            client = stack.enter_context(from_port(relay, 16100 + number))
+            sessions.append((client, stack.enter_context(accept(server))))
+            echo(*sessions[-1])
+        stack.enter_context(from_port(relay, 16110))
+        relay.wait("session.closed", reason="connect_failed")
+        for client, _target in sessions:
+            reset(client)
+        relay.wait("session.closed", 5)
+        filler = stack.enter_context(socket.socket())
+        filler.bind(("127.0.0.1", 16120))
+        filler.connect(("127.0.0.1", 15001))  # its queue is full: further SYNs are dropped
+        for number in range(4):
+            stack.enter_context(from_port(relay, 17100 + number))
+        relay.wait("session.closed", 4, reason="connect_timeout")
+        assert not relay.all("connection.abandoned")
+
+
+def test_without_an_address_to_send_from_nobody_waits_for_a_port(few_ports):
+    """connect(2) gives the same error, EADDRNOTAVAIL. All are told at once."""
+    with few_ports.inside():
+        Path("/proc/sys/net/ipv6/conf/all/disable_ipv6").write_text("1")
+        with Relay(("::1", 15002), workers=1) as relay, ExitStack() as stack:
+            for number in range(8):
+                client = stack.enter_context(from_port(relay, 16200 + number))
+                assert ends_with_reset(client)
+            relay.wait("session.closed", 8, reason="connect_failed", error="EADDRNOTAVAIL")
+            times = [moment(record["timestamp"]) for record in relay.all("session.closed")]
+            assert times[-1] - times[0] < 5
+
+
 # -- the listener --------------------------------------------------------------------------------------------
 
 
