@@ -7,7 +7,12 @@ until :func:`main` is called, so that a worker does not load what only the super
 
 def main() -> None:
     """Run the relay with the arguments of this process; exit with its code."""
-    import sys  # noqa: PLC0415 - see the module docstring
+    from mprelay import early  # noqa: PLC0415 - see the module docstring
+
+    early.hold_back()  # before the imports that take time: a signal that comes meanwhile is heard later
+
+    import os  # noqa: PLC0415
+    import sys  # noqa: PLC0415
 
     if getattr(sys, "frozen", False) and ("--multiprocessing-fork" in sys.argv or "-c" in sys.argv):
         from mprelay.spawning import be_child  # noqa: PLC0415
@@ -16,9 +21,7 @@ def main() -> None:
 
     from mprelay import signals  # noqa: PLC0415
 
-    signals.begin()  # before the imports that take time: a signal that comes meanwhile is heard later
-
-    import os  # noqa: PLC0415
+    signals.begin()
 
     from mprelay.supervisor import main as supervise  # noqa: PLC0415
 

@@ -19,14 +19,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-# Nothing more is imported here: until `begin` has run, a stop signal ends the program without a record.
+from mprelay import early
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
-if sys.platform == "win32":
-    _STOP = frozenset({signal.SIGTERM, signal.SIGINT})
-else:
-    _STOP = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGXCPU, signal.SIGHUP})
+_STOP = frozenset(map(signal.Signals, early.NUMBERS))
+if sys.platform != "win32":
     _AS_BY_DEFAULT = frozenset(
         {
             # A fault of the program itself …
@@ -59,14 +57,13 @@ def name(number: int) -> str:
 
 
 def begin() -> None:
-    """Make a known state of what this process (the supervisor) has inherited. Call it first of all.
+    """Make a known state of what this process (the supervisor) has inherited. Call it early.
 
     The stop signals stay blocked until :class:`Signals` hears them, or :func:`release` lets them act by default.
     What a sandbox refuses stays as it was.
     """
     if sys.platform != "win32":
-        with suppress(OSError):
-            signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
+        early.hold_back()
         for number in _STOP:
             if not _is_nohup(number):
                 _settle(number, signal.SIG_DFL)
@@ -111,7 +108,7 @@ class Signals:
     """
 
     def __init__(self, child_ended: Callable[[], None] | None = None) -> None:
-        from mprelay.poller import Waker  # noqa: PLC0415 - see the imports
+        from mprelay.poller import Waker  # noqa: PLC0415 - the outlet, and who only begins, need none
 
         self._waker = Waker()
         self._fd_before = signal.set_wakeup_fd(self._waker.writer, warn_on_full_buffer=False)
