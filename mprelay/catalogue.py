@@ -284,7 +284,7 @@ SESSION_CLOSED: Final[dict[CloseReason, Entry]] = {
         "info", None, _CONNECTING + "was terminated because the absolute timeout expired."
     ),
     CloseReason.DRAINED: _closed(
-        "info", None, _CONNECTING + "was terminated because the time to drain was over."
+        "info", None, _CONNECTING + "was terminated because the relay was told to stop."
     ),
     CloseReason.WORKER_LOST: _closed("error", None, _CONNECTING + "was lost with its worker."),
     CloseReason.KILLED: _closed("info", None, _CONNECTING + "was terminated by the operator."),

@@ -21,8 +21,9 @@ Example: let 10.1.2.3 reach a web server through port 8080 for ten minutes:
 
 Seconds may have a unit: 90s, 10m, 2h, 1d.
 
-Records go to stdout, one JSON object a line. Exit codes: 0 expired or stopped by a signal, 2 wrong parameters,
-69 no listener, 70 internal failure or no workers, 71 platform, 74 stdout is gone.
+Records go to stdout: one JSON object a line, or text on a terminal.
+Exit codes: 0 expired or stopped by a signal, 2 wrong parameters, 69 no
+listener, 70 internal failure or no workers, 71 platform, 74 stdout is gone.
 """
 
 

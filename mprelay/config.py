@@ -145,7 +145,10 @@ def _interval(text: str) -> float:
 
 
 def _buffer(text: str) -> int | None:
-    return None if text == "auto" else whole(100, 4000)(text)
+    try:
+        return None if text == "auto" else whole(100, 4000)(text)
+    except ValueError as wrong:
+        raise ValueError(f"{wrong}, or auto") from None
 
 
 def _ip(text: str) -> str:
@@ -419,7 +422,8 @@ def problem(parameter: Parameter, value: str | None, wrong: str) -> Problem:
     `wrong` goes on from the parameter's name and its value: what would be right ("must be …"), or what is wrong
     ("is …").
     """
-    name = parameter.option or f"<{parameter.position}>"
+    both = (f"<{parameter.position}>" if parameter.position else "", parameter.option or "")
+    name = " or ".join(filter(None, both))  # it may have been given either way
     shown = "" if value is None else f" {_shown(value)}"
     return Problem(parameter.name, value, parameter.entry, f"{name}{shown} {wrong}.")
 

@@ -38,9 +38,9 @@ def main() -> int:
             [*command, "--bind", "127.0.0.1", "--workers", "2", "--drain-timeout", "2"], process_group=0
         )
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, lambda *_: relay.terminate())
+            signal.signal(number, lambda number, _frame: relay.send_signal(number))
         print(
-            f"mprelay: relays 127.0.0.1:{PORT} to a small web server; try: curl http://127.0.0.1:{PORT}/",
+            f"mprelay: will relay 127.0.0.1:{PORT} to a small web server; then try: curl http://127.0.0.1:{PORT}/",
             file=sys.stderr,
         )
         print(
