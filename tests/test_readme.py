@@ -45,4 +45,5 @@ def test_the_commands_exist():
 
 def test_the_changelog_knows_this_version():
     """Written for users, newest first; what is not released yet stands above."""
-    assert re.search(r"^## (\S+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1] == __version__
+    newest = re.search(r"^## (\S+)( \(unreleased\))?$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert __version__ == newest[1] + (".dev0" if newest[2] else "")
