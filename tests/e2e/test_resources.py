@@ -291,7 +291,8 @@ def test_without_threads_the_outlet_cannot_start():
     with Relay(NOWHERE, wait_active=False, expect_code=70, command=failing(*NO_THREAD), quiet=False) as relay:
         relay.finish()
         (failure,) = relay.all("pool.start_failed")
-        assert failure["detail"] == "the outlet ended before it was ready"
+        how = "ended before it was ready (exit code 71): mprelay: the outlet: can't start new thread"
+        assert failure["detail"] == f"the outlet {how}"
         assert {r["event"] for r in relay.records if r["msg_id"] is None} <= {
             "worker.started",
             "worker.exited",
