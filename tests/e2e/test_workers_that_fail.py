@@ -291,7 +291,7 @@ def test_a_worker_that_goes_on_in_time_loses_nothing():
     """Whoever waits while every worker is late is served when they have caught up; there is no record of it."""
     with (
         listening() as server,
-        Relay(server.getsockname(), "--connect-timeout", "1", workers=1) as relay,
+        Relay(server.getsockname(), "--connect-timeout", "2", workers=1) as relay,
         relay.connect() as client,
         accept(server) as target,
     ):
@@ -301,7 +301,7 @@ def test_a_worker_that_goes_on_in_time_loses_nothing():
         with relay.connect() as early:
             relay.wait("session.allocated", 2)
             supervisor = psutil.Process(relay.process.pid)
-            threading.Event().wait(1.5)
+            threading.Event().wait(2.5)
             with relay.connect() as late:
                 used = sum(supervisor.cpu_times()[:2])
                 threading.Event().wait(1.0)
