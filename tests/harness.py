@@ -19,6 +19,7 @@ import psutil
 from checker import check_run, parse
 
 PROGRAM = str(Path(sys.executable).with_name("mprelay"))
+FAILING_CALL = str(Path(__file__).with_name("failing_call.py"))
 PATIENCE = 20.0  # seconds until something that must happen is said not to happen; no test measures with it
 ABORT = struct.pack("ii", 1, 0)
 
@@ -302,6 +303,11 @@ def accept(server: socket.socket) -> socket.socket:
     conn, _ = server.accept()
     conn.settimeout(PATIENCE)
     return conn
+
+
+def failing(*rules: str) -> tuple[str, ...]:
+    """The command that runs the program with these calls failing."""
+    return (sys.executable, FAILING_CALL, *rules, "--", PROGRAM)
 
 
 @contextlib.contextmanager

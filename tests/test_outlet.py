@@ -14,14 +14,13 @@ import threading
 from pathlib import Path
 
 import pytest
-from harness import PATIENCE, eventually, limit, opened
+from harness import FAILING_CALL, PATIENCE, eventually, limit, opened
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mprelay import outlet
 from mprelay.outlet import END, READY, WRITTEN, Handed, Sink, complain
 
-FAILING_CALL = str(Path(__file__).parent / "failing_call.py")
 LINE = b"r" * 900 + b"\n"
 DEAF_TO = ["SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGALRM"]
 

@@ -3,7 +3,6 @@
 import ctypes
 import os
 import socket
-import sys
 import threading
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
@@ -11,13 +10,13 @@ from pathlib import Path
 import psutil
 import pytest
 from harness import (
-    PROGRAM,
     Relay,
     accept,
     answering,
     echo,
     ends_with_reset,
     eventually,
+    failing,
     limit,
     listening,
     moment,
@@ -27,13 +26,7 @@ from harness import (
 )
 from network import Namespace
 
-FAILING_CALL = str(Path(__file__).parent.parent / "failing_call.py")
 PIDFD_GETFD = 438  # asm-generic/unistd.h
-
-
-def failing(*rules):
-    """The command that runs the program with these calls failing."""
-    return (sys.executable, FAILING_CALL, *rules, "--", PROGRAM)
 
 
 def refused(relay, source):

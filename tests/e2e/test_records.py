@@ -11,7 +11,6 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
 import time
 import tty
 from contextlib import closing, contextmanager, suppress
@@ -20,9 +19,20 @@ from pathlib import Path
 
 import pytest
 from checker import check_run, parse
-from harness import PATIENCE, PROGRAM, Relay, accept, free_port, listening, moment, read_until, receive, reset
+from harness import (
+    PATIENCE,
+    PROGRAM,
+    Relay,
+    accept,
+    failing,
+    free_port,
+    listening,
+    moment,
+    read_until,
+    receive,
+    reset,
+)
 
-FAILING_CALL = str(Path(__file__).parent.parent / "failing_call.py")
 OPENING = (
     "The relayer is now active.  Data received on TCP port {port} will be forwarded to {target} port {to}..."
 )
@@ -242,7 +252,7 @@ def test_relay_active_fits_with_the_longest_acl_and_labels():
 def test_what_the_system_does_not_tell_is_null():
     """A sandbox that refuses adjtimex(2): the relay does not need it."""
     rules = ("adjtimex:EPERM", "clock_adjtime:EPERM")
-    with Relay(("127.0.0.1", 9), command=(sys.executable, FAILING_CALL, *rules, "--", PROGRAM)) as relay:
+    with Relay(("127.0.0.1", 9), command=failing(*rules)) as relay:
         assert relay.wait("relay.active")["clock_synchronised"] is None
 
 

@@ -9,7 +9,6 @@ import os
 import resource
 import signal
 import socket
-import sys
 import threading
 from datetime import datetime
 from itertools import pairwise
@@ -18,6 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 from harness import (
+    FAILING_CALL,
     PATIENCE,
     PROGRAM,
     Relay,
@@ -25,6 +25,7 @@ from harness import (
     echo,
     ends_with_reset,
     eventually,
+    failing,
     free_port,
     limit,
     listening,
@@ -35,7 +36,6 @@ from harness import (
     with_site,
 )
 
-FAILING_CALL = str(Path(__file__).parent.parent / "failing_call.py")
 MPTCP = 262  # IPPROTO_MPTCP, netinet/in.h
 NOWHERE = ("127.0.0.1", 9)  # a target for runs that never come so far
 # What fork(3) and vfork(2) are made of: SIGCHLD with CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID, or with
@@ -52,11 +52,6 @@ if "--multiprocessing-fork" in sys.orig_argv:
     mprelay.worker.main = main
     def first():
         """
-
-
-def failing(*rules: str) -> tuple[str, ...]:
-    """The command that runs the program with these calls failing."""
-    return (sys.executable, FAILING_CALL, *rules, "--", PROGRAM)
 
 
 def refusing(*rules: str) -> str:

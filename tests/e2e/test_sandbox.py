@@ -3,11 +3,9 @@
 import errno
 import os
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from harness import PROGRAM, Relay, accept, echo, listening, opened
+from harness import PROGRAM, Relay, accept, echo, failing, listening, opened
 
 
 @pytest.fixture
@@ -83,8 +81,7 @@ CODES = {"pool.start_failed": 70, "platform.init_failed": 71, "platform.unsuppor
 
 def refusing(calls, error):
     """A command in which the kernel refuses these calls to the relay and all that it starts."""
-    rules = [f"{call}:{error}" for call in calls]
-    return (sys.executable, str(Path(__file__).parents[1] / "failing_call.py"), *rules, "--", PROGRAM)
+    return failing(*(f"{call}:{error}" for call in calls))
 
 
 @pytest.mark.parametrize("error", ["EPERM", "ENOSYS"])
