@@ -116,13 +116,9 @@ def arrival(descriptor: int) -> Arrival | None:
     sent, and for a connection that has sent none since its handshake (tcp_create_openreq_child).
     """
     sock = received(descriptor)
-    try:
-        state, _, waited_ms = _tcp_info(sock)
-    except OSError:  # a sandbox that refuses TCP_INFO
-        return None
-    finally:
-        sock.detach()  # the caller still owns it
-    return Arrival(state == _CLOSED, waited_ms)
+    info = _tcp_info(sock)
+    sock.detach()  # the caller still owns it
+    return None if info is None else Arrival(info.state == _CLOSED, info.last_data_sent)
 
 
 def backlog(listener: socket.socket) -> int | None:
@@ -130,32 +126,38 @@ def backlog(listener: socket.socket) -> int | None:
 
     For a listener the kernel shows them in the place of unacknowledged segments (tcp_get_info).
     """
-    with suppress(OSError):
-        return _tcp_info(listener)[1]
-    return None
+    info = _tcp_info(listener)
+    return None if info is None else info.unacknowledged
 
 
 def listens(listener: socket.socket) -> bool:
     """Tell whether `listener` still listens, as far as the system tells: ``ss -K`` ends that."""
-    with suppress(OSError):
-        return _tcp_info(listener)[0] == _LISTENS
-    return True
+    info = _tcp_info(listener)
+    return info is None or info.state == _LISTENS
 
 
 def is_open(sock: SocketType) -> bool:
     """Tell whether a connection is known to be there: no reset, error or timeout has ended it."""
-    with suppress(OSError):
-        return _tcp_info(sock)[0] != _CLOSED
-    return False
+    info = _tcp_info(sock)
+    return info is not None and info.state != _CLOSED
 
 
-def _tcp_info(sock: SocketType) -> tuple[int, int, int]:
+class _Info(NamedTuple):
+    """What is used of struct tcp_info."""
+
+    state: int
+    unacknowledged: int
+    last_data_sent: int  # milliseconds ago
+
+
+def _tcp_info(sock: SocketType) -> _Info | None:
+    """Ask the kernel about a TCP socket; None where it does not tell: another system, or a sandbox."""
     if sys.platform != "linux":
-        raise OSError(errno.ENOPROTOOPT, "no TCP_INFO")
-    state, unacknowledged, last_data_sent = _TCP_INFO.unpack(
-        sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
-    )
-    return state, unacknowledged, last_data_sent
+        return None
+    try:
+        return _Info(*_TCP_INFO.unpack(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)))
+    except OSError:
+        return None
 
 
 def received(descriptor: int) -> SocketType:
