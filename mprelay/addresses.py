@@ -1,6 +1,7 @@
 """What this host's own network says of an address. Nothing is sent to find out.
 
-Asked once, at the start, before any process is started and any port is bound.
+All but :func:`has_route` is asked once, at the start, before any process is started and any port is bound. That
+one is asked when a session has found no local port.
 """
 
 import errno
@@ -8,6 +9,8 @@ import socket
 from collections.abc import Collection
 from contextlib import suppress
 from typing import Final
+
+from mprelay.sockets import family_of
 
 _DISCARD: Final = 9
 """Any port: connect(2) of a datagram socket looks up the route, and sends no packet (udp(7))."""
@@ -32,10 +35,7 @@ def is_broadcast(ip: str) -> bool:
 
 def has_route(ip: str) -> bool:
     """Tell whether this host has a route to `ip`, and an address to send from. That takes no port of TCP's."""
-    with (
-        suppress(OSError),
-        socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET, socket.SOCK_DGRAM) as probe,
-    ):
+    with suppress(OSError), socket.socket(family_of(ip), socket.SOCK_DGRAM) as probe:
         probe.connect((ip, _DISCARD))
         return True
     return False

@@ -15,7 +15,7 @@ ALLOWED = {
     "__init__": set(),
     "__main__": {"early", "signals", "spawning", "supervisor"},
     "acl": set(),
-    "addresses": set(),
+    "addresses": {"sockets"},
     "boottime": set(),
     "events": set(),
     "origin": set(),
