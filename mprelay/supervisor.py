@@ -284,8 +284,7 @@ class Supervisor:
         self._admission_paused = False
         self._resumed_at = started
         self._examining = False  # whoever came before `_resumed_at` may have given up
-        self._log_holds = False
-        self._log_paused_at = started
+        self._log_paused_at: float | None = None  # since when the log holds back admission
         self._hurry = False  # a signal came when all was ending already
         self._capacity = 0
         self._failed_starts: dict[int, int] = {}  # worker: how many in a row
@@ -604,8 +603,7 @@ class Supervisor:
             if not paused:
                 self._examining = True
                 self._resumed_at = self._now
-        if self._log_holds != self._writer.paused:
-            self._log_holds = self._writer.paused
+        if self._writer.paused != (self._log_paused_at is not None):
             self._record_pause(self._listener)
         if self._accepting != (may := not (paused or self._left_waiting())):
             self._accepting = may
@@ -616,7 +614,7 @@ class Supervisor:
 
     def _record_pause(self, listener: socket.socket) -> None:
         """Record that the log holds back admission, or no longer does."""
-        if self._log_holds:
+        if self._log_paused_at is None:
             self._log_paused_at = self._now
             self._journal.write(catalogue.ADMISSION_PAUSED)
         else:
@@ -625,6 +623,7 @@ class Supervisor:
                 paused_s=round(self._now - self._log_paused_at, 3),
                 waiting=sockets.backlog(listener),
             )
+            self._log_paused_at = None
         self._journal.flush()
 
     def _accept(self, listener: socket.socket) -> None:
