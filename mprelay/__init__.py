@@ -13,7 +13,7 @@ The nouns, and which way each travels:
 * The **outlet** process owns stdout and stderr, and nothing else. Records reach it from the supervisor, over a
   socket; **complaints**, what would else be written on stderr, reach it from every process.
 
-The picture of how they are wired stands in :mod:`mprelay.supervisor`.
+The picture of how they are wired stands in :mod:`mprelay.supervisor.run`.
 """
 
 __version__ = "0.2.0.dev0"

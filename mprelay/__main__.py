@@ -7,7 +7,7 @@ until :func:`main` is called, so that a worker does not load what only the super
 
 def main() -> None:
     """Run the relay with the arguments of this process; exit with its code."""
-    from mprelay import early  # noqa: PLC0415 - see the module docstring
+    from mprelay.system import early  # noqa: PLC0415 - see the module docstring
 
     early.hold_back()  # before the imports that take time: a signal that comes meanwhile is heard later
 
@@ -15,17 +15,17 @@ def main() -> None:
     import sys  # noqa: PLC0415
 
     if getattr(sys, "frozen", False) and ("--multiprocessing-fork" in sys.argv or "-c" in sys.argv):
-        from mprelay.spawning import be_child  # noqa: PLC0415
+        from mprelay.system.spawning import be_child  # noqa: PLC0415
 
         be_child(sys.argv)  # a frozen program is its own interpreter: this may be a child of ours
 
-    from mprelay import signals  # noqa: PLC0415
+    from mprelay.system import signals  # noqa: PLC0415
 
     signals.begin()
 
-    from mprelay.supervisor import main as supervise  # noqa: PLC0415
+    from mprelay import app  # noqa: PLC0415
 
-    code = supervise(sys.argv[1:])
+    code = app.main(sys.argv[1:])
     os._exit(code)  # an interpreter takes longer to end than all that is done at an expiry
 
 

@@ -32,8 +32,8 @@ from rich.table import Table
 import mprelay
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
-from harness import PATIENCE, Relay, eventually, limit, moment, open_files
-from network import FAR, NEAR, Cable, Namespace, NotHere, bad_network
+from support.harness import PATIENCE, Relay, eventually, limit, moment, open_files
+from support.network import FAR, NEAR, Cable, Namespace, NotHere, bad_network
 from traffic import EARLY, HEADER, NORMAL, Plan, address_of, allowed, plan
 
 MIB = 1 << 20

@@ -1,7 +1,8 @@
 """Feeds the ways into mprelay with bytes that atheris finds, while it watches which code they reach.
 
 Arguments after the way go to libFuzzer, such as ``-max_total_time=600``. What breaks something is written to a
-file (crash-...), which, given as an argument, is tried again. What must hold stands in ``tests/fuzzing.py``.
+file (crash-...), which, given as an argument, is tried again. ``tests/support/inputs.py``
+says what must hold.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import atheris
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 with atheris.instrument_imports(include=["mprelay", "ipaddress", "argparse"]):
-    from fuzzing import SEEDS, WAYS
+    from support.inputs import SEEDS, WAYS
 
 
 def main() -> None:

@@ -9,8 +9,8 @@ import json
 import re
 from pathlib import Path
 
-from mprelay.catalogue import ENTRIES, SESSION_CLOSED, Entry
-from mprelay.config import PARAMETERS
+from mprelay.config.parameters import PARAMETERS
+from mprelay.records.catalogue import ENTRIES, SESSION_CLOSED, Entry
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"

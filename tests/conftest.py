@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from harness import limit
+from support.harness import limit
 
 
 def _descriptors() -> dict[str, str]:

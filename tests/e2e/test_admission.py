@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from harness import (
+from support.harness import (
     Relay,
     accept,
     answering,
@@ -24,7 +24,7 @@ from harness import (
     reset,
     resource,
 )
-from network import Namespace
+from support.network import Namespace
 
 PIDFD_GETFD = 438  # asm-generic/unistd.h
 

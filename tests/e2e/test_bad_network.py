@@ -5,8 +5,8 @@ import socket
 import threading
 
 import pytest
-from harness import Relay, accept, echo, ends_with_reset, eventually, listening, pattern, receive
-from network import FAR, NEAR, NotHere, bad_network
+from support.harness import Relay, accept, echo, ends_with_reset, eventually, listening, pattern, receive
+from support.network import FAR, NEAR, NotHere, bad_network
 
 
 @pytest.fixture

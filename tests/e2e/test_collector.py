@@ -8,8 +8,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from checker import check_run, parse
-from harness import PROGRAM, Relay, accept, answering, echo, eventually, listening, receive
+from support.harness import PROGRAM, Relay, accept, answering, echo, eventually, listening, receive
+from support.judge import check_run, parse
 
 MIB = 1 << 20
 

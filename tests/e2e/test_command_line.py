@@ -11,8 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from checker import check_run, parse
-from harness import (
+from support.harness import (
     PATIENCE,
     PROGRAM,
     Relay,
@@ -25,9 +24,10 @@ from harness import (
     moment,
     receive,
 )
-from manual import MESSAGES
+from support.judge import check_run, parse
+from support.messages import MESSAGES
 
-from mprelay import cpus
+from mprelay.system import cpus
 
 GOOD = ["8080", "127.0.0.1", "80", "ANY"]
 POSITIONS = [

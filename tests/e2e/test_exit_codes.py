@@ -13,8 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from checker import check_run, parse
-from harness import (
+from support.harness import (
     PATIENCE,
     PROGRAM,
     Relay,
@@ -28,6 +27,7 @@ from harness import (
     receive,
     workers_of,
 )
+from support.judge import check_run, parse
 
 TARGET = "127.0.0.1", 9
 

@@ -9,7 +9,7 @@ import tempfile
 import threading
 
 import pytest
-from harness import (
+from support.harness import (
     PATIENCE,
     PROGRAM,
     Relay,

@@ -3,7 +3,7 @@
 import socket
 
 import pytest
-from harness import Relay, accept, ends_with_reset, listening, pattern, receive, reset, reset_arrives
+from support.harness import Relay, accept, ends_with_reset, listening, pattern, receive, reset, reset_arrives
 
 ANSWER = pattern(300_000)
 BUFFERS = ["100", "4000", "auto"]

@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 
 import pytest
-from harness import PATIENCE, Relay, accept, answering, ends_with_reset, listening, receive, reset
+from support.harness import PATIENCE, Relay, accept, answering, ends_with_reset, listening, receive, reset
 
 MIB = 1 << 20
 

@@ -6,7 +6,17 @@ import signal
 import threading
 
 import pytest
-from harness import Relay, accept, echo, ends_with_reset, eventually, listening, open_files, receive, silent
+from support.harness import (
+    Relay,
+    accept,
+    echo,
+    ends_with_reset,
+    eventually,
+    listening,
+    open_files,
+    receive,
+    silent,
+)
 
 
 def has_died(relay: Relay, pid: int, number: int) -> None:

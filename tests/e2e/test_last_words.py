@@ -11,7 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from harness import (
+from support.harness import (
     PATIENCE,
     Relay,
     accept,

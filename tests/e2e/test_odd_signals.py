@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from checker import parse
-from harness import PROGRAM, Relay, accept, echo, eventually, free_port, listening
+from support.harness import PROGRAM, Relay, accept, echo, eventually, free_port, listening
+from support.judge import parse
 
 STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGXCPU)
 DEADLY = (

@@ -16,8 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from checker import check_run, parse
-from harness import (
+from support.harness import (
     PATIENCE,
     PROGRAM,
     Relay,
@@ -36,6 +35,7 @@ from harness import (
     receive,
     with_site,
 )
+from support.judge import check_run, parse
 
 NOWHERE = ("127.0.0.1", 9)
 IN_OUTLET = """import sys

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from harness import PROGRAM, Relay, accept, echo, eventually, listening
+from support.harness import PROGRAM, Relay, accept, echo, eventually, listening
 
 
 def pid_inside(process):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from harness import (
+from support.harness import (
     PATIENCE,
     Relay,
     accept,

@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from harness import PATIENCE, Relay, accept, eventually, free_port, listening, pattern, receive
+from support.harness import PATIENCE, Relay, accept, eventually, free_port, listening, pattern, receive
 
 LONG = 60  # seconds until a transfer of a big file is said to hang
 BIG = 100_000_000

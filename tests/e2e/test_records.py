@@ -18,8 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from checker import check_run, parse
-from harness import (
+from support.harness import (
     PATIENCE,
     PROGRAM,
     Relay,
@@ -32,6 +31,7 @@ from harness import (
     receive,
     reset,
 )
+from support.judge import check_run, parse
 
 OPENING = (
     "The relayer is now active.  Data received on TCP port {port} will be forwarded to {target} port {to}..."

@@ -1,7 +1,7 @@
 """What the system refuses, for real: no descriptor, no memory, no process, no room, a call that fails.
 
 The errno always comes from the kernel: from a limit that is really reached, or from a system call that is
-really refused (see ``failing_call.py``). What a Python may lack is taken away by a ``sitecustomize`` module.
+really refused (see ``support/seccomp.py``). What a Python may lack is taken away by a ``sitecustomize`` module.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from harness import (
+from support.harness import (
     FAILING_CALL,
     PATIENCE,
     PROGRAM,
@@ -57,8 +57,8 @@ if "--multiprocessing-fork" in sys.orig_argv:
 def refusing(*rules: str) -> str:
     """The line of code that makes these calls fail in the process that runs it, and nowhere else."""
     tests = str(Path(FAILING_CALL).parent)
-    install = f"failing_call.install(failing_call.compiled({rules!r}, platform.machine()))"
-    return f"import platform; sys.path.append({tests!r}); import failing_call; {install}"
+    install = f"seccomp.install(seccomp.compiled({rules!r}, platform.machine()))"
+    return f"import platform; sys.path.append({tests!r}); import seccomp; {install}"
 
 
 def limited(files: str) -> tuple[str, ...]:

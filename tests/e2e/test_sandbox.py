@@ -5,7 +5,7 @@ import os
 import subprocess
 
 import pytest
-from harness import PROGRAM, Relay, accept, echo, failing, listening, opened
+from support.harness import PROGRAM, Relay, accept, echo, failing, listening, opened
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from harness import PROGRAM, Relay, accept, ends_with_reset, listening, receive
+from support.harness import PROGRAM, Relay, accept, ends_with_reset, listening, receive
 
 CLOSE_ON_EXEC = 0o2000000  # as /proc/pid/fdinfo shows O_CLOEXEC
 

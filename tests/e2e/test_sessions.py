@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from harness import (
+from support.harness import (
     Relay,
     accept,
     ends_with_reset,
@@ -22,7 +22,7 @@ from harness import (
     reset_arrives,
     silent,
 )
-from network import NotHere, lonely_network
+from support.network import NotHere, lonely_network
 
 BUFFERS = ["100", "4000", "auto"]
 MIB = 1 << 20

@@ -4,7 +4,7 @@ import contextlib
 import signal
 
 import pytest
-from harness import Relay, accept, echo, ends_with_reset, listening, moment, with_site
+from support.harness import Relay, accept, echo, ends_with_reset, listening, moment, with_site
 
 HOUR = 3600
 

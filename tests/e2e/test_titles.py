@@ -4,7 +4,7 @@ import os
 import sys
 
 import psutil
-from harness import PROGRAM, Relay, listening
+from support.harness import PROGRAM, Relay, listening
 
 NAMES = ["mprelay", "mprelay-outlet", "mprelay-w1", "mprelay-w2"]
 

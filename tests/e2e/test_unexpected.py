@@ -6,7 +6,17 @@ import signal
 
 import psutil
 import pytest
-from harness import PATIENCE, Relay, accept, echo, ends_with_reset, eventually, listening, receive, with_site
+from support.harness import (
+    PATIENCE,
+    Relay,
+    accept,
+    echo,
+    ends_with_reset,
+    eventually,
+    listening,
+    receive,
+    with_site,
+)
 
 
 def is_cut_off(relay):
@@ -18,13 +28,13 @@ def is_cut_off(relay):
 def test_in_a_worker_it_costs_that_worker_alone(tmp_path):
     """Its sessions are lost, another takes its place, and serves."""
     code = f"""
-import mprelay.relay
-happened = mprelay.relay.Relay._happened
+import mprelay.worker.relay
+happened = mprelay.worker.relay.Relay._happened
 def broken(self, link, *what):
     if link.serial == 1:
         raise ZeroDivisionError("by a test")
     happened(self, link, *what)
-mprelay.relay.Relay._happened = broken
+mprelay.worker.relay.Relay._happened = broken
 open({str(tmp_path / "used")!r}, "w").close()
 """
     with listening() as server, Relay(server.getsockname(), env=with_site(tmp_path, code), workers=1) as relay:
@@ -46,10 +56,10 @@ open({str(tmp_path / "used")!r}, "w").close()
 def test_a_worker_that_crashes_with_half_a_character(tmp_path):
     """It is reported all the same."""
     code = """
-import mprelay.relay
+import mprelay.worker.relay
 def broken(*given):
     raise RuntimeError("\\udcff")
-mprelay.relay.Relay._open = broken
+mprelay.worker.relay.Relay._open = broken
 """
     with listening() as server, Relay(server.getsockname(), env=with_site(tmp_path, code), workers=1) as relay:
         is_cut_off(relay)
@@ -72,13 +82,13 @@ LIES = {
 def test_a_worker_that_reports_what_cannot_be_is_ended(tmp_path, lie):
     """It is not believed; its sessions end, another takes its place, and nobody else notices anything."""
     code = f"""
-import mprelay.uplink
-put = mprelay.uplink.Queue.put
+import mprelay.channel.up
+put = mprelay.channel.up.Queue.put
 def report(self, frame):
     put(self, frame)
     if any(event[:2] == (1, 1) for event in frame):
         put(self, {LIES[lie]})
-mprelay.uplink.Queue.put = report
+mprelay.channel.up.Queue.put = report
 """
     with (
         listening() as server,
@@ -101,14 +111,14 @@ mprelay.uplink.Queue.put = report
 def test_a_worker_that_crashes_without_end(tmp_path):
     """It is believed once; it gets no further session, and is ended, as it does not end by itself."""
     code = """
-import mprelay.relay
+import mprelay.worker.relay
 def broken(self, *given):
     while True:
         try:
             self._uplink._queue.put([(4, 1.0, "place", "again and again")] * 24)
         except BlockingIOError:
             pass
-mprelay.relay.Relay._open = broken
+mprelay.worker.relay.Relay._open = broken
 """
     options = ("--max-sessions", "1")
     with listening() as server, Relay(server.getsockname(), *options, env=with_site(tmp_path, code)) as relay:
@@ -123,7 +133,7 @@ def test_a_crash_report_that_finds_no_room_waits_for_it(tmp_path):
     """The supervisor stands still, and the way up is full: when it goes on it hears why the worker ended."""
     code = f"""
 import os, signal
-import mprelay.relay
+import mprelay.worker.relay
 def broken(self, ticket, client):
     os.kill(os.getppid(), signal.SIGSTOP)
     try:
@@ -132,7 +142,7 @@ def broken(self, ticket, client):
     except BlockingIOError:
         open({str(tmp_path / "full")!r}, "w").close()
     raise ZeroDivisionError("by a test")
-mprelay.relay.Relay._open = broken
+mprelay.worker.relay.Relay._open = broken
 """
     with (
         listening() as server,
@@ -154,7 +164,7 @@ def test_a_worker_that_lives_on_without_its_sentinel(tmp_path):
     """Nobody waits for it: the absolute timeout comes."""
     code = """
 import multiprocessing, os
-import mprelay.relay
+import mprelay.worker.relay
 def broken(*given):
     os.close(multiprocessing.parent_process().sentinel)
     for descriptor in map(int, os.listdir("/proc/self/fd")):
@@ -163,7 +173,7 @@ def broken(*given):
                 os.close(descriptor)
         except OSError:
             pass
-mprelay.relay.Relay._open = broken
+mprelay.worker.relay.Relay._open = broken
 """
     options = ("--absolute-timeout", "3")
     with listening() as server, Relay(server.getsockname(), *options, env=with_site(tmp_path, code)) as relay:
@@ -187,8 +197,8 @@ def test_a_worker_that_leaves_a_child_behind(tmp_path, does):
     before, without_end = CHILDREN[does]
     code = f"""
 import os, select, signal
-import mprelay.uplink
-put = mprelay.uplink.Queue.put
+import mprelay.channel.up
+put = mprelay.channel.up.Queue.put
 def talk(self, frame):
     try:
         put(self, frame)
@@ -206,7 +216,7 @@ def report(self, frame):
         os.closerange(self.writer.fileno() + 1, 1000)
         while True:
             {without_end}
-mprelay.uplink.Queue.put = report
+mprelay.channel.up.Queue.put = report
 """
     child = tmp_path / "child"
     with listening() as server, Relay(server.getsockname(), env=with_site(tmp_path, code)) as relay:
@@ -239,12 +249,12 @@ def broken_supervisor(tmp_path, where):
     return with_site(
         tmp_path,
         f"""
-import mprelay.journal
-whole = mprelay.journal.Journal.{where}
+import mprelay.records.journal
+whole = mprelay.records.journal.Journal.{where}
 def broken(*given):
-    mprelay.journal.Journal.{where} = whole
+    mprelay.records.journal.Journal.{where} = whole
     raise ZeroDivisionError("by a test")
-mprelay.journal.Journal.{where} = broken
+mprelay.records.journal.Journal.{where} = broken
 """,
     )
 
@@ -297,10 +307,10 @@ def test_also_while_a_dead_worker_is_buried(tmp_path):
 def test_also_where_that_cannot_be_recorded(tmp_path):
     """No relay without a record: then it is said on stderr, and nothing lives on."""
     code = """
-import mprelay.journal
+import mprelay.records.journal
 def broken(*given):
     raise MemoryError("by a test")
-mprelay.journal.Journal.closed = mprelay.journal.Journal.unexpected = broken
+mprelay.records.journal.Journal.closed = mprelay.records.journal.Journal.unexpected = broken
 """
     env = with_site(tmp_path, code)
     with listening() as server, Relay(server.getsockname(), env=env, expect_code=None, quiet=False) as relay:
@@ -311,13 +321,13 @@ mprelay.journal.Journal.closed = mprelay.journal.Journal.unexpected = broken
 def test_also_where_it_cannot_even_be_said(tmp_path):
     """An exception whose text cannot be had ends everything all the same."""
     code = """
-import mprelay.journal
+import mprelay.records.journal
 class Unspeakable(Exception):
     def __str__(self):
         raise Unspeakable
 def broken(*given):
     raise Unspeakable
-mprelay.journal.Journal.closed = broken
+mprelay.records.journal.Journal.closed = broken
 """
     env = with_site(tmp_path, code)
     with listening() as server, Relay(server.getsockname(), env=env, expect_code=None, quiet=False) as relay:

@@ -5,7 +5,7 @@ import subprocess
 import time
 
 import pytest
-from harness import Relay, accept, echo, ends_with_reset, listening, moment, silent
+from support.harness import Relay, accept, echo, ends_with_reset, listening, moment, silent
 
 DAY = 86_400
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from harness import (
+from support.harness import (
     Relay,
     accept,
     answering,
@@ -30,7 +30,7 @@ from harness import (
 )
 
 import mprelay
-from mprelay.worker import BUILD
+from mprelay.channel.build import BUILD
 
 IN_WORKERS = "import os, signal, sys\nif '--multiprocessing-fork' in sys.orig_argv:\n    "
 IN_A_WORKER = "if os.fstat(1).st_ino != os.fstat(2).st_ino: {}"  # not in the outlet, whose streams are one socket
@@ -182,23 +182,23 @@ def admitted(relay):
 UPGRADES = {
     "version": ("__init__.py", '"0.', '"9.', rf"is of another build: 9\..*, this relay is {BUILD}"),
     "order of fields": (
-        "events.py",
+        "core/protocol.py",
         "    connect_timeout: float  # seconds, from admission\n    idle_timeout: float",
         "    idle_timeout: float  # seconds, from admission\n    connect_timeout: float",
         rf"is of another build: {mprelay.__version__} .*, this relay is {BUILD}",
     ),
-    "form of a ticket": ("handoff.py", '"<Qd"', '"<dQ"', rf"is of another build: .*, this relay is {BUILD}"),
+    "form of a ticket": ("channel/down.py", '"<Qd"', '"<dQ"', rf"is of another build: .*, this relay is {BUILD}"),
     "first report": (
-        "worker.py",
+        "worker/process.py",
         "Ready(time.time(), BUILD)",
         "Ready(BUILD, time.time())",
         "is perhaps of another build, its first report was none: NotEvents: .*",
     ),
     "name of an argument's class": (
-        "events.py",
+        "core/protocol.py",
         "class Settings(NamedTuple)",
         "class Setup(NamedTuple)",
-        r"ended before it was ready \(exit code 1\): ImportError: .*'Settings'.*",
+        r"ended before it was ready \(exit code 1\): AttributeError: .*'Settings'.*",
     ),
 }
 
@@ -335,8 +335,8 @@ def test_a_replacement_that_hangs_before_it_is_ready(tmp_path):
 
 def test_a_supervisor_that_stood_still_hears_its_workers_first(tmp_path):
     """A replacement was ready long ago, and a session was reported: neither is overdue."""
-    code = "import mprelay.ledger; mprelay.ledger.LATE_LIMIT = 1.0\n    "
-    code += "import mprelay.supervisor; mprelay.supervisor._START_LIMIT = 2.0"
+    code = "import mprelay.core.ledger; mprelay.core.ledger.LATE_LIMIT = 1.0\n    "
+    code += "import mprelay.supervisor.run; mprelay.supervisor.run._START_LIMIT = 2.0"
     env = with_site(tmp_path, IN_SUPERVISORS + code)
     with (
         listening() as server,
@@ -401,7 +401,7 @@ def test_why_no_worker_can_begin(tmp_path, cause):
 
 def test_a_warning_of_a_worker_that_then_is_ready(tmp_path):
     """It comes out on stderr, and so does what the worker says later: no record speaks of it."""
-    late = "import mprelay.relay as r; run = r.Relay.run; "
+    late = "import mprelay.worker.relay as r; run = r.Relay.run; "
     late += "r.Relay.run = lambda self: (print('later', file=sys.stderr), run(self))"
     env = with_site(tmp_path, IN_WORKERS + IN_A_WORKER.format("os.write(2, b'a warning\\n'); " + late))
     with listening() as server, Relay(server.getsockname(), quiet=False, env=env, workers=1) as relay:

@@ -1,0 +1,1 @@
+"""Between supervisor and worker: tickets with sockets go down, events come up."""

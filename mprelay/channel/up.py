@@ -1,0 +1,299 @@
+"""The way up: one multiprocessing queue for each worker carries its events to the supervisor.
+
+The only file that knows what a :class:`multiprocessing.SimpleQueue` is made of (its pipe), as
+``concurrent.futures.process`` does to wait for one.
+
+Rules:
+
+1. One queue for each worker, never a shared one: a worker killed while it holds the write lock of a shared
+   queue would silence all others. With one writer and one reader a queue needs no lock at all, and without
+   its semaphores nothing is left behind by a killed process.
+2. What is put fits into PIPE_BUF (4096 bytes) with its length before it, so it is one write(2) that is atomic
+   (pipe(7)): a killed worker cannot leave half a frame.
+3. Neither waits for the other: both ends are non-blocking (each is an open file description of its own, so the
+   flag is shared with nobody). The kernel refuses a frame that does not fit whole; the worker keeps it.
+4. The end of the queue comes only after its last event: the writer's end is closed by the kernel when the
+   worker is gone, and the supervisor keeps no copy of it.
+5. These are the only bytes that reach the supervisor from a process that touches what clients send. So a frame
+   is JSON, and no pickle: that could run code, and one of 45 bytes could ask for gigabytes of memory. What has
+   not the shape of an event, or cannot be true, is refused: a worker that somebody has taken over can lie about
+   its own sessions, and do no more.
+"""
+
+import os
+import select
+import struct
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from itertools import product
+from multiprocessing import queues
+from types import SimpleNamespace
+from typing import Any, Final, get_args
+
+import orjson
+
+from mprelay.core.protocol import Closed, CloseReason, Connected, Crashed, Event, PeerEnd, Progress, Ready, Side
+
+FRAME: Final = 13
+"""Events in one frame. The largest (Closed, all numbers of 64 bits) takes below 310 bytes: a test counts."""
+
+
+KINDS: Final = (Ready, Connected, Progress, Closed, Crashed)
+"""Of events, each with its index as its code in a frame."""
+
+_CODES: Final = {kind: code for code, kind in enumerate(KINDS)}
+_READY: Final = _CODES[Ready]
+_CLOSED: Final = _CODES[Closed]
+_CONNECTED: Final = _CODES[Connected]
+_PROGRESS: Final = _CODES[Progress]
+_type: Final[Callable[[object], type]] = type  # for map: as a class it takes more than one argument (mypy)
+_NAMES: Final[dict[CloseReason | None, str | None]] = {None: None} | {r: r.value for r in CloseReason}
+_REASONS: Final = {name: reason for reason, name in _NAMES.items()}
+
+
+def pack(event: Event) -> tuple[Any, ...]:
+    """Make a plain tuple of an event: orjson takes neither a named one nor one with an enum in it."""
+    if type(event) is Closed:
+        serial, at, duration_ms, reason, *facts = event
+        return (_CLOSED, serial, at, duration_ms, _NAMES[reason], *facts)
+    return (_CODES[type(event)], *event)
+
+
+_STR_OR_NONE: Final[tuple[type, ...]] = (str, type(None))
+_SHAPES: Final[dict[tuple[type, ...], int]] = {
+    (int, float, str): _READY,
+    (int, int, float, float, int): _CODES[Connected],
+    (int, int, int, int, int, int): _CODES[Progress],
+    (int, float, str, str): _CODES[Crashed],
+} | {
+    (int, int, float, float, *texts, int, int, int, int): _CLOSED
+    for texts in product(_STR_OR_NONE, repeat=6)  # reason, error, whose, how each side ended, inbound address
+}
+"""The types of the values of each event, its code before them: no two are alike."""
+
+_LONGEST: Final = 32
+"""Characters of an errno's name, at most."""
+
+_LONGEST_IP: Final = 45
+"""Characters of an address, at most: INET6_ADDRSTRLEN (netinet/in.h) without its NUL."""
+
+_LONGEST_BUILD: Final = 64
+"""Characters of a build's name, at most."""
+
+_MOST: Final = 2**60
+"""Bytes of one session, below: three years at 100 Gbit/s."""
+_LATEST: Final = 1e11
+"""Seconds since 1970 that can be shown as a date, below."""
+_LONGEST_MS: Final = 1e14
+"""Milliseconds of one session, below: three thousand years."""
+
+
+_PORTS: Final = 2**16
+_SIDES: Final = {None, *get_args(Side)}
+_PEER_ENDS: Final = {None, *get_args(PeerEnd)}
+
+
+PIPE_BUF: Final[int] = getattr(select, "PIPE_BUF", 512)
+"""Bytes of a frame with its length, at most."""
+_LENGTH: Final = struct.Struct("!i")
+"""Before each frame, as multiprocessing.Connection has it."""
+_PIPE_SIZE: Final = 64 * 1024
+"""Bytes that a pipe holds (pipe(7)): one read takes all."""
+
+
+class NotEvents(Exception):  # noqa: N818 - it says what came
+    """What no worker of ours reports."""
+
+
+def unpack(packed: Any) -> Event:  # noqa: ANN401 - that is the question
+    """Make the event again. NotEvents: it is none, or its figures can be in no record."""
+    code = _SHAPES.get(tuple(map(_type, packed))) if type(packed) is list else None
+    if code is None or code != packed[0]:
+        raise NotEvents("a value that is no event")
+    if code == _CLOSED:
+        _, _, at, duration_ms, name, error, error_from, client_end, target_end, inbound = packed[:10]
+        from_client, from_target, to_client, to_target = packed[10:]
+        if (
+            0.0 <= at < _LATEST
+            and 0.0 <= duration_ms < _LONGEST_MS
+            and 0 <= to_target <= from_client < _MOST
+            and 0 <= to_client <= from_target < _MOST
+            and name in _REASONS
+            and (error is None or (error.isascii() and len(error) <= _LONGEST))
+            and (inbound is None or (inbound.isascii() and len(inbound) <= _LONGEST_IP and inbound.isprintable()))
+            and error_from in _SIDES
+            and client_end in _PEER_ENDS
+            and target_end in _PEER_ENDS
+        ):
+            packed[4] = _REASONS[name]
+            return Closed(*packed[1:])
+    elif code == _CONNECTED:
+        _, serial, at, connect_ms, outbound_port = packed
+        if 0.0 <= at < _LATEST and 0.0 <= connect_ms < _LONGEST_MS and 0 <= outbound_port < _PORTS:
+            return Connected(serial, at, connect_ms, outbound_port)
+    elif code == _PROGRESS:
+        progress = Progress(*packed[1:])
+        if (
+            0 <= progress.bytes_to_target <= progress.bytes_from_client < _MOST
+            and 0 <= progress.bytes_to_client <= progress.bytes_from_target < _MOST
+        ):
+            return progress
+    elif code == _READY:
+        _, at, build = packed
+        if 0.0 <= at < _LATEST and len(build) <= _LONGEST_BUILD and build.isascii() and build.isprintable():
+            return Ready(at, build)
+    elif 0.0 <= packed[1] < _LATEST:
+        return Crashed(*packed[1:])
+    raise NotEvents("figures beyond all bounds")
+
+
+class Queue(queues.SimpleQueue[Any]):
+    """A SimpleQueue between exactly one writer and one reader: without locks."""
+
+    def __init__(self) -> None:
+        super().__init__(ctx=SimpleNamespace(Lock=nullcontext))
+
+    def put(self, obj: list[tuple[Any, ...]]) -> None:
+        """Put a frame. BlockingIOError: there is no room for it."""
+        data = orjson.dumps(obj)
+        os.write(self.writer.fileno(), _LENGTH.pack(len(data)) + data)  # whole or not at all: rule 2
+
+    @property
+    def reader(self) -> Any:  # noqa: ANN401 - multiprocessing.connection.Connection, untyped attribute
+        """The end to wait on and read from."""
+        return self._reader  # type: ignore[attr-defined]
+
+    @property
+    def writer(self) -> Any:  # noqa: ANN401
+        """The end to write to."""
+        return self._writer  # type: ignore[attr-defined]
+
+
+def _never_wait(descriptor: int) -> None:
+    if sys.platform != "win32":
+        os.set_blocking(descriptor, False)
+
+
+class Uplink:
+    """The worker's end: events wait here until the pipe takes them."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+        queue.reader.close()  # else our own copy would keep the pipe alive when the supervisor is gone
+        _never_wait(queue.writer.fileno())
+        self.waiting: list[Event] = []
+        """What is not sent yet."""
+        self.report = self.waiting.append
+        """report(event): note it; :meth:`flush` sends it."""
+
+    def fileno(self) -> int:
+        """Return the descriptor that is writable when there is room."""
+        return int(self._queue.writer.fileno())
+
+    def flush(self) -> bool:
+        """Send what waits; False where not all could be sent. BrokenPipeError: nobody reads any more."""
+        waiting = self.waiting
+        while waiting:
+            try:
+                self._queue.put([pack(event) for event in waiting[:FRAME]])
+            except BlockingIOError:
+                return False
+            del waiting[:FRAME]
+        return True
+
+    def flush_within(self, seconds: float) -> bool:
+        """Send what waits, and wait for room up to so long; False where not all could be sent until then.
+
+        BrokenPipeError: nobody reads any more.
+        """
+        if sys.platform == "win32":
+            return self.flush()
+        give_up_at = time.monotonic() + seconds
+        room = select.poll()
+        room.register(self.fileno(), select.POLLOUT)
+        while not self.flush():
+            left = give_up_at - time.monotonic()
+            if left <= 0:
+                return False
+            room.poll(left * 1000)  # ended by the reader's end too (POLLERR): the next flush raises then
+        return True
+
+
+class EventReader:
+    """The supervisor's end."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+        self._descriptor = int(queue.reader.fileno())
+        self._rest = b""  # read, and no whole frame yet
+        self.more = True
+        """Whether more may wait than the last :meth:`take` has taken."""
+        self.garbled = False
+        """Whether something came that no worker of ours reports, or its last report. Nothing is read after it."""
+        queue.writer.close()
+        _never_wait(self._descriptor)
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when a frame waits, or the end."""
+        return self._descriptor
+
+    def take(self) -> list[Event] | None:
+        """Take what waits, many frames at once; [] where none does, None at the end. Never blocks.
+
+        What is no frame of events is reported as the worker's own crash would be, and then the end.
+        ``Connection.recv_bytes`` would read each frame by two system calls, and a third shows that none is left.
+        """
+        if self.garbled:
+            return None
+        try:
+            data = os.read(self._descriptor, _PIPE_SIZE)
+        except BlockingIOError:
+            self.more = False
+            return []
+        if not data:
+            return None
+        self.more = len(data) == _PIPE_SIZE
+        events: list[Event] = []
+        try:
+            for frame in self._frames(self._rest + data):
+                events += map(unpack, frame)
+        except NotEvents as wrong:
+            events.append(self.distrust(f"NotEvents: {wrong}"))
+        return events
+
+    def _frames(self, data: bytes) -> Iterator[list[Any]]:
+        """Split `data` into frames; keep what is no whole one. NotEvents: there is no frame."""
+        start, end = 0, _LENGTH.size
+        while end <= len(data):
+            (size,) = _LENGTH.unpack_from(data, start)
+            if not 0 <= size <= PIPE_BUF:
+                raise NotEvents(f"a frame of {size} bytes")
+            if end + size > len(data):
+                break
+            try:
+                frame = orjson.loads(data[end : end + size])
+            except ValueError as wrong:
+                raise NotEvents(str(wrong)) from wrong
+            if type(frame) is not list:
+                raise NotEvents("a frame that is no list")
+            yield frame
+            start = end + size
+            end = start + _LENGTH.size
+        self._rest = data[start:]
+        if self._rest and not self.more:
+            raise NotEvents("a frame that is not whole")  # rule 2
+
+    def distrust(self, why: str) -> Crashed:
+        """Read nothing more: make the event of this worker's crash, in its place."""
+        self.stop()
+        return Crashed(time.time(), "uplink", why)
+
+    def stop(self) -> None:
+        """Read nothing more."""
+        self.garbled = True
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        self._queue.reader.close()

@@ -1,0 +1,126 @@
+"""The vocabulary between supervisor and worker: tickets go down, events come up.
+
+Rules:
+
+1. Everything here is an immutable tuple of plain values. No socket, no clock, no behaviour.
+2. A ticket travels with a socket; whoever holds the ticket owns that socket (see :mod:`mprelay.channel.down`).
+3. For each ticket that a worker receives it reports :class:`Connected` at most once and :class:`Closed`
+   exactly once, unless the worker dies; then the supervisor closes the session in its place.
+4. Moments: ``at`` is Unix time in seconds (for a record's timestamp); durations were measured on the
+   monotonic clock, which parent and child share on Linux (``CLOCK_MONOTONIC`` counts from boot).
+"""
+
+from enum import StrEnum
+from typing import Literal, NamedTuple, TypeAlias
+
+
+class CloseReason(StrEnum):
+    """Why a session ended, as `reason` on its ``session.closed`` record."""
+
+    TARGET_SOCKET_FAILED = "target_socket_failed"
+    HANDOFF_FAILED = "handoff_failed"
+    IDLE_TIMEOUT = "idle_timeout"
+    CONNECT_TIMEOUT = "connect_timeout"
+    CONNECT_REFUSED = "connect_refused"
+    CONNECT_FAILED = "connect_failed"
+    REQUESTER_CHANNEL_FAILED = "requester_channel_failed"
+    TARGET_CHANNEL_FAILED = "target_channel_failed"
+    REQUESTER_BUFFER_FAILED = "requester_buffer_failed"
+    TARGET_BUFFER_FAILED = "target_buffer_failed"
+    REQUESTER_READ_CLOSED = "requester_read_closed"
+    TARGET_READ_CLOSED = "target_read_closed"
+    TARGET_WRITE_CLOSED = "target_write_closed"
+    REQUESTER_WRITE_CLOSED = "requester_write_closed"
+    LINGER_TIMEOUT = "linger_timeout"
+    RELAY_EXPIRED = "relay_expired"
+    DRAINED = "drained"
+    WORKER_LOST = "worker_lost"
+    KILLED = "killed"
+
+
+Side: TypeAlias = Literal["client", "target"]
+PeerEnd: TypeAlias = Literal["end", "reset"]
+"""How a peer ended its own sending, as far as the kernel has told: by a FIN or by a reset."""
+
+
+class Settings(NamedTuple):
+    """What a worker must know once, at its start (down, with its arguments)."""
+
+    target_ip: str
+    target_port: int
+    connect_timeout: float  # seconds, from admission
+    idle_timeout: float  # seconds without a byte moved
+    buffer: int | None  # bytes for each direction; None: the worker chooses
+    pipes: int  # that it may borrow to flows, at most
+    any_address: bool  # whether clients can reach the relay at more than one address
+    deadline: float | None  # absolute timeout as mprelay.system.boottime counts, seconds; None: never
+
+
+class Ticket(NamedTuple):
+    """One admitted session (down, with the client's socket)."""
+
+    serial: int
+    admitted_at: float  # monotonic, seconds
+
+
+class Ready(NamedTuple):
+    """The worker can take tickets (up, once).
+
+    `build` names the program that it runs. Its supervisor may run an older one: the package can be upgraded under
+    a running relay. So that each can read the other's, this event keeps its shape in all versions.
+    """
+
+    at: float
+    build: str
+
+
+class Connected(NamedTuple):
+    """The target answered and both directions are running (up)."""
+
+    serial: int
+    at: float
+    connect_ms: float
+    outbound_port: int  # the relay's own, of the connection to the target
+
+
+class Progress(NamedTuple):
+    """The byte counts so far: what is still known should the worker die (up, at most one a second)."""
+
+    serial: int
+    bytes_from_client: int
+    bytes_from_target: int
+    bytes_to_client: int
+    bytes_to_target: int
+
+
+class Closed(NamedTuple):
+    """The session is over and both its sockets are closed (up).
+
+    `reason` is None where the worker closed the session because it was told to stop: the supervisor, who
+    told it, knows why. `error` is an errno's name, or None.
+    """
+
+    serial: int
+    at: float
+    duration_ms: float
+    reason: CloseReason | None
+    error: str | None
+    error_from: Side | None  # whose connection gave the error
+    client_end: PeerEnd | None  # how the client ended its own sending; None: it had not
+    target_end: PeerEnd | None
+    inbound_ip: str | None  # the address that the client reached; None: not asked for, or no longer known
+    bytes_from_client: int
+    bytes_from_target: int
+    bytes_to_client: int  # without what was not acknowledged, where the session was cut
+    bytes_to_target: int
+
+
+class Crashed(NamedTuple):
+    """An exception that nobody expected ends this worker (up, its last event)."""
+
+    at: float
+    place: str  # file:line function
+    error: str  # exception type and text, shortened
+
+
+Event: TypeAlias = Ready | Connected | Progress | Closed | Crashed

@@ -1,0 +1,495 @@
+"""The catalogue: every record that mprelay can write, once.
+
+Rules:
+
+1. An :class:`Entry` holds a record's name, level, number and sentence. Journal, README and tests read them
+   here; they stand nowhere else.
+2. `msg_id` 1..39 is the number in the manual of TCPRELAY.EXE and `sentence` is the manual's own, two blanks
+   after a full stop included; where the manual writes <rqst IP addr> there stands the field that fills it.
+   `msg_id` None is a record of ours.
+3. `fields` are the names of what the record carries beyond the common fields and those of its connection.
+   :data:`FIELDS` says once what each name means, and of which JSON type it is. One name has one type in all
+   records: collectors infer a column's type from what comes first (Elasticsearch, ClickHouse, pyarrow), and
+   refuse any other.
+4. A session ends by exactly one :class:`~mprelay.core.protocol.CloseReason`. Each reason has exactly one entry.
+5. What was planned is info, timeouts included. What the operator did not want is a warning. An error, or
+   critical, means that somebody should look.
+"""
+
+from typing import Final, Literal, NamedTuple, TypeAlias
+
+from mprelay.core.protocol import CloseReason
+
+Level: TypeAlias = Literal["debug", "info", "warning", "error", "critical"]
+
+
+class Entry(NamedTuple):
+    """One kind of record."""
+
+    event: str
+    level: Level
+    msg_id: int | None
+    sentence: str
+    fields: tuple[str, ...] = ()
+
+
+# -- the start (manual messages 1 to 15) ---------------------------------------------------------------------
+
+TIMER_UNAVAILABLE: Final = Entry(
+    "timer.unavailable",
+    "critical",
+    1,
+    "Error: This system does not provide a high resolution timer.",
+    ("resolution_s",),
+)
+
+
+def _config(msg_id: int | None, sentence: str) -> Entry:
+    return Entry("config.invalid", "error", msg_id, sentence, ("parameter", "value", "problem"))
+
+
+FWD_PORT_INVALID: Final = _config(2, "Error: <fwd port> must be between 1 and 65535 inclusive.")
+TRG_HOST_INVALID: Final = _config(3, "Error: Invalid IP address specified for <trg host>.")
+TRG_PORT_INVALID: Final = _config(4, "Error: <trg port> must be between 1 and 65535 inclusive.")
+ACL_INVALID: Final = _config(5, "Error: <ACL> needs to be keyword ANY, or dotted decimal IP/mask notation.")
+CONNECT_TIMEOUT_INVALID: Final = _config(6, "Error: <c t/o> must be between 1 and 3 inclusive.")
+IDLE_TIMEOUT_INVALID: Final = _config(7, "Error: <i t/o> must be between 1 and 1800 inclusive.")
+BUFFER_INVALID: Final = _config(8, "Error: <buf> must be between 100 and 4000 inclusive.")
+CONFIG_INVALID: Final = _config(None, "Error: {problem}")
+
+PLATFORM_INIT_FAILED: Final = Entry(
+    "platform.init_failed", "critical", 9, "Error: WinSock initialization failure.", ("error", "detail")
+)
+PLATFORM_UNSUPPORTED: Final = Entry(
+    "platform.unsupported", "critical", 10, "Error: WinSock version must be at least 2.0.", ("detail",)
+)
+LISTENER_SOCKET_FAILED: Final = Entry(
+    "listener.socket_failed", "critical", 11, "Error: Listener socket creation failure.", ("error",)
+)
+LISTENER_BIND_FAILED: Final = Entry(
+    "listener.bind_failed", "critical", 12, "Error: Could not bind listener port to socket.", ("error",)
+)
+LISTENER_LISTEN_FAILED: Final = Entry(
+    "listener.listen_failed", "critical", 13, "Error: Listener failed to initialize.", ("error",)
+)
+POOL_START_FAILED: Final = Entry(
+    "pool.start_failed",
+    "critical",
+    14,
+    "Error: Unable to start the maintenance thread.",
+    ("error", "detail"),
+)
+RELAY_ACTIVE: Final = Entry(
+    "relay.active",
+    "info",
+    15,
+    "The relayer is now active.  Data received on TCP port {listen_port} will be forwarded to {target_ip} "
+    "port {target_port}...",
+    (
+        "listen_ip",
+        "listen_port",
+        "target_ip",
+        "target_port",
+        "acl",
+        "workers",
+        "max_sessions",
+        "log_detail",
+        "expires_at",
+        "pid",
+        "version",
+        "host",
+        "opened_by",
+        "clock_synchronised",
+    ),
+)
+
+# -- connections (16 to 22) ----------------------------------------------------------------------------------
+
+CONNECTION_ATTEMPT: Final = Entry(
+    "connection.attempt",
+    "info",
+    16,
+    "Connection attempt made from {client_ip}.",
+)
+CONNECTION_REJECTED: Final = Entry(
+    "connection.rejected",
+    "warning",
+    17,
+    "Connection from {client_ip} rejected due to ACL mismatch.",
+    ("acl",),
+)
+CONNECTION_ACCEPTED: Final = Entry(
+    "connection.accepted",
+    "info",
+    18,
+    "Connection from {client_ip} was accepted.  Allocating a session handler.",
+)
+CONNECTION_POOL_EXHAUSTED: Final = Entry(
+    "connection.pool_exhausted",
+    "warning",
+    21,
+    "Session pool exhausted.  Connection from {client_ip} was dropped.",
+    ("active",),
+)
+CONNECTION_ACCEPT_FAILED: Final = Entry(
+    "connection.accept_failed",
+    "error",
+    22,
+    "Error number {errno} was returned during requester connection attempt.",
+    ("error", "errno", "count"),
+)
+CONNECTION_ABANDONED: Final = Entry(
+    "connection.abandoned",
+    "warning",
+    None,
+    "Connection from {client_ip} was dropped because the client had given up, or had waited for too long.",
+    ("waited_ms",),
+)
+CONNECTION_REFUSED_MORE: Final = Entry(
+    "connection.refused_more",
+    "warning",
+    None,
+    "{count} more connections from {client_ip} were refused ({refused}) since {first_at}.",
+    ("client_ip", "refused", "count", "first_at", "last_at"),
+)
+CONNECTION_REFUSED_OF_MANY: Final = CONNECTION_REFUSED_MORE._replace(
+    sentence="{count} more connections from further clients were refused ({refused}) since {first_at}."
+)
+ADMISSION_PAUSED: Final = Entry(
+    "admission.paused",
+    "warning",
+    None,
+    "New connections wait because the reader of the records does not keep up.",
+)
+ADMISSION_RESUMED: Final = Entry(
+    "admission.resumed",
+    "info",
+    None,
+    "New connections are accepted again after {paused_s} seconds.",
+    ("paused_s", "waiting"),
+)
+
+# -- the life of a session (23, 26, 28, 31, 33, 37) ----------------------------------------------------------
+
+RELAY_EXPIRED: Final = Entry(
+    "relay.expired", "info", 23, "Absolute timeout expired.  This process will now terminate."
+)
+SESSION_ALLOCATED: Final = Entry(
+    "session.allocated",
+    "info",
+    26,
+    "Session handler serial number {session} was allocated for request from {client_ip}.  "
+    "Connecting to target {target_ip}.",
+)
+SESSION_CONNECTED: Final = Entry(
+    "session.connected",
+    "info",
+    28,
+    "Session handler serial number {session} made a successful connection to the target.  "
+    "Starting the relay threads.",
+    ("connect_ms",),
+)
+SESSION_RELAYING: Final = Entry(
+    "session.relaying",
+    "info",
+    31,
+    "Session handler serial number {session} successfully started both relay threads.",
+)
+SESSION_REQUESTER_CHANNEL_ACTIVE: Final = Entry(
+    "session.requester_channel_active",
+    "info",
+    33,
+    "Session handler serial number {session} requester-to-target channel is now active.",
+)
+SESSION_TARGET_CHANNEL_ACTIVE: Final = Entry(
+    "session.target_channel_active",
+    "info",
+    37,
+    "Session handler serial number {session} target-to-requester channel is now active.",
+)
+
+# -- the end of a session (19, 20, 24, 25, 27, 29, 30, 32, 34 to 36, 38, 39) ---------------------------------
+
+CLOSED_FIELDS: Final = (
+    "reason",
+    "error",
+    "error_from",
+    "client_end",
+    "target_end",
+    "bytes_from_client",
+    "bytes_from_target",
+    "bytes_to_client",
+    "bytes_to_target",
+    "connect_ms",
+    "duration_ms",
+    "inbound_ip",
+    "outbound_port",
+)
+
+
+def _closed(level: Level, msg_id: int | None, sentence: str) -> Entry:
+    return Entry("session.closed", level, msg_id, sentence, CLOSED_FIELDS)
+
+
+_SERIAL = "Session handler serial number {session} "
+_CONNECTING = _SERIAL + "connecting {client_ip} to {target_ip} "
+
+SESSION_CLOSED: Final[dict[CloseReason, Entry]] = {
+    CloseReason.TARGET_SOCKET_FAILED: _closed(
+        "error",
+        19,
+        "Could not allocate a socket to target {target_ip}.  Request from {client_ip} aborted.",
+    ),
+    CloseReason.HANDOFF_FAILED: _closed(
+        "error",
+        20,
+        "Connection from {client_ip} was dropped because the session handler thread failed to start.",
+    ),
+    CloseReason.IDLE_TIMEOUT: _closed(
+        "info", 24, _CONNECTING + "exceeded the idle timeout and has been terminated."
+    ),
+    CloseReason.CONNECT_TIMEOUT: _closed(
+        "warning", 25, _CONNECTING + "has been terminated due to an expired target connection attempt."
+    ),
+    CloseReason.CONNECT_REFUSED: _closed(
+        "warning",
+        27,
+        "The target refused the connection attempt for session handler serial number {session}.",
+    ),
+    CloseReason.CONNECT_FAILED: _closed(
+        "warning",
+        27,
+        "The target refused the connection attempt for session handler serial number {session}.",
+    ),
+    CloseReason.REQUESTER_CHANNEL_FAILED: _closed(
+        "error", 29, _SERIAL + "could not start the requester relay thread."
+    ),
+    CloseReason.TARGET_CHANNEL_FAILED: _closed("error", 30, _SERIAL + "could not start the target relay thread."),
+    CloseReason.REQUESTER_BUFFER_FAILED: _closed(
+        "error", 32, _SERIAL + "failed to allocate a requester transfer buffer."
+    ),
+    CloseReason.REQUESTER_READ_CLOSED: _closed("info", 34, _SERIAL + "terminated due to requester read closure."),
+    CloseReason.TARGET_WRITE_CLOSED: _closed("info", 35, _SERIAL + "terminated due to target write closure."),
+    CloseReason.TARGET_BUFFER_FAILED: _closed(
+        "error", 36, _SERIAL + "failed to allocate a target transfer buffer."
+    ),
+    CloseReason.TARGET_READ_CLOSED: _closed("info", 38, _SERIAL + "terminated due to target read closure."),
+    CloseReason.REQUESTER_WRITE_CLOSED: _closed(
+        "info", 39, _SERIAL + "terminated due to requester write closure."
+    ),
+    CloseReason.LINGER_TIMEOUT: _closed(
+        "info", None, _CONNECTING + "was terminated because its last data was not acknowledged."
+    ),
+    CloseReason.RELAY_EXPIRED: _closed(
+        "info", None, _CONNECTING + "was terminated because the absolute timeout expired."
+    ),
+    CloseReason.DRAINED: _closed(
+        "info", None, _CONNECTING + "was terminated because the relay was told to stop."
+    ),
+    CloseReason.WORKER_LOST: _closed("error", None, _CONNECTING + "was lost with its worker."),
+    CloseReason.KILLED: _closed("info", None, _CONNECTING + "was terminated by the operator."),
+}
+
+# -- the relay and its workers (ours) ------------------------------------------------------------------------
+
+WORKER_STARTED: Final = Entry("worker.started", "info", None, "Worker {worker} is ready.", ("worker", "pid"))
+WORKER_EXITED: Final = Entry(
+    "worker.exited",
+    "info",
+    None,
+    "Worker {worker} has ended.",
+    ("worker", "pid", "exitcode", "signal"),
+)
+WORKER_DIED: Final = WORKER_EXITED._replace(
+    level="error", sentence="Worker {worker} died; its sessions are lost."
+)
+WORKER_START_FAILED: Final = Entry(
+    "worker.start_failed",
+    "error",
+    None,
+    "Worker {worker} {detail}.  The relay goes on without it, and tries again in {again_in_s} seconds.",
+    ("worker", "error", "detail", "tries", "again_in_s"),
+)
+WORKER_UNRESPONSIVE: Final = Entry(
+    "worker.unresponsive",
+    "error",
+    None,
+    "Worker {worker} has not answered for {silent_s} seconds, and is killed.",
+    ("worker", "pid", "silent_s"),
+)
+RELAY_DRAINING: Final = Entry(
+    "relay.draining",
+    "info",
+    None,
+    "No new connections are accepted; sessions may finish.",
+    ("signal", "active", "drain_timeout"),
+)
+RELAY_STATS: Final = Entry(
+    "relay.stats",
+    "info",
+    None,
+    "{active} of {max_sessions} sessions are in use.",
+    (
+        "active",
+        "max_sessions",
+        "attempts",
+        "rejected",
+        "abandoned",
+        "exhausted",
+        "admitted",
+        "bytes_from_client",
+        "bytes_from_target",
+        "supervisor",
+        "worker_stats",
+    ),
+)
+INTERNAL_ERROR: Final = Entry(
+    "internal.error",
+    "critical",
+    None,
+    "Unexpected {error} at {place}.",
+    ("error", "place", "worker"),
+)
+RELAY_STOPPED: Final = Entry(
+    "relay.stopped",
+    "info",
+    None,
+    "The relayer has stopped.",
+    (
+        "reason",
+        "uptime_s",
+        "attempts",
+        "rejected",
+        "abandoned",
+        "exhausted",
+        "admitted",
+        "bytes_from_client",
+        "bytes_from_target",
+        "closed",
+    ),
+)
+
+RELAY_FAILED: Final = RELAY_STOPPED._replace(level="error")
+
+ENTRIES: Final[tuple[Entry, ...]] = tuple(
+    [value for value in list(globals().values()) if isinstance(value, Entry)] + list(SESSION_CLOSED.values())
+)
+"""Every entry, in the order above."""
+
+
+# -- the fields ----------------------------------------------------------------------------------------------
+
+Type: TypeAlias = Literal["string", "integer", "number", "boolean", "object", "array"]
+"""As JSON Schema names them. An integer is written without a fraction, a number always with one (or an exponent):
+10.0, never 10. JSON does not tell them apart, but collectors do."""
+
+
+class Field(NamedTuple):
+    """What a field of that name is, in whatever record it stands."""
+
+    type: Type
+    meaning: str
+    nullable: bool = False
+    values: "Type | tuple[str, ...] | None" = None
+    """The type of an object's values, where its keys vary; else the names of the fields within it, or within
+    each object of an array."""
+
+
+_FIGURES: Final = ("pid", "cpu_percent", "rss", "fds")
+
+FIELDS: Final[dict[str, Field]] = {
+    # On every record.
+    "timestamp": Field("string", "when it happened, not when it was written: RFC 3339, UTC, microseconds"),
+    "level": Field("string", "debug, info, warning, error or critical"),
+    "event": Field("string", "the name of what happened"),
+    "message": Field("string", "the same in a sentence: the manual's, with its values filled in, or ours"),
+    "msg_id": Field("integer", "the manual's number of the message; null: a record of ours", nullable=True),
+    "seq": Field("integer", "1, 2, 3 … over this run, without a gap"),
+    "relay_id": Field("string", "one run of the relay"),
+    "labels": Field("object", "what the user gave with --label, where it was given", values="string"),
+    # A connection.
+    "client_ip": Field("string", "the client's address; null: of several clients", nullable=True),
+    "client_port": Field("integer", "the client's port"),
+    "session": Field("integer", "the serial number of an admitted session: 1, 2, 3 …"),
+    "target_ip": Field("string", "the target's address"),
+    "target_port": Field("integer", "the target's port"),
+    "worker": Field("integer", "the number of a worker, from 1; null: it was the supervisor", nullable=True),
+    "connect_ms": Field(
+        "number", "milliseconds from the admission to the target's answer; null: there was none", nullable=True
+    ),
+    "duration_ms": Field("number", "milliseconds from the admission to the end"),
+    "reason": Field("string", "why the session, or the relay, ended"),
+    "error": Field("string", "the name of an errno; of internal.error the exception; null: none", nullable=True),
+    "errno": Field("integer", "the number of that errno"),
+    "count": Field("integer", "how many there were since the last such record"),
+    "waited_ms": Field("number", "milliseconds from the handshake until the relay took the connection"),
+    "refused": Field("string", "why connections were refused: rejected, abandoned or exhausted"),
+    "first_at": Field("string", "when the first of them was refused"),
+    "last_at": Field("string", "when the last of them was refused"),
+    "paused_s": Field("number", "seconds for which nobody was admitted"),
+    "waiting": Field("integer", "connections that wait to be admitted; null: not known", nullable=True),
+    "error_from": Field("string", "whose connection gave `error`: client, target or null", nullable=True),
+    "client_end": Field("string", "how the client ended its own sending: end, reset, or null", nullable=True),
+    "target_end": Field("string", "how the target ended its own sending: end, reset, or null", nullable=True),
+    "bytes_from_client": Field(
+        "integer",
+        "bytes received from the client; in totals those of all sessions, the open ones as last reported",
+    ),
+    "bytes_from_target": Field(
+        "integer",
+        "bytes received from the target; in totals those of all sessions, the open ones as last reported",
+    ),
+    "bytes_to_client": Field("integer", "bytes that the client has got, as far as that is known"),
+    "bytes_to_target": Field("integer", "bytes that the target has got, as far as that is known"),
+    "inbound_ip": Field("string", "the relay's address that the client reached", nullable=True),
+    "outbound_port": Field("integer", "the relay's own port towards the target", nullable=True),
+    # The relay.
+    "listen_ip": Field("string", "the address that the relay listens on"),
+    "listen_port": Field("integer", "the port that the relay listens on"),
+    "acl": Field("string", "who may connect; of relay.active as typed, its first 1024 bytes"),
+    "workers": Field("integer", "how many workers the relay has"),
+    "max_sessions": Field("integer", "how many sessions there may be at once"),
+    "expires_at": Field("string", "when the relay will close itself; null: never", nullable=True),
+    "pid": Field("integer", "a process"),
+    "log_detail": Field("string", "full, or session: how much is recorded of a session"),
+    "version": Field("string", "of mprelay"),
+    "host": Field("string", "the machine's name; null: not known", nullable=True),
+    "opened_by": Field(
+        "string",
+        "who started the relay: the kernel's login uid, else whom sudo(8) names, else the real uid, by name; "
+        "null: not known",
+        nullable=True,
+    ),
+    "clock_synchronised": Field(
+        "boolean", "whether something keeps the machine's clock right; null: not known", nullable=True
+    ),
+    "parameter": Field("string", "which parameter is wrong"),
+    "value": Field("string", "what was typed; null: nothing", nullable=True),
+    "problem": Field("string", "what is wrong with it, and what would be right"),
+    "detail": Field("string", "what happened, in words"),
+    "place": Field("string", "where in the program"),
+    "resolution_s": Field("number", "seconds that the clock can tell apart"),
+    "exitcode": Field("integer", "of a process that ended by itself", nullable=True),
+    "signal": Field(
+        "string", "the name of the signal that ended the process, or drains the relay", nullable=True
+    ),
+    "tries": Field("integer", "how often in a row it did not succeed"),
+    "again_in_s": Field("number", "seconds until the next try"),
+    "silent_s": Field("number", "seconds since the worker's last report"),
+    "drain_timeout": Field("number", "seconds that sessions have to finish"),
+    "uptime_s": Field("number", "seconds from the start to the end"),
+    "active": Field("integer", "sessions that hold a slot now"),
+    "attempts": Field("integer", "connections so far"),
+    "rejected": Field("integer", "connections so far that the ACL refused"),
+    "abandoned": Field("integer", "connections so far whose client had given up, or had waited for too long"),
+    "exhausted": Field("integer", "connections so far for which there was no slot"),
+    "admitted": Field("integer", "sessions so far"),
+    "closed": Field("object", "how many sessions ended, by reason", values="integer"),
+    "supervisor": Field("object", "what the supervisor's process uses", values=_FIGURES),
+    "worker_stats": Field("array", "what each worker uses", values=("worker", *_FIGURES, "sessions")),
+    "cpu_percent": Field("number", "of one CPU, since the record before", nullable=True),
+    "rss": Field("integer", "bytes of memory in use", nullable=True),
+    "fds": Field("integer", "open descriptors", nullable=True),
+    "sessions": Field("integer", "sessions of this worker now"),
+}
+"""Every name of a field, those within objects included."""

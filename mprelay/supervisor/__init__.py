@@ -1,0 +1,1 @@
+"""The supervisor process: it accepts, admits, hands over, and answers for everything."""

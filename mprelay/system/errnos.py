@@ -1,0 +1,18 @@
+"""The names of errnos."""
+
+import errno
+
+
+def errno_name(number: int | None) -> str:
+    """Name an errno as errno(3) does: 104 is ECONNRESET."""
+    return errno.errorcode.get(number or 0, f"E{number}")
+
+
+def stream_error(number: int | None) -> str:
+    """Name an errno that a connected TCP socket gave, a reset always as ECONNRESET.
+
+    Linux reports a reset that comes after the peer's FIN as EPIPE (tcp_reset: CLOSE_WAIT), and a send after
+    a reset that was already reported gives EPIPE too. We never send on a direction that we have shut down,
+    so here EPIPE can mean nothing else.
+    """
+    return "ECONNRESET" if number == errno.EPIPE else errno_name(number)

@@ -1,0 +1,248 @@
+"""What must hold for any bytes from outside: one function for each way in, which raises where it does not hold.
+
+    argv ─────────▶ cli, config ─▶ refusals or a Config ─▶ journal ─▶ lines
+    ACL, clients ─▶ acl
+    addresses ────▶ plain_ip ─▶ acl, journal
+    events ───────▶ uplink ─▶ journal
+
+``tests/unit/test_fuzz.py`` calls them with what hypothesis makes up, ``scripts/fuzz`` with what atheris finds
+while it watches which code is reached. `SEEDS` are inputs from which both can begin.
+"""
+
+import ipaddress
+import json
+import os
+import socket
+import struct
+from collections.abc import Callable
+from typing import Final
+
+import orjson
+
+from mprelay.channel.up import EventReader, Queue, pack
+from mprelay.config.cli import Refusal, Text, parse
+from mprelay.config.parameters import LABELS_LIMIT, Config
+from mprelay.core.acl import Acl
+from mprelay.core.protocol import Closed, CloseReason, Connected, Crashed, Progress, Ready
+from mprelay.records import catalogue
+from mprelay.records.journal import Journal
+from mprelay.records.writer import Writer
+from mprelay.system import sockets
+
+GOOD: Final = ("8080", "192.0.2.1", "80", "ANY")
+LONGEST_IP: Final = "fdff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
+
+
+class Written(Writer):
+    """A writer that keeps what it gets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[bytes] = []
+
+    def put(self, records: list[bytes]) -> None:
+        """Keep it."""
+        self.lines += records
+
+
+def _check_lines(written: Written, count: int, labels: dict[str, str], *, as_text: bool) -> None:
+    """Each record is one line below its limit, and says what it shall; none is forged."""
+    assert len(written.lines) == count, written.lines
+    for seq, line in enumerate(written.lines, 1):
+        assert len(line) < 4096, line
+        text = line.decode()
+        if as_text:
+            assert text.endswith("\n")
+            assert not any(character < " " or "\x7f" <= character < "\xa0" for character in text[:-1]), text
+            assert len(text.splitlines()) == 1, text
+        else:
+            assert text.count("\n") == 1, text
+            record = json.loads(text)
+            assert record["seq"] == seq
+            assert record.get("labels", {}) == labels
+
+
+def argv(data: bytes) -> None:
+    """Arguments, as the kernel has them: any bytes but NUL, which ends each."""
+    asked = parse([os.fsdecode(part) for part in data.split(b"\0")])
+    if isinstance(asked, Text):
+        asked.text.encode()
+        assert asked.code in (0, 2)
+        return
+    if isinstance(asked, Config):
+        assert 1 <= asked.fwd_port <= 65535
+        assert str(ipaddress.ip_address(asked.trg_host)) == asked.trg_host
+        assert Acl.parse(str(asked.acl)) == asked.acl
+        labels = dict(asked.labels)
+    else:
+        assert isinstance(asked, Refusal)
+        assert asked.problems
+        labels = asked.labels
+    for as_text in (False, True):
+        written = Written()
+        journal = Journal(written, as_text=as_text, labels=labels)
+        if isinstance(asked, Config):
+            facts = {"target_ip": asked.trg_host, "target_port": asked.trg_port, "acl": str(asked.acl)}
+            journal.write(catalogue.RELAY_ACTIVE, 1.0, listen_port=asked.fwd_port, **facts)
+        else:
+            for problem in asked.problems:
+                journal.refuse(*problem)
+        journal.flush()
+        _check_lines(written, 1 if isinstance(asked, Config) else len(asked.problems), labels, as_text=as_text)
+
+
+def labels(data: bytes) -> None:
+    """Labels of any bytes: refused, or unchanged on every record, the largest included."""
+    texts = [os.fsdecode(part) for part in data.split(b"\0")]
+    asked = parse([*GOOD, *(part for text in texts for part in ("--label", text))])
+    if isinstance(asked, Refusal):
+        return
+    assert isinstance(asked, Config)
+    assert asked.labels == dict(text.partition("=")[::2] for text in texts)
+    assert len(json.dumps(asked.labels, ensure_ascii=False).encode()) <= LABELS_LIMIT
+    _a_session("192.0.2.7", dict(asked.labels))
+
+
+def acl(data: bytes) -> None:
+    """An entry and a client's address (its last 16 bytes): decided as `ipaddress` does, and IPv4 only as IPv4."""
+    if len(data) < 16:
+        return
+    text, raw = os.fsdecode(data[:-16]), data[-16:]
+    try:
+        parsed = Acl.parse(text)
+    except ValueError:
+        return
+    v6, v4 = ipaddress.IPv6Address(raw), ipaddress.IPv4Address(raw[:4])
+    mapped = f"::ffff:{v4}"
+    assert parsed.allows(str(v4)) == parsed.allows(mapped)
+    if text.upper() == "ANY":
+        assert parsed.allows(str(v4))
+        assert parsed.allows(str(v6))
+        return
+    network = ipaddress.ip_network(text, strict=False)
+    inside = ipaddress.ip_network("::ffff:0:0/96")
+    if isinstance(network, ipaddress.IPv6Network) and network.subnet_of(inside):
+        assert parsed.allows(str(v4)) == (ipaddress.IPv6Address(mapped) in network)
+    elif v6.ipv4_mapped is None:
+        assert parsed.allows(str(v6)) == (v6 in network)
+        assert parsed.allows(str(v4)) == (v4 in network)
+    again = Acl.parse(str(parsed))
+    assert (again, again.allows(str(v6))) == (parsed, parsed.allows(str(v6)))
+
+
+def addresses(data: bytes) -> None:
+    """A client's address as accept(2) gives it, with a zone or without: IPv4 never as ``::ffff:``."""
+    raw, zone = data[:16].ljust(16, b"\0"), "%eth0" if data[16:] else ""
+    seen = sockets.plain_ip(socket.inet_ntop(socket.AF_INET6, raw) + zone)
+    v6 = ipaddress.IPv6Address(raw)
+    assert ipaddress.ip_address(seen) == (v6.ipv4_mapped or v6)
+    assert Acl.parse("0.0.0.0/0").allows(seen) == (v6.ipv4_mapped is not None)
+    _a_session(seen, {})
+
+
+def events(data: bytes) -> None:
+    """What comes up from a worker: events, or the worker is no longer believed; never anything else."""
+    queue = Queue()
+    try:
+        os.write(queue.writer.fileno(), data[:65536])
+        reader = EventReader(queue)
+        found = []
+        while (taken := reader.take()) is not None:
+            found += taken
+            if not taken:  # the rest of a frame that will never come
+                break
+        reader.close()
+    finally:
+        queue.close()
+    assert all(isinstance(event, Ready | Connected | Progress | Closed | Crashed) for event in found)
+    builds = [event.build for event in found if isinstance(event, Ready)]
+    assert all(len(build) <= 64 and build.isprintable() for build in builds)
+    written = Written()
+    journal = Journal(written, limit=1, target=(LONGEST_IP, 65535), labels=(most := {"k": "x" * 1000}))
+    count = 0
+    for event in found:
+        session = journal.admit(LONGEST_IP, 65535, 1.0, 1.0)
+        assert session is not None
+        count += 3
+        match event:
+            case Connected():
+                count += 4
+                journal.connected(event._replace(serial=session.serial))
+            case Progress():
+                journal.progress(event._replace(serial=session.serial))
+            case Crashed():
+                count += 1
+                journal.unexpected(event.at, event.error, event.place, 64)
+        if isinstance(event, Closed):
+            journal.closed(event._replace(serial=session.serial), event.reason or CloseReason.DRAINED)
+        else:
+            journal.lost(session, 1.0, 1.0, CloseReason.WORKER_LOST)
+    journal.stopped("failed", 1.0)
+    count += 1
+    journal.flush()
+    _check_lines(written, count, most, as_text=False)
+
+
+def _a_session(client_ip: str, labels: dict[str, str]) -> None:
+    """All eight records of a session, and a rejection."""
+    for as_text in (False, True):
+        written = Written()
+        journal = Journal(written, limit=1, target=(LONGEST_IP, 65535), labels=labels, as_text=as_text)
+        session = journal.admit(client_ip, 65535, 1.0, 1.0)
+        assert session is not None
+        journal.ledger.open_worker(64, 1)
+        journal.ledger.place(session, 1.0)
+        journal.allocated(session, 1.0)
+        journal.connected(Connected(1, 1.0, 1.0, 65535))
+        for_reason = CloseReason.TARGET_CHANNEL_FAILED
+        how = ("EPROTONOSUPPORT", "client", "reset", "reset", LONGEST_IP)
+        journal.closed(Closed(1, 1.0, 1.0, for_reason, *how, *[2**63] * 4), for_reason)
+        journal.reject(client_ip, 65535, 1.0, f"{LONGEST_IP}/128")
+        journal.flush()
+        _check_lines(written, 10, labels, as_text=as_text)
+        if not as_text:
+            assert {json.loads(line)["client_ip"] for line in written.lines} == {client_ip}
+
+
+def _frame(frame: object) -> bytes:
+    data = orjson.dumps(frame)
+    return struct.pack("!i", len(data)) + data
+
+
+WAYS: Final[dict[str, Callable[[bytes], None]]] = {
+    "argv": argv,
+    "labels": labels,
+    "acl": acl,
+    "addresses": addresses,
+    "events": events,
+}
+REFUSED: Final = CloseReason.CONNECT_REFUSED
+SEEDS: Final[dict[str, list[bytes]]] = {
+    "argv": [
+        b"\0".join(map(str.encode, (*GOOD, "3", "300", "0", "auto"))),
+        b"\0".join(map(str.encode, (*GOOD, "--label", "a=b", "--workers=2", "--log-format", "text", "--", "x"))),
+        b"\0".join(map(str.encode, (*GOOD, "3s", "30m", "2h", "--drain-timeout", "1.5m", "--stats-interval=1d"))),
+        b"\0".join(map(str.encode, (*GOOD[:3], "10.0.0.1/0.0.0.255", "1h30m"))),
+        b"--help",
+        b"--version",
+        b"-5\0--max-sessions\0--bind=::1\0--drain-timeout\0001.5\0--stats-interval=0\0--log-detail\0full",
+    ],
+    "labels": [b"ticket=CHG-1\0owner=\xc3\xbc", b"a=\n\r\x1b[2J{message}\0\xff=\xff", b"k=" + b'"' * 500],
+    "acl": [
+        text + raw
+        for text in (b"any", b"10.1.2.3/255.0.0.0", b"10.0.0.0/8", b"2001:db8::/32", b"::ffff:10.0.0.0/104")
+        for raw in (bytes(10) + b"\xff\xff\x0a\x01\x02\x03", b"\x0a" * 16, b"\x20\x01\x0d\xb8" * 4)
+    ],
+    "addresses": [bytes(10) + b"\xff\xff\x7f\0\0\1", bytes(15) + b"\1", b"\xfe\x80" + bytes(13) + b"\1%eth0"],
+    "events": [
+        _frame(
+            [pack(Ready(1.0, "0.1.0 75f37af9")), pack(Connected(1, 1.0, 1.0, 9)), pack(Progress(1, 2, 3, 3, 2))]
+        ),
+        _frame([pack(Closed(1, 1.0, 1.0, REFUSED, "ECONNREFUSED", "target", "end", None, None, 0, 0, 0, 0))]) * 2,
+        _frame([pack(Closed(1, 1.0, 1.0, CloseReason.DRAINED, *[None] * 5, *[2**60 - 1] * 4))]) * 9,
+        _frame([pack(Crashed(1.0, "place", "error"))]),
+        _frame([pack(Crashed(1.0, "\x01" * 200, "\x01" * 200))]),
+        _frame([pack(Ready(1.0, "\x1b[2J")), pack(Ready(1.0, "x" * 65)), pack(Ready(1.0, "é"))]),
+        _frame([[]]) + b"\xff",
+    ],
+}

@@ -1,0 +1,22 @@
+"""What a pump is tested with: real sockets, and the edges that a poller would tell."""
+
+import socket
+
+
+def tcp_pair():
+    """Two connected TCP sockets: the far end, and ours."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        far = socket.create_connection(server.getsockname())
+        near, _ = server.accept()
+    far.settimeout(20)
+    return far, near
+
+
+def small(sock, option):
+    """Make a kernel buffer as small as it gets."""
+    sock.setsockopt(socket.SOL_SOCKET, option, 1)
+
+
+def edge(pump):
+    """What the poller would say when data came."""
+    pump.readable = True

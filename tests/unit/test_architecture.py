@@ -1,0 +1,226 @@
+"""The floors of the house, as an import graph: one floor imports only what is below it."""
+
+import ast
+import re
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import mprelay
+
+PACKAGE = Path(mprelay.__file__).parent
+
+FLOORS = {
+    "": {"app", "system"},  # __main__ and __init__
+    "app": {"supervisor", "config", "records", "core", "system"},
+    "supervisor": {"config", "records", "channel", "system", "core", "worker:main", "outlet:main"},
+    "worker": {"channel", "system", "core"},
+    "outlet": {"system"},
+    "config": {"records.catalogue", "core", "system.cpus"},
+    "records": {"core", "system"},
+    "channel": {"core", "system"},
+    "system": set(),
+    "core": set(),
+}
+"""What each folder may import besides itself; of worker and outlet the supervisor names the entry points only."""
+
+PROCESSES = {
+    "mprelay.worker.process": {"worker", "channel", "system", "core"},
+    "mprelay.outlet.copying": {"outlet", "system"},
+}
+"""Where the code of a process begins, and the folders from which it may come, however far away it is imported."""
+
+PURE = {"core", "config", "records.catalogue"}
+IMPURE_LIBRARIES = {"socket", "select", "time", "multiprocessing", "threading", "subprocess", "signal"}
+
+# What a platform may lack, and where it may be spoken of.
+PLACES = {
+    "epoll": "system.poller",
+    "SCM_RIGHTS": "channel.down",
+    "SEQPACKET": "channel.down",
+    "RLIMIT": "system.limits",
+    "pthread_sigmask": "system.signals system.early",
+    "setitimer": "system.signals",
+    "SIGHUP": "system.signals system.early",
+    "clock_gettime": "system.boottime",
+    "timerfd": "system.boottime",
+    "queues": "channel.up",
+    "adjtimex": "system.origin",
+    "SO_LINGER": "system.sockets",
+    "sched_getaffinity": "system.cpus",
+}
+
+
+def name_of(path):
+    """The dotted name of a file's module, without the package's: core.acl; a folder's own is the folder's."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+
+
+FILES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imports(module):
+    """What a module imports, anywhere in it: ours as (module, name), others by their first name."""
+    ours, others = set(), set()
+    for node in ast.walk(ast.parse(FILES[module].read_text())):
+        if isinstance(node, ast.Import):
+            found = [(alias.name, "") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found = [(str(node.module), alias.name) for alias in node.names]
+        else:
+            continue
+        for where, name in found:
+            first, _, rest = where.partition(".")
+            if first != "mprelay":
+                others.add(first)
+            elif f"{rest}.{name}".lstrip(".") in FILES:
+                ours.add((f"{rest}.{name}".lstrip("."), ""))
+            elif rest:
+                ours.add((rest, name))
+    return ours, others
+
+
+GRAPH = {module: {other for other, _ in imports(module)[0]} for module in FILES}
+
+
+def floor(module):
+    """The folder of a module; app is one of its own."""
+    first, _, rest = module.partition(".")
+    return first if rest or (PACKAGE / first).is_dir() or first == "app" else ""
+
+
+def reached(module):
+    """All that is loaded with a module, sooner or later."""
+    found, left = set(), [module]
+    while left:
+        for other in GRAPH[left.pop()] - found:
+            found.add(other)
+            left.append(other)
+    return found
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_arrows_point_down(module):
+    """Each module imports at most what its floor allows."""
+    own = floor(module)
+    for other, name in imports(module)[0]:
+        allowed = FLOORS[own] | {own}
+        entry = f"{other}:{name or 'main'}"
+        assert floor(other) in allowed or other in allowed or entry in allowed, f"{module} imports {other} {name}"
+
+
+@pytest.mark.parametrize("start", PROCESSES)
+def test_what_a_process_reaches(start):
+    """The arrows hold however long the way is."""
+    reachable = {floor(module) for module in reached(start.removeprefix("mprelay."))}
+    assert reachable <= PROCESSES[start]
+
+
+def test_no_import_goes_in_a_circle():
+    """Else CycleError names the modules."""
+    assert [*TopologicalSorter(GRAPH).static_order()]
+
+
+def is_pure(module):
+    """Whether a module is in the list of the pure ones."""
+    return floor(module) in PURE or module in PURE
+
+
+@pytest.mark.parametrize("module", [*filter(is_pure, FILES)])
+def test_pure_parts_have_no_socket_clock_or_process(module):
+    """They are tested completely, without any of these."""
+    assert imports(module)[1].isdisjoint(IMPURE_LIBRARIES)
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_each_thing_of_the_platform_has_one_place(module):
+    """Code, not comments: an interface says nothing of what is behind it."""
+    tree = ast.parse(FILES[module].read_text())
+    for node in ast.walk(tree):  # docstrings and comments may say what they like
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
+            node.body = node.body[1:] or [ast.Pass()]
+    code = ast.unparse(tree)
+    code = re.sub(r"'[^'\n]*'|\"[^\"\n]*\"", "''", code)
+    for word, place in PLACES.items():
+        if module not in place.split():
+            assert word not in code, f"{word} belongs to {place}"
+
+
+LARGE = {"core.ledger", "records.journal", "supervisor.run", "worker.relay"}
+"""What is still to be divided."""
+
+
+@pytest.mark.parametrize("module", [name for name in FILES if name not in LARGE])
+def test_no_class_grows_without_end(module):
+    """A class with more methods than this does several things."""
+    for node in ast.walk(ast.parse(FILES[module].read_text())):
+        if isinstance(node, ast.ClassDef):
+            methods = [part for part in node.body if isinstance(part, ast.FunctionDef)]
+            assert len(methods) <= 20, f"{node.name} has {len(methods)} methods"
+            assert not any(isinstance(part, ast.ClassDef) for part in ast.walk(node) if part is not node)
+
+
+def run(code, *args):
+    """Run Python code in a fresh interpreter; return what it prints."""
+    return subprocess.run(
+        [sys.executable, *args, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+
+
+def test_a_worker_starts_small():
+    """Neither structlog nor psutil nor what else only the supervisor needs."""
+    code = "import sys, mprelay.__main__, mprelay.worker.process; print(*sys.modules)"
+    loaded = set(run(code).split())
+    unwanted = {"structlog", "psutil", "argparse", "asyncio", "ipaddress"}
+    assert loaded.isdisjoint(unwanted | {"mprelay.records", "mprelay.core.ledger", "mprelay.config"})
+
+
+def test_the_outlet_starts_smaller():
+    """It shares nothing with the others but how signals are ignored and a process is named."""
+    code = "import sys, mprelay.__main__, mprelay.outlet.copying; print(*sys.modules)"
+    loaded = set(run(code).split())
+    assert loaded.isdisjoint({"structlog", "psutil", "orjson", "argparse", "asyncio", "ipaddress"})
+    ours = {name for name in loaded if name.startswith("mprelay")}
+    assert ours == {
+        "mprelay",
+        *(f"mprelay.{name}" for name in ("__main__", "outlet", "outlet.copying", "system")),
+        *(f"mprelay.system.{name}" for name in ("early", "signals", "streams", "titles")),
+    }
+
+
+def test_the_main_module_imports_nothing_until_it_is_called():
+    """Spawn imports it again in every worker."""
+    code = "import sys; had = set(sys.modules); import mprelay.__main__; print(*sorted(set(sys.modules) - had))"
+    assert run(code).split() == ["mprelay", "mprelay.__main__"]
+
+
+def test_signals_are_held_back_before_anything_is_loaded():
+    """Until then a stop signal ends the program without a record."""
+    code = "import sys; had = set(sys.modules); import mprelay.system.early; print(*set(sys.modules) - had)"
+    assert set(run(code, "-S").split()) <= {"_signal", "mprelay", "mprelay.system", "mprelay.system.early"}
+    tree = ast.parse((PACKAGE / "__main__.py").read_text())
+    main = next(node for node in tree.body if isinstance(node, ast.FunctionDef))
+    assert [ast.unparse(node) for node in main.body[1:3]] == [
+        "from mprelay.system import early",
+        "early.hold_back()",
+    ]
+
+
+def test_importing_works_where_the_platform_has_nothing():
+    """No ImportError without epoll, SCM_RIGHTS, or the resource module."""
+    code = f"""
+import sys, select, socket
+del select.epoll, socket.SCM_RIGHTS, socket.SOCK_SEQPACKET, socket.MSG_CMSG_CLOEXEC
+sys.modules["resource"] = None
+import importlib
+for module in {[*FILES]}:
+    if module not in ("", "__main__"):
+        importlib.import_module("mprelay." + module)
+from mprelay.channel import down
+from mprelay.system import poller
+print(poller.missing(), down.missing())
+"""
+    assert run(code).split() == ["epoll", "SOCK_SEQPACKET"]

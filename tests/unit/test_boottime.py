@@ -1,0 +1,90 @@
+"""Moments on the clock that goes on while the machine sleeps."""
+
+import errno
+import fcntl
+import os
+import select
+import time
+
+import pytest
+
+from mprelay.system import boottime, poller
+from mprelay.system.boottime import Deadline
+
+
+@pytest.fixture
+def deadline():
+    """A moment that is 50 ms ahead."""
+    made = Deadline(boottime.now() + 0.05)
+    yield made
+    made.close()
+    made.close()
+
+
+def test_it_wakes_whoever_watches_it(deadline):
+    """Not before the moment; once, where it is watched edge-triggered, and nothing has to be read."""
+    watch = poller.Poller()
+    try:
+        watch.add(deadline.fileno(), poller.READ | poller.EDGE)
+        assert watch.wait(20) == [(deadline.fileno(), poller.READ)]
+        assert deadline.reached()
+        assert 0 <= deadline.late() < 10
+        assert watch.wait(0) == []
+    finally:
+        watch.close()
+
+
+def test_it_is_not_reached_before(deadline):
+    """And its descriptor is not readable."""
+    far = Deadline(boottime.now() + 3600)
+    try:
+        assert not far.reached()
+        assert -3600 <= far.late() < -3000
+        assert select.select([deadline, far], [], [], 20)[0] == [deadline]
+    finally:
+        far.close()
+
+
+def test_a_moment_that_has_passed():
+    """Readable at once, even if it is the start of the machine."""
+    past = Deadline(0.0)
+    try:
+        assert past.reached()
+        assert select.select([past], [], [], 20)[0] == [past]
+    finally:
+        past.close()
+
+
+def test_on_the_monotonic_clock_it_is_never_earlier():
+    """Whichever of the two tells it first, it is true."""
+    for _ in range(2000):
+        at = boottime.now() + 5e-5
+        deadline = Deadline(at)
+        try:
+            while time.monotonic() < deadline.monotonic:
+                pass
+            assert deadline.reached()
+        finally:
+            deadline.close()
+
+
+def test_without_that_clock_the_monotonic_one_takes_its_place(monkeypatch):
+    """A kernel, or a sandbox, may refuse it; usually no system call is made, so none can be made to fail here."""
+
+    def refused(_clock):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    assert boottime._boot_clock() == time.CLOCK_BOOTTIME
+    monkeypatch.setattr(time, "clock_gettime", refused)
+    assert boottime._boot_clock() is None
+    monkeypatch.setattr(boottime, "_CLOCK", None)
+    assert abs(boottime.now() - time.monotonic()) < 10
+    deadline = Deadline(boottime.now() + 3600)
+    assert (deadline.fileno(), deadline.reached()) == (-1, False)
+    deadline.close()
+
+
+def test_nobody_inherits_it_and_nobody_waits_for_it(deadline):
+    """Close-on-exec, non-blocking."""
+    assert not os.get_inheritable(deadline.fileno())
+    assert fcntl.fcntl(deadline.fileno(), fcntl.F_GETFL) & os.O_NONBLOCK

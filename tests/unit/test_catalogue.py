@@ -1,0 +1,60 @@
+"""The catalogue against the manual and the contract's table."""
+
+import re
+
+import pytest
+from support import judge
+from support.messages import BLANKS, MESSAGES
+
+from mprelay.core.protocol import CloseReason
+from mprelay.records.catalogue import ENTRIES, FIELDS, SESSION_CLOSED
+
+
+@pytest.mark.parametrize("number", MESSAGES)
+def test_each_message_of_the_manual_word_for_word(number):
+    """With its blanks filled in, but for the parameters' own names in 2 to 8."""
+    expected = MESSAGES[number]
+    if number not in range(2, 9):
+        for blank, field in BLANKS.items():
+            expected = expected.replace(blank, f"{{{field}}}")
+    assert {entry.sentence for entry in ENTRIES if entry.msg_id == number} == {expected}
+
+
+def test_every_entry_is_in_the_contracts_table():
+    """Name, number and level; and nothing of the table is missing."""
+    events = {}
+    for entry in ENTRIES:
+        if entry.event != "session.closed":
+            events.setdefault(entry.event, set()).add((entry.msg_id, entry.level))
+    assert events == judge.EVENTS
+
+
+def test_every_close_reason_has_its_entry():
+    """Each once, as the contract has it."""
+    assert {reason.value: (e.msg_id, e.level) for reason, e in SESSION_CLOSED.items()} == judge.REASONS
+    assert set(SESSION_CLOSED) == set(CloseReason)
+
+
+def test_one_name_is_one_type():
+    """Of each field, those within objects included, as the judge has it."""
+
+    def type_of(name):
+        field = FIELDS[name]
+        if field.type not in ("object", "array"):
+            return field.type + "?" * field.nullable
+        if isinstance(field.values, str):
+            return {"*": field.values}
+        within = {inner: type_of(inner) for inner in field.values}
+        return [within] if field.type == "array" else within
+
+    assert {name: type_of(name) for name in FIELDS} == judge.TYPES
+
+
+def test_each_field_is_told():
+    """What a record carries, or shows in its sentence, and nothing else."""
+    common = {"timestamp", "level", "event", "message", "msg_id", "seq", "relay_id", "labels"}
+    connection = {"client_ip", "client_port", "session", "target_ip", "target_port", "worker"}
+    carried = {name for entry in ENTRIES for name in (*entry.fields, *re.findall(r"{(\w+)}", entry.sentence))}
+    within = {name for field in FIELDS.values() if isinstance(field.values, tuple) for name in field.values}
+    assert set(FIELDS) == common | connection | carried | within
+    assert all(field.meaning for field in FIELDS.values())

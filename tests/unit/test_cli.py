@@ -1,0 +1,116 @@
+"""The command line: any argv is a Config, a text, or problems."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mprelay import __version__
+from mprelay.config.cli import Refusal, Text, parse
+from mprelay.config.parameters import PARAMETERS, Config
+
+GOOD = ["8080", "192.0.2.1", "80", "ANY"]
+
+
+def test_all_by_position():
+    """The manual's order."""
+    config = parse([*GOOD, "1", "30", "600", "100"])
+    assert isinstance(config, Config)
+    assert (config.connect_timeout, config.idle_timeout, config.absolute_timeout, config.buffer) == (
+        1,
+        30,
+        600,
+        100,
+    )
+
+
+def test_all_by_option_and_anywhere():
+    """Options before, between and after; with a blank and with an equals sign."""
+    config = parse(
+        [
+            "--connect-timeout",
+            "1",
+            "8080",
+            "--idle-timeout=30",
+            "192.0.2.1",
+            "80",
+            "--label",
+            "a=b",
+            "ANY",
+            "--label=c=-d",
+        ]
+    )
+    assert isinstance(config, Config)
+    assert (config.connect_timeout, config.idle_timeout, config.labels) == (1, 30, {"a": "b", "c": "-d"})
+
+
+@pytest.mark.parametrize(
+    ("option", "place", "name"),
+    [
+        ("--connect-timeout", 1, "connect_timeout"),
+        ("--idle-timeout", 2, "idle_timeout"),
+        ("--absolute-timeout", 3, "absolute_timeout"),
+        ("--buffer", 4, "buffer"),
+    ],
+)
+def test_by_position_and_by_option_is_an_error_that_says_so(option, place, name):
+    """Not the one silently over the other."""
+    ((problem,), _, _) = parse([*GOOD, *["2", "30", "600", "200"][:place], option, "3" if place == 1 else "300"])
+    assert problem.parameter == name
+    assert "by position" in problem.problem
+    assert option in problem.problem
+    assert problem.entry.msg_id is None
+
+
+def test_without_parameters_the_help_and_2():
+    """The manual: execute the program without parameters."""
+    shown = parse([])
+    assert isinstance(shown, Text)
+    assert shown.code == 2
+    assert shown == parse(["--help"])._replace(code=2) == parse(["-h"])._replace(code=2)
+
+
+def test_help_names_every_parameter():
+    """From the table."""
+    text = parse(["--help"]).text
+    for parameter in PARAMETERS:
+        assert (parameter.option or parameter.metavar) in text
+    assert all(len(line) <= 120 for line in text.splitlines())
+
+
+def test_version():
+    """On stdout, exit 0."""
+    assert parse(["--version"]) == Text(f"mprelay {__version__}\n", 0)
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--workers", "2"], [("fwd_port", None), ("trg_host", None), ("trg_port", None), ("acl", None)]),
+        ([*GOOD, "--frobnicate"], [("arguments", "--frobnicate")]),
+        ([*GOOD, "-x"], [("arguments", "-x")]),
+        ([*GOOD, "--work", "2"], [("arguments", "--work")]),
+        ([*GOOD, "3", "300", "0", "auto", "more"], [("arguments", "more")]),
+        ([*GOOD, "--workers"], [("workers", None)]),
+        ([*GOOD, "--label", "--workers", "2"], [("label", None)]),
+        (["-5", "192.0.2.1", "80", "ANY"], [("fwd_port", "-5")]),
+        ([*GOOD, "--version=1", "--workers=0"], [("arguments", "--version=1"), ("workers", "0")]),
+        ([*GOOD, "-hx"], [("arguments", "-hx")]),
+        (["--", "8080", "192.0.2.1", "80", "--odd"], [("acl", "--odd")]),
+        ([*GOOD, "--workers", "0", "--workers", "99"], [("workers", "0"), ("workers", "99")]),
+    ],
+)
+def test_wrong_usage_is_a_problem_with_a_name(argv, expected):
+    """Never argparse's own exit."""
+    problems = parse(argv).problems
+    assert [(p.parameter, p.value) for p in problems] == expected
+
+
+@given(
+    st.lists(
+        st.one_of(st.text(), st.sampled_from([p.option for p in PARAMETERS if p.option] + GOOD)), max_size=12
+    )
+)
+def test_any_argv_is_understood_or_refused(argv):
+    """A Config, a text to show, or at least one problem; never an exception, never SystemExit."""
+    result = parse(argv)
+    assert isinstance(result, Config | Text) or (isinstance(result, Refusal) and result.problems)

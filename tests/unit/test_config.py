@@ -1,0 +1,327 @@
+"""The table of parameters: each bound from both sides, every wrong value told."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mprelay.config.parameters import (
+    LABELS_LIMIT,
+    PARAMETERS,
+    UNITS,
+    Config,
+    Network,
+    seconds,
+    validate,
+    whole_seconds,
+)
+
+NO_DURATIONS = [
+    *["-1", "0.5", "x", "99999999999", "", "s", "0.5h", "1.0m", "36601d", "99999999999d"],
+    *[
+        "1h30m",
+        "1H",
+        "1 h",
+        " 1h",
+        "1h ",
+        "h1",
+        "1hh",
+        "1w",
+        "1y",
+        "1ms",
+        "+1h",
+        "1_0m",
+        "1e3s",
+        "٣m",
+        "9" * 5000 + "s",
+    ],
+]
+GOOD = {"fwd_port": ["8080"], "trg_host": ["192.0.2.1"], "trg_port": ["80"], "acl": ["ANY"]}
+
+
+def only_problem(**wrong):
+    _, problems = validate(GOOD | wrong)
+    assert len(problems) == 1
+    return problems[0]
+
+
+def test_defaults_are_the_contracts():
+    """What is not given."""
+    values, problems = validate(GOOD)
+    assert problems == []
+    made = Config(**values)
+    assert (made.fwd_port, made.trg_host, made.trg_port, str(made.acl)) == (8080, "192.0.2.1", 80, "ANY")
+    assert (made.connect_timeout, made.idle_timeout, made.absolute_timeout) == (3, 300, 0)
+    assert made.buffer is None
+    assert 1 <= made.workers <= 8
+    assert made.max_sessions == 500
+    assert made.bind is None
+    assert (made.log_format, made.log_detail) == ("auto", "full")
+    assert made.labels == {}
+    assert (made.drain_timeout, made.stats_interval) == (10, 60)
+
+
+@pytest.mark.parametrize(
+    ("name", "msg_id", "good", "bad"),
+    [
+        (
+            "fwd_port",
+            2,
+            ["1", "65535"],
+            ["0", "65536", "-1", "", "x", "80.0", "+80", "8_0", " 80", "٨٠", "9" * 99],
+        ),
+        (
+            "trg_host",
+            3,
+            ["1.2.3.4", "::1", "169.254.1.1", "223.255.255.255", "240.0.0.1", "::ffff:1.2.3.4", "fec0::1"],
+            [
+                *["", "x", "localhost", "1.2.3", "1.2.3.4.5", "[::1]", "fe80::1%lo", "1.2.3.4/8"],
+                *["0.0.0.0", "::", "::ffff:0.0.0.0", "::0"],  # noqa: S104 - refused
+                *["224.0.0.1", "239.255.255.255", "::ffff:224.0.0.1", "ff02::1", "ff0e::1"],
+                *["255.255.255.255", "::ffff:255.255.255.255", "fe80::1", "febf::1"],
+            ],
+        ),
+        ("trg_port", 4, ["1", "65535"], ["0", "65536", "http"]),
+        ("acl", 5, ["any", "10.0.0.0/8"], ["10.0.0.1", "10.0.0.1/0.0.0.255"]),
+        ("connect_timeout", 6, ["1", "3", "3s"], ["0", "4", "1.5", "4s", "0m", "1m", "1.0s"]),
+        (
+            "idle_timeout",
+            7,
+            ["1", "1800", "30m", "1800s"],
+            ["0", "1801", "x", "31m", "1h", "30M", "0.5m", "m", "1ms"],
+        ),
+        ("buffer", 8, ["100", "4000", "auto"], ["99", "4001", "AUTO", "", "1e3"]),
+        ("absolute_timeout", None, ["0", "1", "86400", "2h", "1d", "36600d"], NO_DURATIONS),
+        ("workers", None, ["1", "64"], ["0", "65", "two"]),
+        ("max_sessions", None, ["1", "10000"], ["0", "-5", "1000001"]),
+        ("bind", None, ["127.0.0.1", "::"], ["localhost", "eth0", "::1%lo", ""]),
+        ("log_format", None, ["auto", "json", "text"], ["xml", "JSON", ""]),
+        ("log_detail", None, ["full", "session"], ["none", ""]),
+        ("label", None, ["a=b", "a=", "a=b=c", "ü=ö"], ["a", "=b", "", "a\udcff=b", "a=\udcff"]),
+        (
+            "drain_timeout",
+            None,
+            ["0", "10", "0.5", "1.5m", ".5h", "36600d"],
+            [
+                "s",
+                ".s",
+                "1h30m",
+                "1M",
+                "1 m",
+                "36601d",
+                "-1",
+                "x",
+                "",
+                "inf",
+                "nan",
+                "1e3",
+                "1.2.3",
+                "99999999999",
+            ],
+        ),
+        ("stats_interval", None, ["0", "60", "0.01", "0d"], ["-0.1", "never", "0.001", "0.001s"]),
+    ],
+)
+def test_bounds(name, msg_id, good, bad):
+    """Each value just inside is taken; each outside is one problem that names it."""
+    for text in good:
+        assert validate(GOOD | {name: [text]})[1] == []
+    for text in bad:
+        wrong = only_problem(**{name: [text]})
+        assert (wrong.parameter, wrong.value, wrong.entry.msg_id) == (name, text, msg_id)
+        assert wrong.problem
+
+
+def test_each_parameter_of_the_table_is_tried_above():
+    """A new row needs a new line of bounds."""
+    (mark,) = [mark for mark in test_bounds.pytestmark if mark.name == "parametrize"]
+    assert {row[0] for row in mark.args[1]} == {parameter.name for parameter in PARAMETERS}
+
+
+def test_every_wrong_value_is_told_and_not_only_the_first():
+    """All at once, missing ones too."""
+    _, problems = validate({"fwd_port": ["0"], "trg_host": ["x"], "idle_timeout": ["0"], "workers": ["0"]})
+    assert [(p.parameter, p.value) for p in problems] == [
+        ("fwd_port", "0"),
+        ("trg_host", "x"),
+        ("trg_port", None),
+        ("acl", None),
+        ("idle_timeout", "0"),
+        ("workers", "0"),
+    ]
+
+
+def test_labels_are_collected():
+    """Repeatable."""
+    values, _ = validate(GOOD | {"label": ["ticket=CHG-1", "owner=a=b"]})
+    assert values["labels"] == {"ticket": "CHG-1", "owner": "a=b"}
+
+
+def test_a_label_given_twice_is_an_error():
+    """One must not silently replace the other; each is told."""
+    assert only_problem(label=["a=1", "a=2"]).value == "a=2"
+    _, problems = validate(GOOD | {"label": ["a=1", "a=2", "a=3", "b=1", "b=2"]})
+    assert [problem.value for problem in problems] == ["a=2", "a=3", "b=2"]
+
+
+def test_ipv4_is_shown_as_ipv4_however_it_was_written():
+    """The mapped form means the same address."""
+    values, _ = validate(GOOD | {"trg_host": ["::ffff:192.0.2.1"], "bind": ["::FFFF:7f00:1"]})
+    assert (values["trg_host"], values["bind"]) == ("192.0.2.1", "127.0.0.1")
+
+
+def test_labels_that_would_burst_a_record_are_an_error():
+    """Every record stays below 4096 bytes, escapes counted."""
+    fits = "x" * (LABELS_LIMIT - len('{"a": ""}'))
+    assert validate(GOOD | {"label": [f"a={fits}"]})[1] == []
+    assert str(LABELS_LIMIT) in only_problem(label=[f"a={fits}x"]).problem
+    assert only_problem(label=["a=" + "\x01" * 200]).parameter == "label"
+
+
+@given(
+    st.dictionaries(st.sampled_from([p.name for p in PARAMETERS]), st.lists(st.text(), min_size=1, max_size=3))
+)
+def test_any_texts_make_a_config_or_problems(given_texts):
+    """Never an exception; without a problem nothing that is required is missing."""
+    values, problems = validate(given_texts)
+    if not problems:
+        made = Config(**values)
+        assert None not in (made.fwd_port, made.trg_host, made.trg_port, made.acl)
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ("0.0.0.0", "unspecified"),  # noqa: S104 - refused
+        ("0.1.2.3", "unspecified"),
+        ("::", "unspecified"),
+        ("::ffff:0:0", "unspecified"),
+        ("224.0.0.251", "multicast"),
+        ("ff02::fb", "multicast"),
+        ("::ffff:224.0.0.251", "multicast"),
+        ("255.255.255.255", "broadcast"),
+        ("::ffff:255.255.255.255", "broadcast"),
+        ("fe80::1", "zone"),
+        ("fe80::1%eth0", "zone"),
+        ("localhost", "IPv4 or IPv6 address"),
+    ],
+)
+def test_a_target_that_nobody_can_connect_to_is_told_why(target, reason):
+    """The manual's sentence says only that it is invalid."""
+    wrong = only_problem(trg_host=[target])
+    assert (wrong.entry.msg_id, wrong.value) == (3, target)
+    assert reason in wrong.problem
+    assert target in wrong.problem
+
+
+def test_a_broadcast_address_of_this_hosts_network_is_refused():
+    """Only the system knows it; it is asked about valid IPv4 addresses alone, as they are, however written."""
+    asked = []
+    network = Network(is_broadcast=lambda ip: asked.append(ip) or ip == "192.0.2.255")
+    for target in ("192.0.2.255", "::ffff:192.0.2.255"):
+        (wrong,) = validate(GOOD | {"trg_host": [target]}, network)[1]
+        assert (wrong.parameter, wrong.value, wrong.entry.msg_id) == ("trg_host", target, 3)
+        assert "broadcast" in wrong.problem
+    assert validate(GOOD | {"trg_host": ["192.0.2.254"]}, network)[1] == []
+    validate(GOOD | {"trg_host": ["2001:db8::1"]}, network)
+    validate(GOOD | {"trg_host": ["localhost"]}, network)
+    assert asked == ["192.0.2.255", "192.0.2.255", "192.0.2.254"]
+
+
+OWN = ("192.0.2.1", "127.0.0.1", "2001:db8::1", "::1")
+
+
+@pytest.mark.parametrize(
+    ("target", "bind", "refused"),
+    [
+        # All addresses, by default or as ::, IPv4 included.
+        ("127.0.0.1", None, True),
+        ("127.9.9.9", None, True),
+        ("::1", None, True),
+        ("192.0.2.1", None, True),
+        ("::ffff:192.0.2.1", None, True),
+        ("2001:DB8:0::1", None, True),
+        ("192.0.2.2", None, False),
+        ("2001:db8::2", None, False),
+        ("127.0.0.1", "::", True),
+        ("192.0.2.1", "0::0", True),
+        ("2001:db8::1", "::", True),
+        ("192.0.2.2", "::", False),
+        # All of IPv4.
+        ("127.0.0.1", "0.0.0.0", True),  # noqa: S104 - never bound
+        ("192.0.2.1", "0.0.0.0", True),  # noqa: S104
+        ("192.0.2.1", "::ffff:0.0.0.0", True),
+        ("::1", "0.0.0.0", False),  # noqa: S104
+        ("2001:db8::1", "0.0.0.0", False),  # noqa: S104
+        # One: a relay from there to the same port of another one is common.
+        ("192.0.2.1", "192.0.2.1", True),
+        ("127.0.0.1", "192.0.2.1", False),
+        ("192.0.2.1", "127.0.0.1", False),
+        ("127.0.0.2", "127.0.0.1", False),
+        ("::1", "127.0.0.1", False),
+        ("::1", "0:0::1", True),
+        ("2001:db8::1", "2001:db8:0:0::1", True),
+        ("::ffff:127.0.0.1", "127.0.0.1", True),
+        # An address of no interface, to which the listener is bound (ip_nonlocal_bind, ip route add local).
+        ("192.0.2.2", "192.0.2.2", True),
+    ],
+)
+def test_a_target_that_is_the_own_listener_is_refused(target, bind, refused):
+    """One connection would take every slot."""
+    typed = GOOD | {"trg_host": [target], "trg_port": GOOD["fwd_port"]}
+    if bind is not None:
+        typed["bind"] = [bind]
+    problems = validate(typed, Network(own_addresses=lambda: OWN))[1]
+    assert [(p.parameter, p.value, p.entry.msg_id) for p in problems] == [("trg_host", target, 3)] * refused
+    assert all("listens" in p.problem for p in problems)
+
+
+def test_own_addresses_are_asked_for_only_if_the_ports_are_equal():
+    """It may take a while."""
+
+    def ask():
+        raise AssertionError
+
+    network = Network(own_addresses=ask)
+    assert validate(GOOD | {"trg_host": ["127.0.0.1"]}, network)[1] == []
+    assert len(validate({"trg_host": ["127.0.0.1"]}, network)[1]) == 3
+    assert len(validate({**GOOD, "fwd_port": ["x"], "trg_port": ["x"]}, network)[1]) == 2
+
+
+def test_an_unusable_target_is_told_beside_all_that_is_wrong():
+    """And with whatever else is wrong."""
+    typed = GOOD | {"trg_host": ["127.0.0.1"], "trg_port": ["8080"], "workers": ["0"], "acl": ["x"]}
+    assert sorted(p.parameter for p in validate(typed)[1]) == ["acl", "trg_host", "workers"]
+
+
+@given(st.integers(0, 10**12), st.sampled_from(sorted(UNITS)), st.integers(0, 10**6), st.integers(0, 10**6))
+def test_a_unit_is_the_same_as_its_seconds(number, unit, low, high):
+    """Within the same bounds, and with the same words when it is wrong."""
+
+    def outcome(parse, text):
+        try:
+            return parse(text)
+        except ValueError as wrong:
+            return str(wrong)
+
+    in_seconds = str(number * UNITS[unit])
+    for parse in (whole_seconds(low, high), seconds):
+        assert outcome(parse, f"{number}{unit}") == outcome(parse, in_seconds) == outcome(parse, in_seconds + "s")
+
+
+@given(st.decimals(0, 36600, allow_nan=False, places=3), st.sampled_from(sorted(UNITS)))
+def test_fractions_have_units_too(number, unit):
+    """Half a minute is 30 seconds."""
+    assert seconds(f"{number:f}{unit}") == pytest.approx(float(number) * UNITS[unit])
+
+
+@given(st.text("0123456789.smhdMHD -+_e", max_size=8))
+def test_a_duration_is_one_number_and_at_most_one_unit(text):
+    """Neither capitals, nor blanks, nor two of them; the error says what would be right."""
+    right = re.fullmatch(r"(\d+)([smhd]?)", text)
+    if right and int(right[1]) * UNITS.get(right[2], 1) <= 10**9:
+        assert whole_seconds(0, 10**9)(text) == int(right[1]) * UNITS.get(right[2], 1)
+    else:
+        with pytest.raises(ValueError, match="90s, 10m, 2h, 1d"):
+            whole_seconds(0, 10**9)(text)

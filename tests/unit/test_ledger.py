@@ -1,0 +1,357 @@
+"""The ledger as a rule-based state machine, beside a naive model."""
+
+from collections import Counter
+from math import inf
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from mprelay.core.ledger import (
+    LATE_LIMIT,
+    PROBATION,
+    PROGRESS_AFTER,
+    SLACK,
+    Ledger,
+    NoRoom,
+    Silent,
+    UnknownSession,
+)
+from mprelay.core.protocol import CloseReason, Progress
+from mprelay.worker import relay
+
+LIMIT = 6
+CAPACITY = 3
+CONNECT, IDLE = 3.0, 20.0
+FIRST, NEXT = CONNECT + SLACK, IDLE + PROGRESS_AFTER + SLACK
+
+
+class Books(RuleBasedStateMachine):
+    """Admissions, reports, silences, closes and deaths in whatever order; the model is a few dicts."""
+
+    def __init__(self):
+        super().__init__()
+        self.ledger = Ledger(LIMIT, (CONNECT, IDLE))
+        self.now = 100.0
+        self.held = {}  # serial: worker or None
+        self.up = set()  # that may get sessions, late ones included
+        self.handicaps = {}  # worker: (sessions, until)
+        self.heard = {}  # serial: (last report, how long until the next)
+        self.reported = set()
+        self.owed = {}  # late worker: serial: (since when it is overdue, its last report)
+        self.ended = Counter()
+        self.attempts = self.rejected = self.abandoned = self.exhausted = 0
+        self.moved: dict[int, tuple[int, ...]] = {}  # from the client and from the target, by serial
+        self.last_serial = 0
+
+    def loads(self):
+        """How many sessions each worker has that may get new ones."""
+        ready = self.up - set(self.owed)
+        return {worker: sum(held == worker for held in self.held.values()) for worker in ready}
+
+    def weight(self, worker, load):
+        """As what a worker counts."""
+        sessions, until = self.handicaps.get(worker, (0, 0.0))
+        return load + (sessions if self.now < until else 0)
+
+    def answer(self, serial):
+        """Nothing is expected of it any more."""
+        self.heard.pop(serial, None)
+        for worker, serials in list(self.owed.items()):
+            serials.pop(serial, None)
+            if not serials:
+                del self.owed[worker]
+
+    @rule(seconds=st.sampled_from([0.0, 0.1, 1.0, 5.0, 30.0]))
+    def time_passes(self, seconds):
+        """And nothing happens."""
+        self.now += seconds
+
+    @rule(worker=st.integers(1, 3), replaces=st.booleans())
+    def worker_comes(self, worker, replaces):
+        """A worker becomes ready, or the replacement of a dead one does."""
+        if worker not in self.up and worker not in self.held.values():
+            self.handicaps.pop(worker, None)
+            if replaces:
+                self.handicaps[worker] = max(self.loads().values(), default=0), self.now + PROBATION
+            self.ledger.open_worker(worker, CAPACITY, self.now if replaces else None)
+            self.up.add(worker)
+
+    @rule()
+    def reject(self):
+        """The ACL refuses."""
+        self.ledger.reject()
+        self.attempts += 1
+        self.rejected += 1
+
+    @rule()
+    def abandon(self):
+        """Somebody has given up."""
+        self.ledger.abandon()
+        self.attempts += 1
+        self.abandoned += 1
+
+    @rule()
+    def admit(self):
+        """Somebody comes."""
+        self.attempts += 1
+        entry = self.ledger.admit("192.0.2.7", 1234, self.now)
+        assert (entry is None) == (len(self.held) == LIMIT)
+        if entry is None:
+            self.exhausted += 1
+            return
+        self.last_serial += 1
+        assert entry.serial == self.last_serial
+        self.heard[entry.serial] = self.now, FIRST
+        loads = self.loads()
+        room = {w: self.weight(w, load) for w, load in loads.items() if load < CAPACITY}
+        assert self.ledger.has_room() == bool(room)
+        if room:
+            worker = self.ledger.place(entry, self.now)
+            assert room[worker] == min(room.values())
+        else:
+            with pytest.raises(NoRoom):
+                self.ledger.place(entry, self.now)
+            worker = None
+        self.held[entry.serial] = worker
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def report(self, data):
+        """A worker reports a session that goes on."""
+        serial = data.draw(st.sampled_from(sorted(self.held)))
+        other = self.held[serial]
+        assert not self.ledger.heard(99, serial, self.now)
+        first = self.ledger.first_heard(other, serial, self.now)
+        assert first == (serial not in self.reported)
+        assert first or self.ledger.heard(other, serial, self.now)
+        self.reported.add(serial)
+        self.answer(serial)
+        self.heard[serial] = self.now, NEXT
+
+    @rule()
+    def judge(self):
+        """Who owes a report gets no new session; who owes it for long is named."""
+        silent = self.ledger.judge(self.now)
+        for serial, (last, within) in sorted(self.heard.items(), key=lambda item: item[1][1]):
+            if last + within > self.now:
+                continue
+            del self.heard[serial]
+            worker = self.held[serial]
+            if worker in self.up:
+                self.owed.setdefault(worker, {})[serial] = self.now, last
+        expected = {
+            worker: Silent(worker, since)
+            for worker, serials in self.owed.items()
+            for began, since in list(serials.values())[:1]
+            if began + LATE_LIMIT <= self.now
+        }
+        assert sorted(expected.values()) == sorted(silent)
+        assert silent or self.ledger.due() > self.now
+        for worker in expected:
+            self.ledger.close_worker(worker)
+            self.up.remove(worker)
+            del self.owed[worker]
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data(), sizes=st.tuples(*[st.integers(0, 9)] * 4))
+    def count(self, data, sizes):
+        """A worker reports how many bytes a session has moved so far."""
+        serial = data.draw(st.sampled_from(sorted(self.held)))
+        entry = self.ledger.entry(serial)
+        self.ledger.count(entry, Progress(serial, *sizes))
+        self.moved[serial] = sizes[:2]
+        from_client, from_target, to_client, to_target = sizes
+        assert (entry.bytes_from_client, entry.bytes_from_target) == (from_client, from_target)
+        assert (entry.bytes_to_client, entry.bytes_to_target) == (to_client, to_target)
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data(), reason=st.sampled_from(CloseReason))
+    def close(self, data, reason):
+        """A session ends, once."""
+        serial = data.draw(st.sampled_from(sorted(self.held)))
+        entry = self.ledger.close(serial, reason)
+        assert (entry.serial, entry.worker) == (serial, self.held.pop(serial))
+        self.answer(serial)
+        self.ended[reason] += 1
+        with pytest.raises(UnknownSession):
+            self.ledger.close(serial, reason)
+        with pytest.raises(UnknownSession):
+            self.ledger.entry(serial)
+
+    @precondition(lambda self: self.heard)
+    @rule(data=st.data())
+    def place_elsewhere(self, data):
+        """A hand-over failed: another worker, or nobody."""
+        serial = data.draw(st.sampled_from(sorted(self.heard)))
+        before = self.held[serial]
+        but = set() if before is None else {before}
+        try:
+            self.held[serial] = self.ledger.place(self.ledger.entry(serial), self.now, but)
+            assert self.held[serial] not in but
+        except NoRoom:
+            self.held[serial] = None
+
+    @precondition(lambda self: self.up)
+    @rule(data=st.data())
+    def worker_is_closed(self, data):
+        """It is no longer believed, and about to die."""
+        worker = data.draw(st.sampled_from(sorted(self.up)))
+        self.up.remove(worker)
+        self.owed.pop(worker, None)
+        self.ledger.close_worker(worker)
+
+    @precondition(lambda self: set(self.held.values()) - {None})
+    @rule(data=st.data())
+    def worker_dies(self, data):
+        """Exactly its sessions are lost."""
+        worker = data.draw(st.sampled_from(sorted(set(self.held.values()) - {None})))
+        self.up.discard(worker)
+        self.owed.pop(worker, None)
+        self.ledger.close_worker(worker)
+        lost = [entry.serial for entry in self.ledger.of_worker(worker)]
+        assert lost == sorted(serial for serial, held in self.held.items() if held == worker)
+        for serial in lost:
+            self.ledger.close(serial, CloseReason.WORKER_LOST)
+            del self.held[serial]
+            self.answer(serial)
+        self.ended[CloseReason.WORKER_LOST] += len(lost)
+
+    @invariant()
+    def what_is_due_is_known(self):
+        """The nearest moment of all: nobody has to wake up before, and nobody may sleep longer."""
+        moments = [last + within for last, within in self.heard.values()]
+        moments += [next(iter(serials.values()))[0] + LATE_LIMIT for serials in self.owed.values()]
+        assert self.ledger.due() == min(moments, default=inf)
+        assert self.ledger.all_reported == all(within == NEXT for _last, within in self.heard.values())
+
+    @invariant()
+    def there_is_room_where_there_is_room(self):
+        """With late, closed and dead workers."""
+        assert self.ledger.has_room() == any(load < CAPACITY for load in self.loads().values())
+
+    @invariant()
+    def the_books_agree(self):
+        """Rule 3, and the limits."""
+        book = self.ledger
+        assert 0 <= book.active == len(self.held) <= LIMIT
+        assert (book.attempts, book.rejected, book.exhausted) == (self.attempts, self.rejected, self.exhausted)
+        assert book.abandoned == self.abandoned
+        assert book.attempts == book.rejected + book.abandoned + book.exhausted + book.admitted
+        assert book.admitted == book.active + sum(book.closed.values())
+        assert +book.closed == +self.ended
+        totals = [sum(sizes) for sizes in zip((0, 0), *self.moved.values(), strict=True)]
+        assert [book.bytes_from_client, book.bytes_from_target] == totals
+        assert [entry.serial for entry in book.all_active()] == sorted(self.held)
+        for worker in (1, 2, 3):
+            assert book.load(worker) == sum(held == worker for held in self.held.values())
+            for serial in range(book.admitted + 2):
+                assert book.has(worker, serial) == (self.held.get(serial) == worker)
+
+
+TestBooks = Books.TestCase
+TestBooks.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_a_load_of_nobody_is_none():
+    """An unknown worker has no sessions."""
+    assert Ledger(1).load(7) == 0
+
+
+def test_a_worker_that_died_before_it_was_ready_takes_no_room_with_it():
+    """Closing it changes nothing for the others."""
+    ledger = Ledger(2)
+    ledger.open_worker(1, 1)
+    ledger.close_worker(2)
+    assert ledger.has_room()
+    ledger.place(ledger.admit("192.0.2.7", 1234, 1.0), 1.0)
+    assert not ledger.has_room()
+
+
+def placed(ledger, now, count):
+    """Where so many new sessions go."""
+    return [ledger.place(ledger.admit("192.0.2.7", 1234, now), now) for _ in range(count)]
+
+
+def test_a_replacement_is_no_favourite_for_a_while():
+    """A dead worker's successor is empty, and still gets no more than its share; afterwards what it lacks."""
+    ledger = Ledger(100)
+    ledger.open_worker(1, 50)
+    ledger.open_worker(2, 50)
+    assert placed(ledger, 1.0, 8).count(1) == 4
+    ledger.close_worker(2)
+    for lost in ledger.of_worker(2):
+        ledger.close(lost.serial, CloseReason.WORKER_LOST)
+    ledger.open_worker(2, 50, 2.0)
+    assert placed(ledger, 2.0, 6).count(2) == 3
+    assert placed(ledger, 2.0 + PROBATION, 4) == [2] * 4
+
+
+def test_a_replacement_takes_what_nobody_else_can():
+    """It has no favour, but room."""
+    ledger = Ledger(100)
+    ledger.open_worker(1, 2)
+    assert placed(ledger, 1.0, 2) == [1, 1]
+    ledger.open_worker(2, 2, 1.0)
+    assert placed(ledger, 1.0, 2) == [2, 2]
+    assert not ledger.has_room()
+
+
+def test_a_worker_reports_as_soon_as_the_ledger_expects():
+    """Both halves speak of the same second."""
+    assert relay._PROGRESS_AFTER <= PROGRESS_AFTER
+
+
+def test_lateness_is_that_of_one_session():
+    """Sessions that overlap, each reported a little late, are no silence of ten seconds."""
+    ledger = Ledger(3, (CONNECT, IDLE))
+    ledger.open_worker(1, 3)
+    heard = [0.0, 4.0, 8.0]
+    sessions = [ledger.admit("192.0.2.7", 1234, 0.0) for _ in heard]
+    for session in sessions:
+        ledger.place(session, 0.0)
+    for session, at in zip(sessions, heard, strict=True):
+        assert ledger.first_heard(1, session.serial, at)
+    for session, at in zip(sessions, heard, strict=True):
+        assert ledger.judge(at + NEXT) == []
+        if session is not sessions[0]:
+            ledger.close(session.serial - 1, CloseReason.IDLE_TIMEOUT)
+    assert ledger.judge(heard[-1] + NEXT + LATE_LIMIT - 1.0) == []
+    assert ledger.judge(heard[-1] + NEXT + LATE_LIMIT) == [Silent(1, heard[-1])]
+
+
+def test_nothing_is_expected_of_a_worker_that_is_closed():
+    """Its sessions are still booked on it until its burial."""
+    ledger = Ledger(1, (CONNECT, IDLE))
+    ledger.open_worker(1, 1)
+    ledger.place(ledger.admit("192.0.2.7", 1234, 0.0), 0.0)
+    ledger.close_worker(1)
+    assert ledger.judge(FIRST + LATE_LIMIT + 1.0) == []
+    assert ledger.due() == inf
+    ledger.close(1, CloseReason.WORKER_LOST)
+    assert ledger.active == 0
+
+
+def test_a_late_worker_that_catches_up_gets_sessions_again():
+    """By a first report that comes late, and by a further one."""
+    ledger = Ledger(2, (CONNECT, IDLE))
+    ledger.open_worker(1, 2)
+    serial = ledger.admit("192.0.2.7", 1234, 0.0).serial
+    assert ledger.place(ledger.entry(serial), 0.0) == 1
+    for now, report in ((FIRST, ledger.first_heard), (FIRST + NEXT, ledger.heard)):
+        assert ledger.judge(now) == []
+        assert not ledger.has_room()
+        assert not report(2, serial, now)
+        assert report(1, serial, now)
+        assert ledger.has_room()
+
+
+def test_nothing_is_expected_of_a_session_without_a_worker():
+    """It was admitted, and could be placed nowhere."""
+    ledger = Ledger(1, (CONNECT, IDLE))
+    serial = ledger.admit("192.0.2.7", 1234, 0.0).serial
+    assert ledger.judge(FIRST) == []
+    assert ledger.all_reported
+    ledger.close(serial, CloseReason.HANDOFF_FAILED)
+    assert ledger.active == 0

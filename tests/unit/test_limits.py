@@ -1,0 +1,111 @@
+"""The need for descriptors, computed before anything starts."""
+
+import resource
+
+import pytest
+
+from mprelay.system import limits
+from mprelay.system.limits import LimitTooLow
+
+
+@pytest.fixture(autouse=True)
+def _limits_as_before():
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.fixture
+def hard(monkeypatch):
+    """Pretend a hard limit: a real one could not be raised again by an ordinary user."""
+    calls = []
+
+    def pretend(soft, hard):
+        monkeypatch.setattr(resource, "getrlimit", lambda _what: (soft, hard))
+        monkeypatch.setattr(resource, "setrlimit", lambda _what, pair: calls.append(pair))
+        return calls
+
+    return pretend
+
+
+def test_the_soft_limit_is_raised_for_real():
+    """To what all sessions need in one worker, should the others die."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    assert limits.reserve(500, 4, 64) == (500, 64)
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (1016 + 128, hard)
+
+
+def test_a_sufficient_limit_is_left_alone(hard):
+    """No system call without need."""
+    calls = hard(4096, 4096)
+    assert limits.reserve(500, 2, 64) == (500, 64)
+    assert calls == []
+
+
+def test_the_usual_1024_is_enough_for_500_sessions_in_one_worker(hard):
+    """The default of most systems."""
+    hard(1024, 1024)
+    assert limits.reserve(500, 1, 64) == (500, 4)
+
+
+def test_each_worker_gets_at_least_its_share(hard):
+    """Where not all fit into one worker, they are spread."""
+    calls = hard(1024, 4096)
+    assert limits.reserve(5000, 4, 64) == ((4096 - 16) // 2, 0)
+    assert calls == [(4096, 4096)]
+
+
+def test_too_low_is_refused_with_numbers(hard):
+    """Refuse to start rather than fail at session 25."""
+    hard(64, 64)
+    with pytest.raises(LimitTooLow, match=r"500 sessions over 2 workers need 516 .* 64"):
+        limits.reserve(500, 2, 64)
+
+
+def test_the_supervisor_needs_its_own(hard):
+    """Many workers with few sessions each."""
+    calls = hard(40, 1000)
+    limits.reserve(20, 16, 64)
+    assert calls == [(20 * 2 + 16 + 128, 1000)]
+    hard(40, 50)
+    with pytest.raises(LimitTooLow, match="124 in the supervisor"):
+        limits.reserve(20, 16, 64)
+
+
+def test_no_limit_is_no_limit(hard):
+    """RLIM_INFINITY."""
+    calls = hard(resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    assert limits.reserve(100_000, 1, 64) == (100_000, 64)
+    assert calls == []
+
+
+def test_a_limit_that_a_sandbox_does_not_let_be_raised(hard, monkeypatch):
+    """It is enough for the shares, or it is refused."""
+
+    def refused(_what, _pair):
+        raise PermissionError("not here")
+
+    hard(600, 4096)
+    monkeypatch.setattr(resource, "setrlimit", refused)
+    assert limits.reserve(500, 2, 64) == ((600 - 16) // 2, 0)
+    with pytest.raises(LimitTooLow, match=r"1144 open files in one process are needed: not here"):
+        limits.reserve(500, 1, 64)
+
+
+def test_a_limit_that_a_sandbox_does_not_tell(monkeypatch):
+    """It is taken for none."""
+
+    def refused(_what):
+        raise PermissionError("not here")
+
+    monkeypatch.setattr(resource, "getrlimit", refused)
+    assert limits.reserve(500, 2, 64) == (500, 64)
+
+
+def test_above_what_the_kernel_allows_is_refused_too():
+    """`fs.nr_open` stands above any hard limit."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with pytest.raises(LimitTooLow):
+        limits.reserve(2_000_000_000, 1, 64)
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[1] == hard

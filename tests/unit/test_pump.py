@@ -1,0 +1,228 @@
+"""The pump: whole, byte by byte, in random chunks: the same comes out. Real sockets."""
+
+import contextlib
+import errno
+import resource
+import select
+import socket
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.harness import pattern, reset
+from support.pumps import edge, small, tcp_pair
+
+from mprelay.system.errnos import errno_name, stream_error
+from mprelay.worker.pump import Outcome, Pumps
+
+
+@pytest.fixture
+def ends():
+    """A client and a target, each with the relay's end of its connection."""
+    socks = [*tcp_pair(), *reversed(tcp_pair())]  # ours block: a time-out would make Python wait for room
+    yield socks
+    for sock in socks:
+        sock.close()
+
+
+class Counting:
+    """A socket that notes what is called."""
+
+    def __init__(self, sock):
+        self.sock = sock
+        self.calls = []
+
+    def __getattr__(self, name):
+        """Note it, and let the socket do it."""
+        self.calls.append(name)
+        return getattr(self.sock, name)
+
+
+@pytest.mark.parametrize("size", [100, 4000, None])
+@given(chunks=st.lists(st.integers(1, 9000), max_size=20))
+@settings(max_examples=25, deadline=None)
+def test_any_chunks_come_out_the_same(size, chunks):
+    """Order and content are never changed, and all is counted."""
+    client, near, far, target = (*tcp_pair(), *reversed(tcp_pair()))
+    sent = pattern(sum(chunks))
+    with client, near, far, target:
+        pump = Pumps(size, 0).make(near, far)
+        at = 0
+        for chunk in chunks:
+            client.sendall(sent[at : at + chunk])
+            at += chunk
+            edge(pump)
+            while pump.move() is Outcome.UNFINISHED:
+                pass
+        client.shutdown(socket.SHUT_WR)
+        edge(pump)
+        pump.insistent = True
+        while (outcome := pump.move()) is Outcome.UNFINISHED:
+            pass
+        while outcome is Outcome.STARVED:  # loopback may still be carrying the last bytes
+            edge(pump)
+            outcome = pump.move()
+        assert outcome is Outcome.ENDED
+        far.shutdown(socket.SHUT_WR)
+        received = b""
+        while part := target.recv(65536):
+            received += part
+        assert received == sent
+        assert pump.received == len(sent)
+        assert pump.ended
+        assert not pump.can_move
+
+
+def test_an_exact_buffer_takes_no_more_than_its_size(ends):
+    """BUF is exact: one read, one buffer."""
+    client, near, far, _target = ends
+    client.sendall(b"x" * 1000)
+    pump = Pumps(100, 0).make(near, far)
+    small(far, socket.SO_SNDBUF)
+    while pump.move() in (Outcome.UNFINISHED, Outcome.STARVED):
+        client.sendall(b"x" * 1000)
+        edge(pump)
+    assert len(pump._rest) <= 100
+    assert pump._rest.obj is pump._buffer.obj
+
+
+def test_nothing_is_read_while_the_sink_is_full(ends):
+    """Back-pressure: what was read waits, and nothing is read behind it."""
+    client, near, far, _target = ends
+    small(far, socket.SO_SNDBUF)
+    client.setblocking(False)  # noqa: FBT003
+    pump = Pumps(4000, 0).make(near, far)
+    outcome = None
+    while outcome is not Outcome.BLOCKED:
+        with contextlib.suppress(BlockingIOError):
+            client.send(b"x" * 65536)
+        edge(pump)
+        outcome = pump.move()
+    before = pump.received
+    pump.moved = False
+    assert not pump.writable
+    assert not pump.can_move
+    assert pump.move() is Outcome.BLOCKED
+    assert pump.received == before
+    assert not pump.moved
+
+
+def test_a_short_read_shows_an_empty_source(ends):
+    """No system call only to hear EAGAIN."""
+    client, near, far, _target = ends
+    pump = Pumps(None, 0).make(near, far)
+    client.sendall(b"hello")
+    near.recv(5, socket.MSG_PEEK | socket.MSG_WAITALL)
+    edge(pump)
+    assert pump.move() is Outcome.STARVED
+    assert not pump.readable
+
+
+def test_a_short_read_is_not_the_end_of_looking_where_an_edge_told_of_more(ends):
+    """Behind the data there is a FIN already, for which no other edge will come."""
+    client, near, far, _target = ends
+    client.sendall(b"bye")
+    client.shutdown(socket.SHUT_WR)
+    poll = select.poll()
+    poll.register(near, select.POLLRDHUP)
+    assert poll.poll(20_000)
+    pump = Pumps(None, 0).make(near, far)
+    edge(pump)
+    pump.insistent = True
+    assert (pump.move(), pump.received) == (Outcome.ENDED, 3)
+
+
+def test_data_with_the_end_behind_it_needs_no_second_look(ends):
+    """A short read that met the FIN is the end; one that filled the buffer may not have come that far."""
+    client, near, far, target = ends
+    client.sendall(b"x" * 150)
+    client.shutdown(socket.SHUT_WR)
+    near.recv(150, socket.MSG_PEEK | socket.MSG_WAITALL)
+    pump = Pumps(100, 0).make(near, far)
+    pump._source = counting = Counting(near)
+    edge(pump)
+    pump.insistent = pump.last = True
+    assert pump.move() is Outcome.ENDED
+    assert (pump.received, pump.ended, counting.calls) == (150, True, ["recv_into"] * 2)
+    assert target.recv(150, socket.MSG_WAITALL) == b"x" * 150
+
+
+def test_a_reset_is_read_behind_the_data_before_it(ends):
+    """All that came counts, then the error is told."""
+    client, near, far, _target = ends
+    client.sendall(b"data")
+    near.recv(4, socket.MSG_PEEK | socket.MSG_WAITALL)
+    reset(client)
+    pump = Pumps(None, 0).make(near, far)
+    edge(pump)
+    pump.insistent = True
+    assert pump.move() is Outcome.READ_FAILED
+    assert (pump.error, pump.received) == ("ECONNRESET", 4)
+
+
+def test_a_failing_send_is_told(ends):
+    """The sink was reset."""
+    client, near, far, target = ends
+    reset(target)
+    pump = Pumps(None, 0).make(near, far)
+    outcome = Outcome.STARVED
+    while outcome is Outcome.STARVED:
+        client.sendall(b"data")
+        near.recv(1, socket.MSG_PEEK)
+        edge(pump)
+        outcome = pump.move()
+    assert outcome is Outcome.WRITE_FAILED
+    assert pump.error == "ECONNRESET"
+
+
+def test_a_flow_yields_after_a_while(ends):
+    """No flow starves the others."""
+    client, near, far, _target = ends
+    client.sendall(b"x" * 10_000)
+    near.recv(10_000, socket.MSG_PEEK | socket.MSG_WAITALL)
+    pump = Pumps(100, 0).make(near, far)
+    edge(pump)
+    assert pump.move() is Outcome.UNFINISHED
+    assert 0 < pump.received < 10_000
+    assert pump.can_move
+
+
+def test_no_memory_for_the_rest_is_told(ends):
+    """Scratch is shared: what the sink does not take must be copied, and that can fail."""
+    client, near, far, _target = ends
+    small(far, socket.SO_SNDBUF)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+    client.setblocking(False)  # noqa: FBT003
+    pump = Pumps(None, 0).make(near, far)
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    refused = False
+
+    def keep(rest):
+        nonlocal refused
+        with open("/proc/self/statm") as statm:  # noqa: PTH123
+            pages = int(statm.read().split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (pages * 4096, hard))
+        try:
+            return bytes(bytearray(1 << 30)[: len(rest)])  # what does not fit any more: a gibibyte
+        finally:
+            refused = True
+            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+    pump._keep = keep
+    outcome = None
+    while outcome not in (Outcome.NO_MEMORY, Outcome.BLOCKED):
+        with contextlib.suppress(BlockingIOError):
+            client.send(b"x" * 65536)
+        edge(pump)
+        outcome = pump.move()
+    assert refused
+    assert (outcome, pump.error) == (Outcome.NO_MEMORY, "ENOMEM")
+
+
+def test_errnos_by_name():
+    """As errno(3) names them; a reset has one name."""
+    assert errno_name(errno.EMFILE) == "EMFILE"
+    assert errno_name(99999) == "E99999"
+    assert stream_error(errno.EPIPE) == "ECONNRESET"
+    assert stream_error(errno.ETIMEDOUT) == "ETIMEDOUT"

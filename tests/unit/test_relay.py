@@ -1,0 +1,723 @@
+"""The worker's loop in one process, with real sockets: what an end-to-end test cannot reach."""
+
+import select
+import socket
+import threading
+import time
+from contextlib import ExitStack, contextmanager, suppress
+
+import pytest
+from support.harness import accept, eventually, free_port, listening, receive, reset, reset_arrives
+
+from mprelay.channel import down as handoff
+from mprelay.core.lifecycle import Input, State
+from mprelay.core.protocol import Closed, CloseReason, Connected, Progress, Settings, Ticket
+from mprelay.system import boottime, poller, sockets
+from mprelay.worker.relay import LINGER, Relay
+
+
+class Kept:
+    """An uplink that keeps what is reported; it always has room."""
+
+    def __init__(self):
+        self.events = []
+        self.report = self.events.append
+        self.news = threading.Semaphore(0)
+        self._told = 0
+
+    @property
+    def waiting(self):
+        """Whether the relay has anything to tell."""
+        return len(self.events) > self._told
+
+    def flush(self):
+        """Tell the test."""
+        for _ in range(len(self.events) - self._told):
+            self.news.release()
+        self._told = len(self.events)
+        return True
+
+    def wait(self, kind):
+        """Wait for an event of this kind."""
+        while not (found := [event for event in self.events[: self._told] if isinstance(event, kind)]):
+            assert self.news.acquire(timeout=20)
+        return found[-1]
+
+
+class Running:
+    """A relay in a thread, between a sender and an uplink."""
+
+    def __init__(self, target, **settings):
+        chosen = {
+            "connect_timeout": 3.0,
+            "idle_timeout": 300.0,
+            "buffer": None,
+            "pipes": 2,
+            "deadline": None,
+            "any_address": True,
+        } | settings
+        down, up = handoff.channel()
+        self.sender = handoff.sender(down)
+        self.uplink = Kept()
+        self._inbox = handoff.receiver(up)
+        self.relay = Relay(Settings(*target[:2], **chosen), self._inbox, self.uplink)
+        self._thread = threading.Thread(target=self.relay.run)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.sender.close()
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+        self._close()
+
+    @contextmanager
+    def unattended(self):
+        """Without the thread: the test takes the turns."""
+        try:
+            yield
+        finally:
+            self.sender.close()
+            self.relay.run()
+            self._close()
+
+    def _close(self):
+        self.relay._poller.close()
+        self._inbox.close()
+
+    def admit(self, sock, serial=1, admitted_at=0.0):
+        """Hand a client's socket over."""
+        self.sender.send([Ticket(serial, admitted_at)], [sock.fileno()])
+        sock.close()
+
+
+@contextmanager
+def connected():
+    """A client's end, and the relay's."""
+    with sockets.listen("127.0.0.1", free_port()) as server:
+        far = socket.create_connection(server.getsockname(), timeout=20)
+        near, _ = server.accept()
+    with far, near:
+        yield far, near
+
+
+@pytest.fixture
+def client():
+    """One client."""
+    with connected() as ends:
+        yield ends
+
+
+def test_told_to_stop_every_session_is_reset_and_reported(client):
+    """The end of the inbox; the supervisor knows the reason."""
+    far, near = client
+    with listening() as server:
+        with Running(server.getsockname()) as running:
+            running.admit(near)
+            target = accept(server)
+            running.uplink.wait(Connected)
+            far.sendall(b"hello")
+            assert receive(target, 5) == b"hello"
+        with target, pytest.raises(ConnectionResetError):
+            target.recv(1)
+        closed = running.uplink.wait(Closed)
+        assert (closed.reason, closed.bytes_from_client) == (None, 5)
+        with pytest.raises(ConnectionResetError):
+            far.recv(1)
+
+
+def test_the_deadline_is_enforced_without_a_supervisor(client):
+    """A ticket that comes after it is refused; nobody had to say so."""
+    far, near = client
+    with listening() as server, Running(server.getsockname(), deadline=0.0) as running:
+        running.admit(near)
+        closed = running.uplink.wait(Closed)
+        assert closed.reason is CloseReason.RELAY_EXPIRED
+        with pytest.raises(ConnectionResetError):
+            far.recv(1)
+
+
+def test_progress_is_reported_while_bytes_move_and_not_when_idle(client):
+    """The last known figures of a session whose worker may be lost."""
+    far, near = client
+    with listening() as server, Running(server.getsockname()) as running:
+        running.admit(near)
+        with accept(server) as target:
+            far.sendall(b"hello")
+            assert receive(target, 5) == b"hello"
+            assert running.uplink.wait(Progress) == Progress(1, 5, 0, 0, 5)
+            assert running.relay._progress_at is None
+            assert running.relay._dirty == {}
+
+
+def test_the_worker_never_sleeps_past_a_deadline(client):
+    """Whatever a session does, the moment to look at the deadlines is not later than the nearest of them."""
+    far, near = client
+    idle_timeout, connect_timeout = 1.5, 3.0
+    with listening() as server:
+        running = Running(server.getsockname(), idle_timeout=idle_timeout, connect_timeout=connect_timeout)
+        relay, events = running.relay, running.uplink.events
+
+        def turn():
+            assert relay._turn()
+            deadlines = [link.admitted_at + connect_timeout for link in relay._connecting]
+            deadlines += [link.active_at + idle_timeout for link in relay._idle]
+            deadlines += [] if relay._progress_at is None else [relay._progress_at]
+            assert (relay._look_at is not None) >= bool(deadlines)
+            assert all(relay._look_at <= deadline for deadline in deadlines)
+            return deadlines
+
+        with running.unattended():
+            running.admit(near, admitted_at=time.monotonic())
+            assert len(turn()) == 1  # it connects
+            with accept(server) as target:
+                turn()
+                assert isinstance(events[-1], Connected)
+                far.sendall(b"x")
+                assert len(turn()) == 2  # the idle timeout, and the report of progress
+                assert receive(target, 1) == b"x"
+                active_at = next(iter(relay._idle)).active_at
+                while not isinstance(events[-1], Closed):
+                    turn()
+                assert events[-1].reason is CloseReason.IDLE_TIMEOUT
+                assert relay._now >= active_at + idle_timeout
+            while relay._look_at is not None:
+                turn()  # what was left to look at; then nothing wakes it
+
+
+@contextmanager
+def relaying(running, near, server):
+    """A session that is connected, and turns that the test takes: its link, and the target's end."""
+    with running.unattended():
+        running.admit(near, admitted_at=time.monotonic())
+        running.relay._turn()
+        with accept(server) as target:
+            running.relay._turn()
+            (link,) = running.relay._idle
+            yield link, target
+
+
+def drain(sock):
+    """Read all that is there."""
+    sock.setblocking(False)  # noqa: FBT003
+    with suppress(BlockingIOError):
+        while sock.recv(1 << 20):
+            pass
+
+
+def test_one_edge_may_tell_of_data_and_of_room(client):
+    """A target that reads what was stuck, and sends something, between two looks."""
+    far, near = client
+    far.setblocking(False)  # noqa: FBT003
+    with listening() as server:
+        running = Running(server.getsockname())
+        with relaying(running, near, server) as (link, target):
+            while link.up.writable:
+                with suppress(BlockingIOError):
+                    far.send(b"x" * 1_000_000)
+                running.relay._turn()
+            stuck, received = link.up.pipe.held, link.up.received
+            assert stuck
+            target.send(b"data")
+            drain(target)
+            running.relay._turn()
+            assert receive(far, 4) == b"data"
+            assert link.up.received > received or link.up.pipe.held < stuck
+
+
+def test_an_end_may_be_met_before_the_edge_that_tells_of_data(client, monkeypatch):
+    """The target has room again, so all is read up to the FIN; the client's older edge stands behind that."""
+    far, near = client
+    with listening() as server:
+        running = Running(server.getsockname(), buffer=4000)
+        relay, wait = running.relay, running.relay._poller.wait
+        with relaying(running, near, server) as (link, target):
+            while link.up.writable:
+                assert far.send(bytes(4000)) == 4000
+                relay._turn()
+            drain(target)
+            far.send(bytes(4000))
+
+            def wait_and_end(timeout):
+                ready = wait(timeout)
+                assert dict(ready)[link.client.fileno()] == poller.READ | poller.WRITE
+                far.shutdown(socket.SHUT_WR)
+                return sorted(ready, key=lambda event: event[0] != link.target.fileno())
+
+            with monkeypatch.context() as patch:
+                patch.setattr(relay._poller, "wait", wait_and_end)
+                relay._turn()
+            assert link.up.ended
+            assert link in relay._idle
+
+
+def test_a_session_that_ended_is_not_heard_of_again(client):
+    """Also where the supervisor still has its copy of the client's socket, which epoll(7) takes for open then."""
+    far, near = client
+    with listening() as server:
+        running = Running(server.getsockname())
+        relay = running.relay
+        with running.unattended():
+            running.sender.send([Ticket(1, time.monotonic())], [near.fileno()])
+            relay._turn()
+            reset(accept(server))
+            while not any(isinstance(event, Closed) for event in running.uplink.events):
+                relay._turn()
+            far.send(b"late")
+            assert near.recv(4, socket.MSG_PEEK) == b"late"
+            assert relay._poller.wait(0.0) == []
+
+
+def test_no_session_is_idle_whose_event_was_not_seen_yet(client, monkeypatch):
+    """A loop that was held up, and then sees only a part of what came meanwhile."""
+    monkeypatch.setattr(poller, "MOST", 1)
+    with listening() as server, connected() as other:
+        running = Running(server.getsockname())
+        relay = running.relay
+        with running.unattended(), ExitStack() as stack:
+            for serial, (_far, near) in enumerate((client, other), 1):
+                running.admit(near, serial, admitted_at=time.monotonic())
+                relay._turn()
+                stack.enter_context(accept(server))
+            while len(relay._idle) < 2:
+                relay._turn()
+            links = list(relay._idle)
+            for far, _near in (client, other):
+                far.send(b"x")
+            for link in links:
+                link.active_at -= 1000
+            relay._look_again()
+            relay._turn()
+            assert sorted(link.up.received for link in links) == [0, 1]
+            assert not any(isinstance(event, Closed) for event in running.uplink.events)
+            while not all(link.up.received for link in links):
+                relay._turn()
+
+
+def test_timeouts_are_not_put_off_for_ever_by_a_storm_of_events(client, monkeypatch):
+    """More events in every turn than one wait returns. Each was seen once, so who is idle is known."""
+    monkeypatch.setattr(poller, "MOST", 1)
+    _far, near = client
+    with listening() as server, connected() as (chatty, other), ExitStack() as stack:
+        running = Running(server.getsockname())
+        relay = running.relay
+        with running.unattended():
+            for serial, sock in enumerate((near, other), 1):
+                running.admit(sock, serial, admitted_at=time.monotonic())
+                relay._turn()
+                stack.enter_context(accept(server))
+            while len(relay._idle) < 2:
+                relay._turn()
+            silent, _ = relay._idle
+            silent.active_at -= 1000
+            relay._look_again()
+            turns = 0
+            while silent in relay._idle:
+                chatty.send(b"x")
+                relay._turn()
+                turns += 1
+                assert turns <= 2 * len(relay._ends) + 1
+            assert running.uplink.wait(Closed).reason is CloseReason.IDLE_TIMEOUT
+
+
+def test_who_moves_little_goes_before_who_moves_much(client):
+    """A bulk flow waits in the queue until the edges of the turn are handled."""
+    with listening() as server, connected() as (small, other):
+        running = Running(server.getsockname(), pipes=0)
+        relay = running.relay
+        with running.unattended(), ExitStack() as stack:
+            targets = []
+            for serial, sock in enumerate((client[1], other), 1):
+                running.admit(sock, serial, admitted_at=time.monotonic())
+                relay._turn()
+                targets.append(stack.enter_context(accept(server)))
+            while len(relay._idle) < 2:
+                relay._turn()
+            bulk, request = relay._idle
+            bulk.up.bulk = True
+            order = []
+            for link in (bulk, request):
+                link.up._source = Noting(link.up._source, order, link)
+            client[0].send(b"x" * 1000)
+            small.send(b"x")
+            while len(order) < 2:
+                relay._turn()
+            assert order[0] is request
+
+
+class Noting:
+    """A socket that notes when it is read."""
+
+    def __init__(self, sock, order, who):
+        self._sock, self._order, self._who = sock, order, who
+
+    def recv_into(self, *args):
+        """Note who is read first."""
+        self._order.append(self._who)
+        return self._sock.recv_into(*args)
+
+
+@pytest.mark.parametrize("buffer", [None, 4000])
+def test_a_survivor_that_takes_nothing_is_waited_for_only_so_long(client, monkeypatch, buffer):
+    """The reset is passed on after the linger time without progress; the reason is what happened first."""
+    monkeypatch.setattr("mprelay.worker.relay.LINGER", 0.3)
+    far, near = client
+    with listening() as server, Running(server.getsockname(), buffer=buffer) as running:
+        running.admit(near)
+        target = accept(server)
+        fill(target)
+        reset(target)
+        closed = running.uplink.wait(Closed)
+        assert (closed.reason, closed.error, closed.error_from) == (
+            CloseReason.TARGET_READ_CLOSED,
+            "ECONNRESET",
+            "target",
+        )
+        assert closed.duration_ms >= 300
+        assert 0 < closed.bytes_to_client < closed.bytes_from_target
+        assert reset_arrives(far)
+
+
+def test_both_may_be_gone_before_the_target_is_connected(client):
+    """The client has spoken and reset, the target has accepted and reset: nobody is left to hear anything."""
+    far, near = client
+    with listening() as server:
+        running = Running(server.getsockname())
+        with running.unattended():
+            running.admit(near)
+            running.relay._turn()
+            far.sendall(b"word")
+            reset(far)
+            reset(accept(server))
+            while not any(isinstance(event, Closed) for event in running.uplink.events):
+                running.relay._turn()
+        closed = running.uplink.wait(Closed)
+        assert (closed.client_end, closed.target_end) == ("reset", "reset")
+
+
+def test_a_reset_after_a_long_silence_gives_the_survivor_time_all_the_same(client, monkeypatch):
+    """The linger time begins with the reset, not with the last byte that moved."""
+    monkeypatch.setattr("mprelay.worker.relay.LINGER", 0.5)
+    far, near = client
+    with listening() as server, Running(server.getsockname()) as running:
+        running.admit(near)
+        with accept(server) as target:
+            sent = fill(far)
+            assert not select.select([], [], [], 0.7)[0]
+            reset(far)
+            assert len(drain_to_reset(target)) <= sent
+            closed = running.uplink.wait(Closed)
+        assert closed.bytes_from_client == closed.bytes_to_target > 1_000_000
+
+
+def fill(sock):
+    """Send until nobody on the way has taken anything for a while; how many bytes were sent."""
+    sock.settimeout(0.2)
+    sent = 0
+    with suppress(TimeoutError):
+        while True:
+            sent += sock.send(bytes(1 << 16))
+    sock.settimeout(20)
+    return sent
+
+
+def drain_to_reset(sock):
+    """Read up to the reset that must come."""
+    data = bytearray()
+    with suppress(ConnectionResetError):
+        while part := sock.recv(1 << 20):
+            data += part
+    return data
+
+
+def test_the_supervisor_hears_of_a_session_that_drains(client):
+    """Else it would take the worker for one that does not answer."""
+    far, near = client
+    with listening() as server:
+        running = Running(server.getsockname())
+        with relaying(running, near, server) as (link, _target):
+            far.setblocking(False)  # noqa: FBT003
+            while link.up.writable:
+                with suppress(BlockingIOError):
+                    far.send(bytes(1 << 20))
+                running.relay._turn()
+            running.relay._dirty.clear()
+            reset(far)
+            while not link.client_reset:
+                running.relay._turn()
+            assert link in running.relay._dirty
+
+
+def test_an_acknowledgement_may_come_late(client, monkeypatch):
+    """The client has spoken and reset before the target was connected; the target's kernel takes its time."""
+    left = iter([4, 4, 4])
+    monkeypatch.setattr("mprelay.worker.relay.sockets.unacknowledged", lambda _sock: next(left, 0))
+    far, near = client
+    far.sendall(b"word")
+    reset(far)
+    with listening() as server, Running(server.getsockname()) as running:
+        running.admit(near)
+        with accept(server) as target:
+            assert receive(target, 4) == b"word"
+            closed = running.uplink.wait(Closed)
+        assert (closed.reason, closed.client_end) == (CloseReason.REQUESTER_READ_CLOSED, "reset")
+
+
+def test_a_survivor_that_takes_a_little_at_a_time_gets_it_all(client, monkeypatch):
+    """Each byte that is acknowledged gives it the linger time again."""
+    monkeypatch.setattr("mprelay.worker.relay.LINGER", 0.3)
+    far, near = client
+    with listening() as server, Running(server.getsockname()) as running:
+        running.admit(near)
+        target = accept(server)
+        fill(target)
+        reset(target)
+        got = 0
+        with suppress(ConnectionResetError):
+            while part := far.recv(40_000):
+                got += len(part)
+                assert not select.select([], [], [], 0.02)[0]
+        closed = running.uplink.wait(Closed)
+        assert closed.bytes_to_client == closed.bytes_from_target == got
+        assert closed.duration_ms > 1000
+
+
+@pytest.mark.parametrize("slept", [False, True])
+def test_the_deadline_is_met_in_a_storm_of_events(client, monkeypatch, slept):
+    """At once; after a sleep, which the monotonic clock does not know, when it is the timer's turn."""
+    monkeypatch.setattr(poller, "MOST", 1)
+    far, near = client
+    with listening() as server:
+        running = Running(server.getsockname(), deadline=boottime.now() + 0.2)
+        relay = running.relay
+        with running.unattended():
+            running.admit(near, admitted_at=time.monotonic())
+            relay._turn()
+            with accept(server) as target:
+                while not relay._idle:
+                    relay._turn()
+                if slept:
+                    relay._deadline += 3600
+                    relay._look_again()
+                assert select.select([relay._expiry], [], [], 20)[0]
+                turns = 0
+                while not relay._expired:
+                    far.send(b"x")
+                    target.send(b"x")
+                    relay._turn()
+                    turns += 1
+                assert turns <= (4 if slept else 1)
+            assert [e.reason for e in running.uplink.events if isinstance(e, Closed)] == [
+                CloseReason.RELAY_EXPIRED
+            ]
+
+
+def test_nothing_is_kept_of_a_session_that_ended(client):
+    """No entry in any table of the loop."""
+    far, near = client
+    with listening() as server, Running(server.getsockname()) as running:
+        running.admit(near)
+        with accept(server) as target:
+            far.sendall(b"x")
+            assert receive(target, 1) == b"x"
+            far.close()
+            assert receive(target) == b""
+        running.uplink.wait(Closed)
+        relay = running.relay
+        tables = relay._ends, relay._connecting, relay._idle, relay._lingering, relay._dirty
+        assert [len(table) for table in tables] == [0] * 5
+
+
+def test_more_events_than_one_wait_returns():
+    """What was not yet seen is seen in the next turn; no session is idle meanwhile."""
+    with listening(backlog=512) as server, Running(server.getsockname(), idle_timeout=1800.0) as running:
+        count = poller.MOST // 2 + 20
+        clients = []
+        with socket.create_server(("127.0.0.1", 0), backlog=512) as door:
+            for serial in range(1, count + 1):
+                far = socket.create_connection(door.getsockname(), timeout=20)
+                near, _ = door.accept()
+                running.admit(near, serial)
+                clients.append(far)
+        targets = [accept(server) for _ in range(count)]
+        for far in clients:
+            far.sendall(b"x")
+        for target in targets:
+            assert receive(target, 1) == b"x"
+        for sock in (*clients, *targets):
+            sock.close()
+        while len([event for event in running.uplink.events if isinstance(event, Closed)]) < count:
+            assert running.uplink.news.acquire(timeout=20)
+
+
+# -- both sides have ended, and one has not acknowledged everything -------------------------------------------
+
+TAIL = 1_500_000
+"""Bytes that a peer which does not read leaves in our kernel, and that our kernel takes."""
+
+
+def both_ended(far, target, speaker, relay=None):
+    """Let the speaker say more than the other's kernel takes; both end. Return the one that does not read.
+
+    It ends first; with `relay` the speaker does, and the other when the relay has taken note of that.
+    """
+    listener = target if speaker is far else far
+    if relay is None:
+        listener.shutdown(socket.SHUT_WR)
+    speaker.sendall(bytes(TAIL))
+    speaker.shutdown(socket.SHUT_WR)
+    if relay is not None:
+        (link,) = relay._idle
+        eventually(lambda: link.state in (State.CLIENT_ENDED, State.TARGET_ENDED), "the end of the speaker")
+        listener.shutdown(socket.SHUT_WR)
+    return listener
+
+
+@contextmanager
+def one_session(client, **settings):
+    """A running relay with one session: the relay, and both far ends."""
+    far, near = client
+    with listening() as server, Running(server.getsockname(), **settings) as running:
+        running.admit(near)
+        with accept(server) as target:
+            running.uplink.wait(Connected)
+            far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+            target.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+            yield running, far, target
+
+
+WAYS_TO_END = pytest.mark.parametrize(
+    ("limit", "speaker", "first"),
+    [
+        ("linger", "client", "speaker"),
+        ("linger", "client", "listener"),
+        ("linger", "target", "speaker"),
+        ("linger", "target", "listener"),
+        ("idle", "target", "listener"),
+    ],
+)
+
+
+@WAYS_TO_END
+def test_a_session_whose_last_data_nobody_takes_is_reset(client, monkeypatch, limit, speaker, first):
+    """After the linger time, or a shorter idle timeout, it gives its slot back. Nothing is left in the kernel."""
+    if limit == "linger":
+        monkeypatch.setattr("mprelay.worker.relay.LINGER", 0.3)
+    with one_session(client, idle_timeout=0.3 if limit == "idle" else 300.0) as (running, far, target):
+        says = far if speaker == "client" else target
+        deaf = both_ended(far, target, says, running.relay if first == "speaker" else None)
+        closed = running.uplink.wait(Closed)
+        assert (closed.reason, closed.error, closed.error_from) == (CloseReason.LINGER_TIMEOUT, None, None)
+        assert (closed.client_end, closed.target_end) == ("end", "end")
+        up = (closed.bytes_from_client, closed.bytes_to_target)
+        down = (closed.bytes_from_target, closed.bytes_to_client)
+        (said, taken), other = (up, down) if speaker == "client" else (down, up)
+        assert 0 < taken < said == TAIL
+        assert other == (0, 0)
+        assert reset_arrives(deaf)
+
+
+@WAYS_TO_END
+def test_a_slow_reader_of_the_last_data_gets_it_all(client, monkeypatch, limit, speaker, first):
+    """Whatever was acknowledged since the last look gives it the time again. The record is as ever."""
+    if limit == "linger":
+        monkeypatch.setattr("mprelay.worker.relay.LINGER", 0.6)
+    with one_session(client, idle_timeout=0.6 if limit == "idle" else 300.0) as (running, far, target):
+        says = far if speaker == "client" else target
+        slow = both_ended(far, target, says, running.relay if first == "speaker" else None)
+        got = 0
+        while part := slow.recv(20_000):
+            got += len(part)
+            assert not select.select([], [], [], 0.02)[0]
+        closed = running.uplink.wait(Closed)
+        assert (closed.reason, closed.error) in {
+            (CloseReason.TARGET_READ_CLOSED, None),
+            (CloseReason.REQUESTER_READ_CLOSED, None),
+        }
+        assert (closed.client_end, closed.target_end) == ("end", "end")
+        assert got == TAIL == closed.bytes_from_client + closed.bytes_from_target
+        assert got == closed.bytes_to_client + closed.bytes_to_target
+        assert closed.duration_ms > 1000
+
+
+@contextmanager
+def settling(client, server, **settings):
+    """A session that both have ended and the client does not read: the relay, the link, and both far ends."""
+    far, near = client
+    far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+    running = Running(server.getsockname(), **settings)
+    relay = running.relay
+    with relaying(running, near, server) as (link, target):
+        both_ended(far, target, target)
+        while link.state is not State.SETTLING:
+            relay._turn()
+        while relay._poller.wait(0.0):  # our own shutdown(2) was an edge, too
+            pass
+        yield running, link, far, target
+
+
+def test_nothing_is_polled_while_a_session_settles(client):
+    """Two looks in ten seconds; the edge of the last acknowledgement ends it sooner. Nothing of it is kept."""
+    with listening() as server, settling(client, server) as (running, link, far, _target):
+        relay = running.relay
+        relay._progress_at = None
+        relay._look_again()
+        assert relay._look_at == link.active_at + 1
+        relay._now = relay._look_at
+        relay._on_time(0)
+        assert relay._look_at == link.active_at + LINGER
+        assert relay._poller.wait(0.05) == []
+        assert len(receive(far)) == TAIL
+        while link.state is State.SETTLING:
+            relay._turn()
+        closed = running.uplink.events[-1]
+        assert (closed.reason, closed.bytes_to_client) == (CloseReason.REQUESTER_READ_CLOSED, TAIL)
+        assert relay._now < link.active_at + LINGER
+        assert not relay._lingering
+
+
+def test_a_client_that_resets_while_a_session_settles_has_cut_it(client):
+    """What it left behind was not delivered."""
+    with listening() as server, settling(client, server) as (running, link, far, target):
+        far.close()
+        while link.state is not State.CLOSED:
+            running.relay._turn()
+        closed = running.uplink.events[-1]
+        assert (closed.reason, closed.error, closed.error_from) == (
+            CloseReason.REQUESTER_READ_CLOSED,
+            "ECONNRESET",
+            "client",
+        )
+        assert (closed.client_end, closed.target_end) == ("reset", "end")
+        assert closed.bytes_to_client < closed.bytes_from_target == TAIL
+        assert receive(target) == b""
+
+
+def test_a_client_that_leaves_only_a_farewell_behind_has_cut_nothing(client, monkeypatch):
+    """A TLS client does not read the server's last alert. Here all that was not read counts as one."""
+    monkeypatch.setattr("mprelay.worker.relay._FAREWELL", TAIL)
+    with listening() as server, settling(client, server) as (running, link, far, _target):
+        far.close()
+        while link.state is not State.CLOSED:
+            running.relay._turn()
+        closed = running.uplink.events[-1]
+        assert (closed.reason, closed.error) == (CloseReason.REQUESTER_READ_CLOSED, None)
+        assert (closed.client_end, closed.target_end) == ("end", "end")
+
+
+@pytest.mark.parametrize("how", ["expired", "stopped"])
+def test_a_session_that_settles_can_be_cut_short(client, how):
+    """By the absolute timeout, and by the end of the drain."""
+    deadline = boottime.now() + 0.5 if how == "expired" else None
+    with listening() as server, settling(client, server, deadline=deadline) as (running, link, far, _target):
+        if how == "stopped":
+            running.sender.close()
+        while link.state is not State.CLOSED:
+            if not running.relay._turn():
+                running.relay._end_all(Input.STOPPED)
+        closed = running.uplink.events[-1]
+        assert closed.reason == (CloseReason.RELAY_EXPIRED if how == "expired" else None)
+        assert (closed.error, closed.client_end, closed.target_end) == (None, "end", "end")
+        assert reset_arrives(far)

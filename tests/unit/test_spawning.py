@@ -1,0 +1,47 @@
+"""How processes start, and what they say before they are ready."""
+
+import os
+
+import pytest
+
+from mprelay.system.spawning import FirstWords, last_line
+
+
+@pytest.mark.parametrize(
+    ("said", "last"),
+    [
+        (b"", ""),
+        (b"\n \n", ""),
+        (b"Traceback:\n  File\nValueError: no\n", "ValueError: no"),
+        (b"no newline", "no newline"),
+        (b"one\ntwo \r\n\n", "two"),
+        (b"\xff\n", "\\xff"),
+        (b"x" * 500, "x" * 120),
+    ],
+)
+def test_the_last_line(said, last):
+    """Whatever it was, it is text, and short."""
+    assert last_line(said) == last
+
+
+def test_first_words_are_kept_and_passed_on(capfd):
+    """What is written on stderr meanwhile, in this process or in one that it starts; then stderr is as before."""
+    words = FirstWords()
+    with words.as_stderr():
+        os.write(2, b"one\ntwo\n")
+    os.write(2, b"three\n")
+    words.end()
+    words.end()
+    assert words.last == "two"
+    assert capfd.readouterr().err == "three\none\ntwo\n"
+
+
+def test_first_words_never_block(capfd):
+    """However much is said while nobody listens."""
+    words = FirstWords()
+    line = b"x" * 1000 + b"\n"
+    with words.as_stderr(), pytest.raises(BlockingIOError):
+        sum(os.write(2, line) for _ in range(100_000))
+    words.end()
+    assert words.last == "x" * 120
+    assert len(capfd.readouterr().err) > 30_000
