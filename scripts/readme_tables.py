@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from mprelay.config.parameters import PARAMETERS
-from mprelay.records.catalogue import ENTRIES, SESSION_CLOSED, Entry
+from mprelay.records.catalogue import MESSAGES, SESSION_CLOSED, Message
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -36,15 +36,15 @@ def options() -> str:
 def records() -> str:
     """The records, by number, ours last."""
     rows = ["| no. | event | level | carries besides the common fields | message |", "|---|---|---|---|---|"]
-    reasons: dict[Entry, list[str]] = {}
-    for reason, entry in SESSION_CLOSED.items():
-        reasons.setdefault(entry, []).append(f"`{reason.value}`")
-    for entry in sorted(dict.fromkeys(ENTRIES), key=lambda entry: entry.msg_id or 99):
-        carries = " ".join(f"`{field}`" for field in entry.fields)
-        if entry in reasons:
-            carries = f"`reason` {' or '.join(reasons[entry])}; see below"
-        message = entry.sentence.replace("<", "&lt;").replace("{", "*").replace("}", "*").replace("  ", " ")
-        rows.append(f"| {entry.msg_id or ''} | `{entry.event}` | {entry.level} | {carries} | {message} |")
+    reasons: dict[Message, list[str]] = {}
+    for reason, message in SESSION_CLOSED.items():
+        reasons.setdefault(message, []).append(f"`{reason.value}`")
+    for message in sorted(dict.fromkeys(MESSAGES), key=lambda message: message.msg_id or 99):
+        carries = " ".join(f"`{field}`" for field in message.fields)
+        if message in reasons:
+            carries = f"`reason` {' or '.join(reasons[message])}; see below"
+        sentence = message.sentence.replace("<", "&lt;").replace("{", "*").replace("}", "*").replace("  ", " ")
+        rows.append(f"| {message.msg_id or ''} | `{message.event}` | {message.level} | {carries} | {sentence} |")
     return "\n".join(rows)
 
 

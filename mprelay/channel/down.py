@@ -112,7 +112,7 @@ if sys.platform == "linux":
         """With SCM_RIGHTS."""
 
         def send(self, tickets: Sequence[Ticket], descriptors: Sequence[int]) -> None:
-            packed = b"".join([_TICKET.pack(*ticket) for ticket in tickets])
+            packed = b"".join([_TICKET.pack(ticket.serial, ticket.admitted_at) for ticket in tickets])
             self._sock.sendmsg(
                 [packed],
                 [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))],

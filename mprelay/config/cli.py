@@ -66,7 +66,7 @@ def parse(argv: Sequence[str], network: Network = UNASKED) -> Config | Text | Re
         if parameter.name in given:
             twice = f"is given by position ({text[:60]!r}) and by option: give it once"
             both = problem(parameter, given[parameter.name][-1], twice)
-            problems.append(both._replace(entry=catalogue.CONFIG_INVALID))
+            problems.append(both._replace(message=catalogue.CONFIG_INVALID))
         else:
             given[parameter.name] = [text]
     values, wrong_values = validate(given, network)

@@ -22,7 +22,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from mprelay.core.acl import Acl
 from mprelay.records import catalogue
-from mprelay.records.catalogue import Entry
+from mprelay.records.catalogue import Message
 from mprelay.system import cpus
 
 LABELS_LIMIT: Final = 1024
@@ -75,8 +75,8 @@ class Problem(NamedTuple):
 
     parameter: str
     value: str | None  # None: missing
-    entry: Entry
-    problem: str  # the sentence where `entry` is ours; else what the manual's sentence leaves open
+    message: Message
+    problem: str  # the sentence where `message` is ours; else what the manual's sentence leaves open
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class Parameter:
     default: str | None = None  # as typed; None: required, or none
     position: str | None = None  # the manual's name, where it can be given by position
     option: str | None = None
-    entry: Entry = catalogue.CONFIG_INVALID
+    message: Message = catalogue.CONFIG_INVALID
     repeat: bool = False
 
 
@@ -222,7 +222,7 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         values="1..65535",
         parse=whole(1, 65535),
         help="TCP port to listen on",
-        entry=catalogue.FWD_PORT_INVALID,
+        message=catalogue.FWD_PORT_INVALID,
     ),
     Parameter(
         name="trg_host",
@@ -231,7 +231,7 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         values="IPv4 or IPv6 address",
         parse=_target,
         help="the target's address",
-        entry=catalogue.TRG_HOST_INVALID,
+        message=catalogue.TRG_HOST_INVALID,
     ),
     Parameter(
         name="trg_port",
@@ -240,7 +240,7 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         values="1..65535",
         parse=whole(1, 65535),
         help="the target's TCP port",
-        entry=catalogue.TRG_PORT_INVALID,
+        message=catalogue.TRG_PORT_INVALID,
     ),
     Parameter(
         name="acl",
@@ -250,7 +250,7 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         parse=Acl.parse,
         help="who may connect: ANY, or an address and its mask, dotted or as a prefix length "
         "(192.168.100.30/24 lets in 192.168.100.0 to 192.168.100.255)",
-        entry=catalogue.ACL_INVALID,
+        message=catalogue.ACL_INVALID,
     ),
     Parameter(
         name="connect_timeout",
@@ -261,7 +261,7 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         parse=whole_seconds(1, 3),
         help="seconds to wait for the target to answer",
         default="3",
-        entry=catalogue.CONNECT_TIMEOUT_INVALID,
+        message=catalogue.CONNECT_TIMEOUT_INVALID,
     ),
     Parameter(
         name="idle_timeout",
@@ -272,7 +272,7 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         parse=whole_seconds(1, 1800),
         help="seconds without a byte moved after which a session is ended",
         default="300",
-        entry=catalogue.IDLE_TIMEOUT_INVALID,
+        message=catalogue.IDLE_TIMEOUT_INVALID,
     ),
     Parameter(
         name="absolute_timeout",
@@ -293,7 +293,7 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         parse=_buffer,
         help="bytes of the transfer buffer of each direction; auto chooses for speed",
         default="auto",
-        entry=catalogue.BUFFER_INVALID,
+        message=catalogue.BUFFER_INVALID,
     ),
     Parameter(
         name="workers",
@@ -426,7 +426,7 @@ def problem(parameter: Parameter, value: str | None, wrong: str) -> Problem:
     both = (f"<{parameter.position}>" if parameter.position else "", parameter.option or "")
     name = " or ".join(filter(None, both))  # it may have been given either way
     shown = "" if value is None else f" {_shown(value)}"
-    return Problem(parameter.name, value, parameter.entry, f"{name}{shown} {wrong}.")
+    return Problem(parameter.name, value, parameter.message, f"{name}{shown} {wrong}.")
 
 
 def _collect(parameter: Parameter, pairs: list[tuple[str, str]]) -> tuple[dict[str, str], list[Problem]]:

@@ -66,7 +66,7 @@ class _Late:
         return next(iter(self.sessions.values()))
 
 
-class Entry:
+class Session:
     """What is known of one session that holds a slot."""
 
     __slots__ = (
@@ -120,13 +120,13 @@ class Ledger:
         self.bytes_from_client = 0
         self.bytes_from_target = 0
         self.closed: Counter[CloseReason] = Counter()
-        self._active: dict[int, Entry] = {}
+        self._active: dict[int, Session] = {}
         self._room: dict[int, int] = {}  # worker: how many sessions it can still take
         self._load: dict[int, int] = {}  # worker: how many it has
         self._free = 0  # sessions that the workers can still take, all together
         self._handicaps: dict[int, tuple[int, float]] = {}  # worker: sessions that it seems to have too, until
-        self._unreported: OrderedDict[int, Entry] = OrderedDict()  # by admission
-        self._reported: OrderedDict[int, Entry] = OrderedDict()  # by last report
+        self._unreported: OrderedDict[int, Session] = OrderedDict()  # by admission
+        self._reported: OrderedDict[int, Session] = OrderedDict()  # by last report
         self._late: dict[int, _Late] = {}
 
     @property
@@ -144,16 +144,16 @@ class Ledger:
         self.attempts += 1
         self.abandoned += 1
 
-    def admit(self, client_ip: str, client_port: int, now: float) -> Entry | None:
+    def admit(self, client_ip: str, client_port: int, now: float) -> Session | None:
         """Count an attempt and take a slot for it; None at the limit."""
         self.attempts += 1
         if len(self._active) >= self.limit:
             self.exhausted += 1
             return None
         self.admitted += 1
-        entry = self._active[self.admitted] = Entry(self.admitted, client_ip, client_port, now)
-        self._unreported[entry.serial] = entry
-        return entry
+        session = self._active[self.admitted] = Session(self.admitted, client_ip, client_port, now)
+        self._unreported[session.serial] = session
+        return session
 
     def open_worker(self, worker: int, capacity: int, probation_from: float | None = None) -> None:
         """Let `worker` take up to `capacity` sessions. It has none.
@@ -180,13 +180,13 @@ class Ledger:
         """Tell whether any worker can take a session."""
         return self._free > 0
 
-    def place(self, entry: Entry, now: float, but: Container[int] = ()) -> int:
+    def place(self, session: Session, now: float, but: Container[int] = ()) -> int:
         """Book a session on the least loaded worker with room, none of `but`, and return that worker.
 
         Where it was booked before, it is no longer; with NoRoom it is booked nowhere.
         """
-        self._unbook(entry)
-        entry.worker = None
+        self._unbook(session)
+        session.worker = None
         handicaps = self._handicaps
         best = None
         least = 0
@@ -199,7 +199,7 @@ class Ledger:
                     best, least = worker, load
         if best is None:
             raise NoRoom
-        entry.worker = best
+        session.worker = best
         self._load[best] += 1
         self._free -= 1
         return best
@@ -211,8 +211,8 @@ class Ledger:
         del self._handicaps[worker]
         return 0
 
-    def _unbook(self, entry: Entry) -> None:
-        worker = entry.worker
+    def _unbook(self, session: Session) -> None:
+        worker = session.worker
         if worker is not None:
             self._load[worker] -= 1
             if worker in self._room:
@@ -225,45 +225,45 @@ class Ledger:
 
         False, and nothing is noted, where it cannot be true: `worker` does not have it, or reported it before.
         """
-        entry = self._active.get(serial)
-        if entry is None or entry.worker != worker or entry.reported:
+        session = self._active.get(serial)
+        if session is None or session.worker != worker or session.reported:
             return False
         if self._unreported.pop(serial, None) is None:
-            self._caught_up(entry)
-        entry.reported = True
-        entry.heard_at = now
-        self._reported[serial] = entry
+            self._caught_up(session)
+        session.reported = True
+        session.heard_at = now
+        self._reported[serial] = session
         return True
 
     def heard(self, worker: int, serial: int, now: float) -> bool:
         """Note a further report of a session. False, and nothing is noted, where `worker` does not have it."""
         if not self.has(worker, serial):
             return False
-        entry = self._active[serial]
-        self._answered(entry)
-        entry.reported = True
-        entry.heard_at = now
-        self._reported[serial] = entry
+        session = self._active[serial]
+        self._answered(session)
+        session.reported = True
+        session.heard_at = now
+        self._reported[serial] = session
         return True
 
-    def _answered(self, entry: Entry) -> None:
+    def _answered(self, session: Session) -> None:
         """Expect nothing of a session."""
-        queue = self._reported if entry.reported else self._unreported
-        if queue.pop(entry.serial, None) is None:
-            self._caught_up(entry)
+        queue = self._reported if session.reported else self._unreported
+        if queue.pop(session.serial, None) is None:
+            self._caught_up(session)
 
-    def _caught_up(self, entry: Entry) -> None:
+    def _caught_up(self, session: Session) -> None:
         """Note that a session is overdue no more: its worker gets new ones if it was late with this one alone."""
-        if entry.worker is None:
+        if session.worker is None:
             return
-        late = self._late.get(entry.worker)
+        late = self._late.get(session.worker)
         if late is None:
             return
-        late.sessions.pop(entry.serial, None)
+        late.sessions.pop(session.serial, None)
         if not late.sessions:
-            del self._late[entry.worker]
-            self._room[entry.worker] = late.capacity
-            self._free += late.capacity - self._load[entry.worker]
+            del self._late[session.worker]
+            self._room[session.worker] = late.capacity
+            self._free += late.capacity - self._load[session.worker]
 
     @property
     def all_reported(self) -> bool:
@@ -288,19 +288,19 @@ class Ledger:
         """
         for queue, limit in ((self._unreported, self.first_report), (self._reported, self._next_report)):
             while queue:
-                entry = next(iter(queue.values()))
-                if entry.heard_at + limit > now:
+                session = next(iter(queue.values()))
+                if session.heard_at + limit > now:
                     break
-                del queue[entry.serial]
-                self._overdue(entry, now)
+                del queue[session.serial]
+                self._overdue(session, now)
         return [
             Silent(worker, late.oldest[1])
             for worker, late in self._late.items()
             if late.oldest[0] + LATE_LIMIT <= now
         ]
 
-    def _overdue(self, entry: Entry, now: float) -> None:
-        worker = entry.worker
+    def _overdue(self, session: Session, now: float) -> None:
+        worker = session.worker
         if worker is None:
             return
         if worker in self._room:
@@ -308,9 +308,9 @@ class Ledger:
             self._free -= capacity - self._load[worker]
             self._late[worker] = _Late(capacity)
         if worker in self._late:  # not one that is closed: nothing is expected of it
-            self._late[worker].sessions[entry.serial] = now, entry.heard_at
+            self._late[worker].sessions[session.serial] = now, session.heard_at
 
-    def entry(self, serial: int) -> Entry:
+    def session(self, serial: int) -> Session:
         """Look up a session that holds a slot; UnknownSession otherwise."""
         try:
             return self._active[serial]
@@ -319,36 +319,36 @@ class Ledger:
 
     def has(self, worker: int, serial: int) -> bool:
         """Tell whether `worker` has the session `serial`, and that holds a slot."""
-        entry = self._active.get(serial)
-        return entry is not None and entry.worker == worker
+        session = self._active.get(serial)
+        return session is not None and session.worker == worker
 
-    def count(self, entry: Entry, reported: Progress | Closed) -> None:
+    def count(self, session: Session, reported: Progress | Closed) -> None:
         """Note the byte counts of a session so far. The totals are those of all sessions, as last reported."""
-        self.bytes_from_client += reported.bytes_from_client - entry.bytes_from_client
-        self.bytes_from_target += reported.bytes_from_target - entry.bytes_from_target
-        entry.bytes_from_client = reported.bytes_from_client
-        entry.bytes_from_target = reported.bytes_from_target
-        entry.bytes_to_client = reported.bytes_to_client
-        entry.bytes_to_target = reported.bytes_to_target
+        self.bytes_from_client += reported.bytes_from_client - session.bytes_from_client
+        self.bytes_from_target += reported.bytes_from_target - session.bytes_from_target
+        session.bytes_from_client = reported.bytes_from_client
+        session.bytes_from_target = reported.bytes_from_target
+        session.bytes_to_client = reported.bytes_to_client
+        session.bytes_to_target = reported.bytes_to_target
 
-    def close(self, serial: int, reason: CloseReason) -> Entry:
+    def close(self, serial: int, reason: CloseReason) -> Session:
         """Give a slot back; UnknownSession where it holds none."""
-        entry = self._active.pop(serial, None)
-        if entry is None:
+        session = self._active.pop(serial, None)
+        if session is None:
             raise UnknownSession(serial)
-        self._unbook(entry)
-        self._answered(entry)
+        self._unbook(session)
+        self._answered(session)
         self.closed[reason] += 1
-        return entry
+        return session
 
     def load(self, worker: int) -> int:
         """How many sessions `worker` has."""
         return self._load.get(worker, 0)
 
-    def all_active(self) -> list[Entry]:
+    def all_active(self) -> list[Session]:
         """List the sessions that hold a slot, oldest first."""
         return list(self._active.values())
 
-    def of_worker(self, worker: int) -> list[Entry]:
+    def of_worker(self, worker: int) -> list[Session]:
         """List the sessions of `worker`, oldest first."""
-        return [entry for entry in self._active.values() if entry.worker == worker]
+        return [session for session in self._active.values() if session.worker == worker]

@@ -39,6 +39,8 @@ class CloseReason(StrEnum):
 
 
 Side: TypeAlias = Literal["client", "target"]
+Address: TypeAlias = tuple[str, int]
+"""IPv4 or IPv6 address, as :func:`ipaddress.ip_address` shows it, and TCP port."""
 PeerEnd: TypeAlias = Literal["end", "reset"]
 """How a peer ended its own sending, as far as the kernel has told: by a FIN or by a reset."""
 
@@ -61,6 +63,22 @@ class Ticket(NamedTuple):
 
     serial: int
     admitted_at: float  # monotonic, seconds
+    client: Address | None = None  # its address and port; None: not told
+    listener: Address | None = None  # the address and port that the client reached; None: not told
+    target: Address | None = None  # where to connect to; None: the target of the settings
+
+
+class Kill(NamedTuple):
+    """End these sessions now (down). One that has ended meanwhile is passed over."""
+
+    serials: tuple[int, ...]
+    reason: CloseReason
+
+
+class NewDeadline(NamedTuple):
+    """The absolute timeout has changed (down)."""
+
+    deadline: float | None  # as mprelay.system.boottime counts, seconds; None: never
 
 
 class Ready(NamedTuple):

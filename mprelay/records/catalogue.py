@@ -2,7 +2,7 @@
 
 Rules:
 
-1. An :class:`Entry` holds a record's name, level, number and sentence. Journal, README and tests read them
+1. An :class:`Message` holds a record's name, level, number and sentence. Journal, README and tests read them
    here; they stand nowhere else.
 2. `msg_id` 1..39 is the number in the manual of TCPRELAY.EXE and `sentence` is the manual's own, two blanks
    after a full stop included; where the manual writes <rqst IP addr> there stands the field that fills it.
@@ -11,7 +11,7 @@ Rules:
    :data:`FIELDS` says once what each name means, and of which JSON type it is. One name has one type in all
    records: collectors infer a column's type from what comes first (Elasticsearch, ClickHouse, pyarrow), and
    refuse any other.
-4. A session ends by exactly one :class:`~mprelay.core.protocol.CloseReason`. Each reason has exactly one entry.
+4. A session ends by exactly one :class:`~mprelay.core.protocol.CloseReason`. Each reason has exactly one message.
 5. What was planned is info, timeouts included. What the operator did not want is a warning. An error, or
    critical, means that somebody should look.
 """
@@ -23,7 +23,7 @@ from mprelay.core.protocol import CloseReason
 Level: TypeAlias = Literal["debug", "info", "warning", "error", "critical"]
 
 
-class Entry(NamedTuple):
+class Message(NamedTuple):
     """One kind of record."""
 
     event: str
@@ -35,7 +35,7 @@ class Entry(NamedTuple):
 
 # -- the start (manual messages 1 to 15) ---------------------------------------------------------------------
 
-TIMER_UNAVAILABLE: Final = Entry(
+TIMER_UNAVAILABLE: Final = Message(
     "timer.unavailable",
     "critical",
     1,
@@ -44,8 +44,8 @@ TIMER_UNAVAILABLE: Final = Entry(
 )
 
 
-def _config(msg_id: int | None, sentence: str) -> Entry:
-    return Entry("config.invalid", "error", msg_id, sentence, ("parameter", "value", "problem"))
+def _config(msg_id: int | None, sentence: str) -> Message:
+    return Message("config.invalid", "error", msg_id, sentence, ("parameter", "value", "problem"))
 
 
 FWD_PORT_INVALID: Final = _config(2, "Error: <fwd port> must be between 1 and 65535 inclusive.")
@@ -57,29 +57,29 @@ IDLE_TIMEOUT_INVALID: Final = _config(7, "Error: <i t/o> must be between 1 and 1
 BUFFER_INVALID: Final = _config(8, "Error: <buf> must be between 100 and 4000 inclusive.")
 CONFIG_INVALID: Final = _config(None, "Error: {problem}")
 
-PLATFORM_INIT_FAILED: Final = Entry(
+PLATFORM_INIT_FAILED: Final = Message(
     "platform.init_failed", "critical", 9, "Error: WinSock initialization failure.", ("error", "detail")
 )
-PLATFORM_UNSUPPORTED: Final = Entry(
+PLATFORM_UNSUPPORTED: Final = Message(
     "platform.unsupported", "critical", 10, "Error: WinSock version must be at least 2.0.", ("detail",)
 )
-LISTENER_SOCKET_FAILED: Final = Entry(
+LISTENER_SOCKET_FAILED: Final = Message(
     "listener.socket_failed", "critical", 11, "Error: Listener socket creation failure.", ("error",)
 )
-LISTENER_BIND_FAILED: Final = Entry(
+LISTENER_BIND_FAILED: Final = Message(
     "listener.bind_failed", "critical", 12, "Error: Could not bind listener port to socket.", ("error",)
 )
-LISTENER_LISTEN_FAILED: Final = Entry(
+LISTENER_LISTEN_FAILED: Final = Message(
     "listener.listen_failed", "critical", 13, "Error: Listener failed to initialize.", ("error",)
 )
-POOL_START_FAILED: Final = Entry(
+POOL_START_FAILED: Final = Message(
     "pool.start_failed",
     "critical",
     14,
     "Error: Unable to start the maintenance thread.",
     ("error", "detail"),
 )
-RELAY_ACTIVE: Final = Entry(
+RELAY_ACTIVE: Final = Message(
     "relay.active",
     "info",
     15,
@@ -105,47 +105,47 @@ RELAY_ACTIVE: Final = Entry(
 
 # -- connections (16 to 22) ----------------------------------------------------------------------------------
 
-CONNECTION_ATTEMPT: Final = Entry(
+CONNECTION_ATTEMPT: Final = Message(
     "connection.attempt",
     "info",
     16,
     "Connection attempt made from {client_ip}.",
 )
-CONNECTION_REJECTED: Final = Entry(
+CONNECTION_REJECTED: Final = Message(
     "connection.rejected",
     "warning",
     17,
     "Connection from {client_ip} rejected due to ACL mismatch.",
     ("acl",),
 )
-CONNECTION_ACCEPTED: Final = Entry(
+CONNECTION_ACCEPTED: Final = Message(
     "connection.accepted",
     "info",
     18,
     "Connection from {client_ip} was accepted.  Allocating a session handler.",
 )
-CONNECTION_POOL_EXHAUSTED: Final = Entry(
+CONNECTION_POOL_EXHAUSTED: Final = Message(
     "connection.pool_exhausted",
     "warning",
     21,
     "Session pool exhausted.  Connection from {client_ip} was dropped.",
     ("active",),
 )
-CONNECTION_ACCEPT_FAILED: Final = Entry(
+CONNECTION_ACCEPT_FAILED: Final = Message(
     "connection.accept_failed",
     "error",
     22,
     "Error number {errno} was returned during requester connection attempt.",
     ("error", "errno", "count"),
 )
-CONNECTION_ABANDONED: Final = Entry(
+CONNECTION_ABANDONED: Final = Message(
     "connection.abandoned",
     "warning",
     None,
     "Connection from {client_ip} was dropped because the client had given up, or had waited for too long.",
     ("waited_ms",),
 )
-CONNECTION_REFUSED_MORE: Final = Entry(
+CONNECTION_REFUSED_MORE: Final = Message(
     "connection.refused_more",
     "warning",
     None,
@@ -155,13 +155,13 @@ CONNECTION_REFUSED_MORE: Final = Entry(
 CONNECTION_REFUSED_OF_MANY: Final = CONNECTION_REFUSED_MORE._replace(
     sentence="{count} more connections from further clients were refused ({refused}) since {first_at}."
 )
-ADMISSION_PAUSED: Final = Entry(
+ADMISSION_PAUSED: Final = Message(
     "admission.paused",
     "warning",
     None,
     "New connections wait because the reader of the records does not keep up.",
 )
-ADMISSION_RESUMED: Final = Entry(
+ADMISSION_RESUMED: Final = Message(
     "admission.resumed",
     "info",
     None,
@@ -171,17 +171,17 @@ ADMISSION_RESUMED: Final = Entry(
 
 # -- the life of a session (23, 26, 28, 31, 33, 37) ----------------------------------------------------------
 
-RELAY_EXPIRED: Final = Entry(
+RELAY_EXPIRED: Final = Message(
     "relay.expired", "info", 23, "Absolute timeout expired.  This process will now terminate."
 )
-SESSION_ALLOCATED: Final = Entry(
+SESSION_ALLOCATED: Final = Message(
     "session.allocated",
     "info",
     26,
     "Session handler serial number {session} was allocated for request from {client_ip}.  "
     "Connecting to target {target_ip}.",
 )
-SESSION_CONNECTED: Final = Entry(
+SESSION_CONNECTED: Final = Message(
     "session.connected",
     "info",
     28,
@@ -189,19 +189,19 @@ SESSION_CONNECTED: Final = Entry(
     "Starting the relay threads.",
     ("connect_ms",),
 )
-SESSION_RELAYING: Final = Entry(
+SESSION_RELAYING: Final = Message(
     "session.relaying",
     "info",
     31,
     "Session handler serial number {session} successfully started both relay threads.",
 )
-SESSION_REQUESTER_CHANNEL_ACTIVE: Final = Entry(
+SESSION_REQUESTER_CHANNEL_ACTIVE: Final = Message(
     "session.requester_channel_active",
     "info",
     33,
     "Session handler serial number {session} requester-to-target channel is now active.",
 )
-SESSION_TARGET_CHANNEL_ACTIVE: Final = Entry(
+SESSION_TARGET_CHANNEL_ACTIVE: Final = Message(
     "session.target_channel_active",
     "info",
     37,
@@ -227,14 +227,14 @@ CLOSED_FIELDS: Final = (
 )
 
 
-def _closed(level: Level, msg_id: int | None, sentence: str) -> Entry:
-    return Entry("session.closed", level, msg_id, sentence, CLOSED_FIELDS)
+def _closed(level: Level, msg_id: int | None, sentence: str) -> Message:
+    return Message("session.closed", level, msg_id, sentence, CLOSED_FIELDS)
 
 
 _SERIAL = "Session handler serial number {session} "
 _CONNECTING = _SERIAL + "connecting {client_ip} to {target_ip} "
 
-SESSION_CLOSED: Final[dict[CloseReason, Entry]] = {
+SESSION_CLOSED: Final[dict[CloseReason, Message]] = {
     CloseReason.TARGET_SOCKET_FAILED: _closed(
         "error",
         19,
@@ -292,8 +292,8 @@ SESSION_CLOSED: Final[dict[CloseReason, Entry]] = {
 
 # -- the relay and its workers (ours) ------------------------------------------------------------------------
 
-WORKER_STARTED: Final = Entry("worker.started", "info", None, "Worker {worker} is ready.", ("worker", "pid"))
-WORKER_EXITED: Final = Entry(
+WORKER_STARTED: Final = Message("worker.started", "info", None, "Worker {worker} is ready.", ("worker", "pid"))
+WORKER_EXITED: Final = Message(
     "worker.exited",
     "info",
     None,
@@ -303,28 +303,28 @@ WORKER_EXITED: Final = Entry(
 WORKER_DIED: Final = WORKER_EXITED._replace(
     level="error", sentence="Worker {worker} died; its sessions are lost."
 )
-WORKER_START_FAILED: Final = Entry(
+WORKER_START_FAILED: Final = Message(
     "worker.start_failed",
     "error",
     None,
     "Worker {worker} {detail}.  The relay goes on without it, and tries again in {again_in_s} seconds.",
     ("worker", "error", "detail", "tries", "again_in_s"),
 )
-WORKER_UNRESPONSIVE: Final = Entry(
+WORKER_UNRESPONSIVE: Final = Message(
     "worker.unresponsive",
     "error",
     None,
     "Worker {worker} has not answered for {silent_s} seconds, and is killed.",
     ("worker", "pid", "silent_s"),
 )
-RELAY_DRAINING: Final = Entry(
+RELAY_DRAINING: Final = Message(
     "relay.draining",
     "info",
     None,
     "No new connections are accepted; sessions may finish.",
     ("signal", "active", "drain_timeout"),
 )
-RELAY_STATS: Final = Entry(
+RELAY_STATS: Final = Message(
     "relay.stats",
     "info",
     None,
@@ -343,14 +343,14 @@ RELAY_STATS: Final = Entry(
         "worker_stats",
     ),
 )
-INTERNAL_ERROR: Final = Entry(
+INTERNAL_ERROR: Final = Message(
     "internal.error",
     "critical",
     None,
     "Unexpected {error} at {place}.",
     ("error", "place", "worker"),
 )
-RELAY_STOPPED: Final = Entry(
+RELAY_STOPPED: Final = Message(
     "relay.stopped",
     "info",
     None,
@@ -371,10 +371,10 @@ RELAY_STOPPED: Final = Entry(
 
 RELAY_FAILED: Final = RELAY_STOPPED._replace(level="error")
 
-ENTRIES: Final[tuple[Entry, ...]] = tuple(
-    [value for value in list(globals().values()) if isinstance(value, Entry)] + list(SESSION_CLOSED.values())
+MESSAGES: Final[tuple[Message, ...]] = tuple(
+    [value for value in list(globals().values()) if isinstance(value, Message)] + list(SESSION_CLOSED.values())
 )
-"""Every entry, in the order above."""
+"""Every message, in the order above."""
 
 
 # -- the fields ----------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from mprelay.core.protocol import Closed, CloseReason, Connected, PeerEnd, Progr
 from mprelay.core.refusals import Kind, Refusals
 from mprelay.core.texts import CONTROL, PLACE_LIMIT, PROBLEM_LIMIT, UNEXPECTED_LIMIT, cut, shown
 from mprelay.records import catalogue
-from mprelay.records.catalogue import SESSION_CLOSED, Entry
+from mprelay.records.catalogue import SESSION_CLOSED, Message
 from mprelay.records.writer import Writer
 
 LARGEST: Final = 2**63 - 1
@@ -86,7 +86,7 @@ class _Log(structlog.BoundLoggerBase):
     A session of eight records passes structlog four times. That took half as long as eight times.
     """
 
-    def happened(self, at: float, *records: tuple[Entry, Mapping[str, object]]) -> None:
+    def happened(self, at: float, *records: tuple[Message, Mapping[str, object]]) -> None:
         """Write the records of what happened `at` (Unix time), in this order."""
         self._proxy_to_logger("extend", at=at, records=records)
 
@@ -127,19 +127,19 @@ class Journal:
 
     # -- records in general ----------------------------------------------------------------------------------
 
-    def write(self, entry: Entry, at: float | None = None, **fields: object) -> None:
+    def write(self, message: Message, at: float | None = None, **fields: object) -> None:
         """Write one record of what happened `at` (Unix time; None: now)."""
-        self._log.happened(time.time() if at is None else at, (entry, fields))
+        self._log.happened(time.time() if at is None else at, (message, fields))
 
     def flush(self) -> None:
         """Hand what was written to the writer."""
         if self._lines.lines:
             self._writer.put(self._lines.take())
 
-    def refuse(self, parameter: str, value: str | None, entry: Entry, problem: str) -> None:
+    def refuse(self, parameter: str, value: str | None, message: Message, problem: str) -> None:
         """2 to 8, and ours: a wrong parameter (a :class:`mprelay.config.parameters.Problem`)."""
         value = None if value is None else shown(value)
-        self.write(entry, None, parameter=parameter, value=value, problem=cut(problem, PROBLEM_LIMIT))
+        self.write(message, None, parameter=parameter, value=value, problem=cut(problem, PROBLEM_LIMIT))
 
     def unexpected(self, at: float, error: str, place: str, worker: int | None) -> None:
         """An exception, or a worker's report, that nobody expected. Each text stands in its record twice."""
@@ -154,14 +154,14 @@ class Journal:
         """Put the records together (a structlog processor)."""
         timestamp = self._clock.show(given["at"])
         composed = []
-        for entry, fields in given["records"]:
+        for message, fields in given["records"]:
             self._seq += 1
             record = {
                 "timestamp": timestamp,
-                "level": entry.level,
-                "event": entry.event,
-                "message": entry.sentence.format_map(fields),
-                "msg_id": entry.msg_id,
+                "level": message.level,
+                "event": message.event,
+                "message": message.sentence.format_map(fields),
+                "msg_id": message.msg_id,
                 "seq": self._seq,
                 "relay_id": self.relay_id,
                 **fields,
@@ -184,7 +184,7 @@ class Journal:
         fields = {"waited_ms": float(waited_ms)}
         self._refused("abandoned", at, (ip, port), catalogue.CONNECTION_ABANDONED, fields)
 
-    def admit(self, ip: str, port: int, at: float, now: float) -> ledger.Entry | None:
+    def admit(self, ip: str, port: int, at: float, now: float) -> ledger.Session | None:
         """16 and 18: somebody connected, and a slot is taken; or None, 16 and 21: there is none."""
         session = self.ledger.admit(ip, port, now)
         if session is None:
@@ -195,7 +195,7 @@ class Journal:
         return session
 
     def _refused(
-        self, kind: Kind, at: float, client: tuple[str, int], outcome: Entry, fields: Mapping[str, object]
+        self, kind: Kind, at: float, client: tuple[str, int], outcome: Message, fields: Mapping[str, object]
     ) -> None:
         ip, port = client
         if self.summing_up:
@@ -217,7 +217,7 @@ class Journal:
                 last_at=self.show_time(total.last_at),
             )
 
-    def _attempted(self, at: float, ip: str, port: int, outcome: Entry, fields: dict[str, object]) -> None:
+    def _attempted(self, at: float, ip: str, port: int, outcome: Message, fields: dict[str, object]) -> None:
         if self._every_session:
             attempt = {"client_ip": ip, "client_port": port}
             self._log.happened(at, (catalogue.CONNECTION_ATTEMPT, attempt), (outcome, fields))
@@ -230,14 +230,14 @@ class Journal:
 
     # -- sessions --------------------------------------------------------------------------------------------
 
-    def allocated(self, session: ledger.Entry, at: float) -> None:
+    def allocated(self, session: ledger.Session, at: float) -> None:
         """26: a worker has it."""
         if self._every_session:
             self._log.happened(at, (catalogue.SESSION_ALLOCATED, self._facts(session)))
 
     def connected(self, event: Connected) -> None:
         """28, 31, 33, 37: the target answered, both directions run. One moment, four messages."""
-        session = self.ledger.entry(event.serial)
+        session = self.ledger.session(event.serial)
         session.connect_ms = round(event.connect_ms, 3)
         session.outbound_port = event.outbound_port
         if self._every_session:
@@ -253,23 +253,23 @@ class Journal:
 
     def progress(self, event: Progress) -> None:
         """No record: byte counts, in case that the worker is lost."""
-        self.ledger.count(self.ledger.entry(event.serial), event)
+        self.ledger.count(self.ledger.session(event.serial), event)
 
     def closed(self, event: Closed, reason: CloseReason) -> None:
         """A worker ended a session for `reason`."""
-        session = self.ledger.entry(event.serial)
+        session = self.ledger.session(event.serial)
         self.ledger.count(session, event)
         how = (event.error, event.error_from, event.client_end, event.target_end, event.inbound_ip)
         self._close(session, event.at, event.duration_ms, reason, how)
 
     def lost(
-        self, session: ledger.Entry, at: float, now: float, reason: CloseReason, error: str | None = None
+        self, session: ledger.Session, at: float, now: float, reason: CloseReason, error: str | None = None
     ) -> None:
         """End a session in the place of a worker that cannot, with the last known figures."""
         self._close(session, at, (now - session.admitted_at) * 1000, reason, (error, None, None, None, None))
 
     def _close(
-        self, session: ledger.Entry, at: float, duration_ms: float, reason: CloseReason, how: _HowItEnded
+        self, session: ledger.Session, at: float, duration_ms: float, reason: CloseReason, how: _HowItEnded
     ) -> None:
         self.ledger.close(session.serial, reason)
         error, error_from, client_end, target_end, inbound_ip = how
@@ -288,12 +288,12 @@ class Journal:
             "inbound_ip": inbound_ip or self._inbound_ip,
             "outbound_port": session.outbound_port,
         }
-        entry = SESSION_CLOSED[reason]
+        message = SESSION_CLOSED[reason]
         if reason is CloseReason.CONNECT_FAILED:
-            entry = _with_error(entry, error)
-        self._log.happened(at, (entry, facts))
+            message = _with_error(message, error)
+        self._log.happened(at, (message, facts))
 
-    def _facts(self, session: ledger.Entry) -> dict[str, object]:
+    def _facts(self, session: ledger.Session) -> dict[str, object]:
         """Make the fields that each record about an admitted session has."""
         facts: dict[str, object] = {
             "client_ip": session.client_ip,
@@ -333,10 +333,10 @@ class Journal:
         )
 
 
-def _with_error(entry: Entry, error: str | None) -> Entry:
+def _with_error(message: Message, error: str | None) -> Message:
     """Say in the sentence what went wrong, in brackets: the manual's own knows only a refusal."""
     number = _NUMBERS.get(error)  # what a worker reports may be no errno at all
-    return entry if number is None else entry._replace(sentence=f"{entry.sentence} ({os.strerror(number)})")
+    return message if number is None else message._replace(sentence=f"{message.sentence} ({os.strerror(number)})")
 
 
 _Rendered: TypeAlias = tuple[tuple[list[bytes]], dict[str, Any]]

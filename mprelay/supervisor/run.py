@@ -69,8 +69,7 @@ from mprelay.channel import down
 from mprelay.channel.build import BUILD
 from mprelay.config.parameters import Config
 from mprelay.core.exits import Exit
-from mprelay.core.ledger import LATE_LIMIT, PROGRESS_AFTER, SLACK, NoRoom
-from mprelay.core.ledger import Entry as Session
+from mprelay.core.ledger import LATE_LIMIT, PROGRESS_AFTER, SLACK, NoRoom, Session
 from mprelay.core.protocol import (
     Closed,
     CloseReason,
@@ -85,7 +84,7 @@ from mprelay.core.protocol import (
 from mprelay.core.texts import ACL_LIMIT, NAME_LIMIT, cut, shown
 from mprelay.core.unexpected import describe, place_of
 from mprelay.records import catalogue
-from mprelay.records.catalogue import Entry
+from mprelay.records.catalogue import Message
 from mprelay.records.journal import Journal
 from mprelay.records.writer import HIGH, Writer
 from mprelay.supervisor.pool import Member, Pool
@@ -156,9 +155,9 @@ _DRAINING: Final = Phase.DRAINING
 class Failure(Exception):  # noqa: N818 - what ends the run
     """The relay cannot start, or go on: the record that says so, and the exit code."""
 
-    def __init__(self, entry: Entry, code: int, **fields: str | float | None) -> None:
-        super().__init__(entry.event, fields)
-        self.entry = entry
+    def __init__(self, message: Message, code: int, **fields: str | float | None) -> None:
+        super().__init__(message.event, fields)
+        self.message = message
         self.code = code
         self.fields = fields
 
@@ -987,7 +986,7 @@ class Supervisor:
     def _fail(self, failure: Failure) -> None:
         """Record why the run cannot go on, and end it."""
         self._code = failure.code
-        self._journal.write(failure.entry, None, **failure.fields)
+        self._journal.write(failure.message, None, **failure.fields)
         self._end("failed", CloseReason.WORKER_LOST)
 
     def _end(self, stop_reason: str, session_end: CloseReason) -> None:

@@ -7,7 +7,8 @@ from support import judge
 from support.messages import BLANKS, MESSAGES
 
 from mprelay.core.protocol import CloseReason
-from mprelay.records.catalogue import ENTRIES, FIELDS, SESSION_CLOSED
+from mprelay.records import catalogue
+from mprelay.records.catalogue import FIELDS, SESSION_CLOSED
 
 
 @pytest.mark.parametrize("number", MESSAGES)
@@ -17,15 +18,15 @@ def test_each_message_of_the_manual_word_for_word(number):
     if number not in range(2, 9):
         for blank, field in BLANKS.items():
             expected = expected.replace(blank, f"{{{field}}}")
-    assert {entry.sentence for entry in ENTRIES if entry.msg_id == number} == {expected}
+    assert {message.sentence for message in catalogue.MESSAGES if message.msg_id == number} == {expected}
 
 
 def test_every_entry_is_in_the_contracts_table():
     """Name, number and level; and nothing of the table is missing."""
     events = {}
-    for entry in ENTRIES:
-        if entry.event != "session.closed":
-            events.setdefault(entry.event, set()).add((entry.msg_id, entry.level))
+    for message in catalogue.MESSAGES:
+        if message.event != "session.closed":
+            events.setdefault(message.event, set()).add((message.msg_id, message.level))
     assert events == judge.EVENTS
 
 
@@ -54,7 +55,9 @@ def test_each_field_is_told():
     """What a record carries, or shows in its sentence, and nothing else."""
     common = {"timestamp", "level", "event", "message", "msg_id", "seq", "relay_id", "labels"}
     connection = {"client_ip", "client_port", "session", "target_ip", "target_port", "worker"}
-    carried = {name for entry in ENTRIES for name in (*entry.fields, *re.findall(r"{(\w+)}", entry.sentence))}
+    carried = set()
+    for message in catalogue.MESSAGES:
+        carried.update(message.fields, re.findall(r"{(\w+)}", message.sentence))
     within = {name for field in FIELDS.values() if isinstance(field.values, tuple) for name in field.values}
     assert set(FIELDS) == common | connection | carried | within
     assert all(field.meaning for field in FIELDS.values())

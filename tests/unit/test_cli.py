@@ -58,7 +58,7 @@ def test_by_position_and_by_option_is_an_error_that_says_so(option, place, name)
     assert problem.parameter == name
     assert "by position" in problem.problem
     assert option in problem.problem
-    assert problem.entry.msg_id is None
+    assert problem.message.msg_id is None
 
 
 def test_without_parameters_the_help_and_2():

@@ -14,7 +14,7 @@ from mprelay.core.ledger import UnknownSession
 from mprelay.core.protocol import Closed, CloseReason, Connected, Progress
 from mprelay.core.texts import ACL_LIMIT, NAME_LIMIT, PROBLEM_LIMIT, VALUE_LIMIT, cut, shown
 from mprelay.records import catalogue
-from mprelay.records.catalogue import ENTRIES
+from mprelay.records.catalogue import MESSAGES
 from mprelay.records.journal import Clock, Journal
 
 NASTY = st.one_of(
@@ -132,8 +132,8 @@ def test_no_text_breaks_a_record(value, problem, labels):
             assert record["value"] == shown(value)
 
 
-@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.event)
-def test_every_entry_at_its_largest_stays_below_the_limit(entry, written):
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: message.event)
+def test_every_entry_at_its_largest_stays_below_the_limit(message, written):
     """All fields as long as they can be, with the largest labels."""
     long = "\x01" * VALUE_LIMIT
     ip = "fdff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
@@ -153,13 +153,13 @@ def test_every_entry_at_its_largest_stays_below_the_limit(entry, written):
         "closed": {reason.value: 2**40 for reason in CloseReason},
         "reason": max(CloseReason, key=len).value,
     }
-    fields = {name: large.get(name, 2**62) for name in entry.fields}
+    fields = {name: large.get(name, 2**62) for name in message.fields}
     connection = {"client_ip": ip, "client_port": 65535, "session": 2**62, "target_ip": ip, "target_port": 65535}
     fields = connection | {"worker": 64, "errno": 105, "listen_port": 65535} | large | fields
-    wanted = {"client_ip", "client_port", "session", "target_ip", "target_port", "worker", *entry.fields}
-    wanted |= set(re.findall(r"{(\w+)}", entry.sentence))
+    wanted = {"client_ip", "client_port", "session", "target_ip", "target_port", "worker", *message.fields}
+    wanted |= set(re.findall(r"{(\w+)}", message.sentence))
     book = journal(written, labels={"k": "x" * (LABELS_LIMIT - 9)})
-    book.write(entry, 4e9, **{name: fields[name] for name in wanted})
+    book.write(message, 4e9, **{name: fields[name] for name in wanted})
     book.flush()
     assert len(written.lines[0]) < 4096
 

@@ -96,25 +96,25 @@ class Books(RuleBasedStateMachine):
     def admit(self):
         """Somebody comes."""
         self.attempts += 1
-        entry = self.ledger.admit("192.0.2.7", 1234, self.now)
-        assert (entry is None) == (len(self.held) == LIMIT)
-        if entry is None:
+        session = self.ledger.admit("192.0.2.7", 1234, self.now)
+        assert (session is None) == (len(self.held) == LIMIT)
+        if session is None:
             self.exhausted += 1
             return
         self.last_serial += 1
-        assert entry.serial == self.last_serial
-        self.heard[entry.serial] = self.now, FIRST
+        assert session.serial == self.last_serial
+        self.heard[session.serial] = self.now, FIRST
         loads = self.loads()
         room = {w: self.weight(w, load) for w, load in loads.items() if load < CAPACITY}
         assert self.ledger.has_room() == bool(room)
         if room:
-            worker = self.ledger.place(entry, self.now)
+            worker = self.ledger.place(session, self.now)
             assert room[worker] == min(room.values())
         else:
             with pytest.raises(NoRoom):
-                self.ledger.place(entry, self.now)
+                self.ledger.place(session, self.now)
             worker = None
-        self.held[entry.serial] = worker
+        self.held[session.serial] = worker
 
     @precondition(lambda self: self.held)
     @rule(data=st.data())
@@ -159,26 +159,26 @@ class Books(RuleBasedStateMachine):
     def count(self, data, sizes):
         """A worker reports how many bytes a session has moved so far."""
         serial = data.draw(st.sampled_from(sorted(self.held)))
-        entry = self.ledger.entry(serial)
-        self.ledger.count(entry, Progress(serial, *sizes))
+        session = self.ledger.session(serial)
+        self.ledger.count(session, Progress(serial, *sizes))
         self.moved[serial] = sizes[:2]
         from_client, from_target, to_client, to_target = sizes
-        assert (entry.bytes_from_client, entry.bytes_from_target) == (from_client, from_target)
-        assert (entry.bytes_to_client, entry.bytes_to_target) == (to_client, to_target)
+        assert (session.bytes_from_client, session.bytes_from_target) == (from_client, from_target)
+        assert (session.bytes_to_client, session.bytes_to_target) == (to_client, to_target)
 
     @precondition(lambda self: self.held)
     @rule(data=st.data(), reason=st.sampled_from(CloseReason))
     def close(self, data, reason):
         """A session ends, once."""
         serial = data.draw(st.sampled_from(sorted(self.held)))
-        entry = self.ledger.close(serial, reason)
-        assert (entry.serial, entry.worker) == (serial, self.held.pop(serial))
+        session = self.ledger.close(serial, reason)
+        assert (session.serial, session.worker) == (serial, self.held.pop(serial))
         self.answer(serial)
         self.ended[reason] += 1
         with pytest.raises(UnknownSession):
             self.ledger.close(serial, reason)
         with pytest.raises(UnknownSession):
-            self.ledger.entry(serial)
+            self.ledger.session(serial)
 
     @precondition(lambda self: self.heard)
     @rule(data=st.data())
@@ -188,7 +188,7 @@ class Books(RuleBasedStateMachine):
         before = self.held[serial]
         but = set() if before is None else {before}
         try:
-            self.held[serial] = self.ledger.place(self.ledger.entry(serial), self.now, but)
+            self.held[serial] = self.ledger.place(self.ledger.session(serial), self.now, but)
             assert self.held[serial] not in but
         except NoRoom:
             self.held[serial] = None
@@ -210,7 +210,7 @@ class Books(RuleBasedStateMachine):
         self.up.discard(worker)
         self.owed.pop(worker, None)
         self.ledger.close_worker(worker)
-        lost = [entry.serial for entry in self.ledger.of_worker(worker)]
+        lost = [session.serial for session in self.ledger.of_worker(worker)]
         assert lost == sorted(serial for serial, held in self.held.items() if held == worker)
         for serial in lost:
             self.ledger.close(serial, CloseReason.WORKER_LOST)
@@ -243,7 +243,7 @@ class Books(RuleBasedStateMachine):
         assert +book.closed == +self.ended
         totals = [sum(sizes) for sizes in zip((0, 0), *self.moved.values(), strict=True)]
         assert [book.bytes_from_client, book.bytes_from_target] == totals
-        assert [entry.serial for entry in book.all_active()] == sorted(self.held)
+        assert [session.serial for session in book.all_active()] == sorted(self.held)
         for worker in (1, 2, 3):
             assert book.load(worker) == sum(held == worker for held in self.held.values())
             for serial in range(book.admitted + 2):
@@ -338,7 +338,7 @@ def test_a_late_worker_that_catches_up_gets_sessions_again():
     ledger = Ledger(2, (CONNECT, IDLE))
     ledger.open_worker(1, 2)
     serial = ledger.admit("192.0.2.7", 1234, 0.0).serial
-    assert ledger.place(ledger.entry(serial), 0.0) == 1
+    assert ledger.place(ledger.session(serial), 0.0) == 1
     for now, report in ((FIRST, ledger.first_heard), (FIRST + NEXT, ledger.heard)):
         assert ledger.judge(now) == []
         assert not ledger.has_room()

@@ -129,7 +129,7 @@ def test_bounds(name, msg_id, good, bad):
         assert validate(GOOD | {name: [text]})[1] == []
     for text in bad:
         wrong = only_problem(**{name: [text]})
-        assert (wrong.parameter, wrong.value, wrong.entry.msg_id) == (name, text, msg_id)
+        assert (wrong.parameter, wrong.value, wrong.message.msg_id) == (name, text, msg_id)
         assert wrong.problem
 
 
@@ -210,7 +210,7 @@ def test_any_texts_make_a_config_or_problems(given_texts):
 def test_a_target_that_nobody_can_connect_to_is_told_why(target, reason):
     """The manual's sentence says only that it is invalid."""
     wrong = only_problem(trg_host=[target])
-    assert (wrong.entry.msg_id, wrong.value) == (3, target)
+    assert (wrong.message.msg_id, wrong.value) == (3, target)
     assert reason in wrong.problem
     assert target in wrong.problem
 
@@ -221,7 +221,7 @@ def test_a_broadcast_address_of_this_hosts_network_is_refused():
     network = Network(is_broadcast=lambda ip: asked.append(ip) or ip == "192.0.2.255")
     for target in ("192.0.2.255", "::ffff:192.0.2.255"):
         (wrong,) = validate(GOOD | {"trg_host": [target]}, network)[1]
-        assert (wrong.parameter, wrong.value, wrong.entry.msg_id) == ("trg_host", target, 3)
+        assert (wrong.parameter, wrong.value, wrong.message.msg_id) == ("trg_host", target, 3)
         assert "broadcast" in wrong.problem
     assert validate(GOOD | {"trg_host": ["192.0.2.254"]}, network)[1] == []
     validate(GOOD | {"trg_host": ["2001:db8::1"]}, network)
@@ -273,7 +273,7 @@ def test_a_target_that_is_the_own_listener_is_refused(target, bind, refused):
     if bind is not None:
         typed["bind"] = [bind]
     problems = validate(typed, Network(own_addresses=lambda: OWN))[1]
-    assert [(p.parameter, p.value, p.entry.msg_id) for p in problems] == [("trg_host", target, 3)] * refused
+    assert [(p.parameter, p.value, p.message.msg_id) for p in problems] == [("trg_host", target, 3)] * refused
     assert all("listens" in p.problem for p in problems)
 
 
