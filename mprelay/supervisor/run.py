@@ -3,7 +3,7 @@
     client ──TCP──▶ listener                                                  target
                       │ accept, in batches                                      ▲
       ┌───────────────┴────────── supervisor process ──────────────┐            │
-      │  acl.allows(ip) ─▶ journal.admit() ─▶ ledger.place()       │            │
+      │  acl.allows(ip) ─▶ journal.admit() ─▶ roster.place()       │            │
       │        journal = the central JSON logger: it owns the      │            │
       │        ledger (slots, serials, totals) and writes each     │            │
       │        record, so what is counted is what is logged        │            │
@@ -69,7 +69,7 @@ from mprelay.channel import down
 from mprelay.channel.build import BUILD
 from mprelay.config.parameters import Config
 from mprelay.core.exits import Exit
-from mprelay.core.ledger import LATE_LIMIT, PROGRESS_AFTER, SLACK, NoRoom, Session
+from mprelay.core.ledger import Session
 from mprelay.core.protocol import (
     Closed,
     CloseReason,
@@ -81,6 +81,7 @@ from mprelay.core.protocol import (
     Settings,
     Ticket,
 )
+from mprelay.core.roster import LATE_LIMIT, PROGRESS_AFTER, SLACK, NoRoom
 from mprelay.core.texts import ACL_LIMIT, NAME_LIMIT, cut, shown
 from mprelay.core.unexpected import describe, place_of
 from mprelay.records import catalogue
@@ -403,9 +404,9 @@ class Supervisor:
 
     def _turn(self) -> None:
         """Wait once, and do what is due and what came."""
-        if self._judge_early and self._ledger.all_reported:
+        if self._judge_early and self._ledger.workers.all_reported:
             self._judge_early = False  # so that nothing wakes an idle relay
-            self._judge_at = self._ledger.due()
+            self._judge_at = self._ledger.workers.due()
         nearest = min([at for at, _ in self._alarms.values()], default=inf)
         nearest = min(nearest, self._judge_at)
         before = time.monotonic()
@@ -484,7 +485,7 @@ class Supervisor:
             return  # a collector that stalls for days must not fill the memory with figures
         usage = self._pool.usage()
         for figures in usage:
-            figures["sessions"] = self._ledger.load(figures["worker"])
+            figures["sessions"] = self._ledger.workers.load(figures["worker"])
         for first in range(0, max(1, len(usage)), _STATS_WORKERS):  # one also while no worker is ready
             self._journal.write(
                 catalogue.RELAY_STATS,
@@ -517,7 +518,7 @@ class Supervisor:
         return (
             self._writer.congested  # first, because `_open_or_shut` asks what it was
             or self._accept_paused
-            or not (self._ledger.has_room() or self._ledger.active >= self._ledger.limit)
+            or not (self._ledger.workers.has_room() or self._ledger.active >= self._ledger.limit)
         )
 
     def _open_or_shut(self) -> None:
@@ -597,18 +598,18 @@ class Supervisor:
                 os.close(client)
                 continue
             slots -= 1
-            batches.setdefault(ledger.place(session, self._now), []).append((session, client))
+            batches.setdefault(ledger.workers.place(session, self._now), []).append((session, client))
             if self._probing:
                 if self._probe is None:
                     self._probe = session.serial
                 self._pause_accepting(_NO_PORTS_PAUSE)
                 break
-            if slots and not ledger.has_room():
+            if slots and not ledger.workers.has_room():
                 break
         self._patience_over = self._patience_over and self._queued > 0
         if journal.summing_up and journal.refusals and "refusals" not in self._alarms:
             self._alarms["refusals"] = (self._now + _SUM_EVERY, self._write_refusals)
-        if self._judge_at > (due := self._now + ledger.first_report):
+        if self._judge_at > (due := self._now + ledger.workers.first_report):
             self._judge_at = due
             self._judge_early = True
         for worker, batch in batches.items():
@@ -656,7 +657,7 @@ class Supervisor:
         except OSError as failure:
             for session, client in batch:
                 try:
-                    other = self._ledger.place(session, self._now, tried)
+                    other = self._ledger.workers.place(session, self._now, tried)
                 except NoRoom:
                     os.close(client)
                     error = errno_name(failure.errno)
@@ -797,7 +798,7 @@ class Supervisor:
         self._failed_starts[member.number] = 0
         self._alarms.pop(f"worker {member.number}", None)
         replaces = self._phase is not Phase.STARTING
-        self._ledger.open_worker(member.number, self._capacity, self._now if replaces else None)
+        self._ledger.workers.open(member.number, self._capacity, self._now if replaces else None)
         self._journal.write(catalogue.WORKER_STARTED, event.at, worker=member.number, pid=member.pid)
         ready = sum(other.ready for other in self._pool.members.values())
         if self._phase is Phase.STARTING and ready == self._config.workers:
@@ -808,7 +809,7 @@ class Supervisor:
 
         A worker that crashed ends by itself, so that its exit code tells it; one that does not is killed.
         """
-        self._ledger.close_worker(member.number)
+        self._ledger.workers.close(member.number)
         if not member.reader.garbled:
             member.reader.stop()
             member.trouble = f"crashed before it was ready: {event.error}"
@@ -829,9 +830,9 @@ class Supervisor:
             self._hear(member, _PIPEFUL)
         if self._phase is Phase.ENDING:
             return
-        for silent in self._ledger.judge(self._now):
+        for silent in self._ledger.workers.judge(self._now):
             self._unresponsive(self._pool.members[silent.worker], silent.since)
-        self._judge_at = self._ledger.due()
+        self._judge_at = self._ledger.workers.due()
 
     def _never_ready(self, member: Member) -> None:
         """End a replacement that hangs before it is ready; if this loop stood still it is given more time."""
@@ -844,7 +845,7 @@ class Supervisor:
 
     def _unresponsive(self, member: Member, since: float) -> None:
         """Record that a worker does not answer, and kill it; its burial does the rest."""
-        self._ledger.close_worker(member.number)
+        self._ledger.workers.close(member.number)
         silent_s = round(self._now - since, 3)
         self._journal.write(
             catalogue.WORKER_UNRESPONSIVE, worker=member.number, pid=member.pid, silent_s=silent_s
@@ -869,7 +870,7 @@ class Supervisor:
         code = member.close()
         for name in ("worker", "grace"):
             self._alarms.pop(f"{name} {member.number}", None)
-        self._ledger.close_worker(member.number)
+        self._ledger.workers.close(member.number)
         asked_for = self._phase is Phase.ENDING
         lost = self._ledger.of_worker(member.number)
         followed = asked_for and not lost

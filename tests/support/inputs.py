@@ -190,8 +190,8 @@ def _a_session(client_ip: str, labels: dict[str, str]) -> None:
         journal = Journal(written, limit=1, target=(LONGEST_IP, 65535), labels=labels, as_text=as_text)
         session = journal.admit(client_ip, 65535, 1.0, 1.0)
         assert session is not None
-        journal.ledger.open_worker(64, 1)
-        journal.ledger.place(session, 1.0)
+        journal.ledger.workers.open(64, 1)
+        journal.ledger.workers.place(session, 1.0)
         journal.allocated(session, 1.0)
         journal.connected(Connected(1, 1.0, 1.0, 65535))
         for_reason = CloseReason.TARGET_CHANNEL_FAILED

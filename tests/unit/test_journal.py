@@ -45,8 +45,8 @@ def test_a_session_from_attempt_to_end(written):
     """All eight messages, in order, with the same facts."""
     book = journal(written)
     session = book.admit("192.0.2.7", 4711, 1.0, 50.0)
-    book.ledger.open_worker(3, 10)
-    book.ledger.place(session, 50.0)
+    book.ledger.workers.open(3, 10)
+    book.ledger.workers.place(session, 50.0)
     book.allocated(session, 1.0)
     book.connected(Connected(1, 1.5, 12.3456, 40000))
     book.progress(Progress(1, 5, 6, 4, 3))

@@ -1,4 +1,4 @@
-"""The ledger as a rule-based state machine, beside a naive model."""
+"""Ledger and roster as a rule-based state machine, beside a naive model."""
 
 from collections import Counter
 from math import inf
@@ -8,17 +8,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from mprelay.core.ledger import (
-    LATE_LIMIT,
-    PROBATION,
-    PROGRESS_AFTER,
-    SLACK,
-    Ledger,
-    NoRoom,
-    Silent,
-    UnknownSession,
-)
+from mprelay.core.ledger import Ledger, UnknownSession
 from mprelay.core.protocol import CloseReason, Progress
+from mprelay.core.roster import LATE_LIMIT, PROBATION, PROGRESS_AFTER, SLACK, NoRoom, Silent
 from mprelay.worker import relay
 
 LIMIT = 6
@@ -75,7 +67,7 @@ class Books(RuleBasedStateMachine):
             self.handicaps.pop(worker, None)
             if replaces:
                 self.handicaps[worker] = max(self.loads().values(), default=0), self.now + PROBATION
-            self.ledger.open_worker(worker, CAPACITY, self.now if replaces else None)
+            self.ledger.workers.open(worker, CAPACITY, self.now if replaces else None)
             self.up.add(worker)
 
     @rule()
@@ -106,13 +98,13 @@ class Books(RuleBasedStateMachine):
         self.heard[session.serial] = self.now, FIRST
         loads = self.loads()
         room = {w: self.weight(w, load) for w, load in loads.items() if load < CAPACITY}
-        assert self.ledger.has_room() == bool(room)
+        assert self.ledger.workers.has_room() == bool(room)
         if room:
-            worker = self.ledger.place(session, self.now)
+            worker = self.ledger.workers.place(session, self.now)
             assert room[worker] == min(room.values())
         else:
             with pytest.raises(NoRoom):
-                self.ledger.place(session, self.now)
+                self.ledger.workers.place(session, self.now)
             worker = None
         self.held[session.serial] = worker
 
@@ -133,7 +125,7 @@ class Books(RuleBasedStateMachine):
     @rule()
     def judge(self):
         """Who owes a report gets no new session; who owes it for long is named."""
-        silent = self.ledger.judge(self.now)
+        silent = self.ledger.workers.judge(self.now)
         for serial, (last, within) in sorted(self.heard.items(), key=lambda item: item[1][1]):
             if last + within > self.now:
                 continue
@@ -148,9 +140,9 @@ class Books(RuleBasedStateMachine):
             if began + LATE_LIMIT <= self.now
         }
         assert sorted(expected.values()) == sorted(silent)
-        assert silent or self.ledger.due() > self.now
+        assert silent or self.ledger.workers.due() > self.now
         for worker in expected:
-            self.ledger.close_worker(worker)
+            self.ledger.workers.close(worker)
             self.up.remove(worker)
             del self.owed[worker]
 
@@ -188,7 +180,7 @@ class Books(RuleBasedStateMachine):
         before = self.held[serial]
         but = set() if before is None else {before}
         try:
-            self.held[serial] = self.ledger.place(self.ledger.session(serial), self.now, but)
+            self.held[serial] = self.ledger.workers.place(self.ledger.session(serial), self.now, but)
             assert self.held[serial] not in but
         except NoRoom:
             self.held[serial] = None
@@ -200,7 +192,7 @@ class Books(RuleBasedStateMachine):
         worker = data.draw(st.sampled_from(sorted(self.up)))
         self.up.remove(worker)
         self.owed.pop(worker, None)
-        self.ledger.close_worker(worker)
+        self.ledger.workers.close(worker)
 
     @precondition(lambda self: set(self.held.values()) - {None})
     @rule(data=st.data())
@@ -209,7 +201,7 @@ class Books(RuleBasedStateMachine):
         worker = data.draw(st.sampled_from(sorted(set(self.held.values()) - {None})))
         self.up.discard(worker)
         self.owed.pop(worker, None)
-        self.ledger.close_worker(worker)
+        self.ledger.workers.close(worker)
         lost = [session.serial for session in self.ledger.of_worker(worker)]
         assert lost == sorted(serial for serial, held in self.held.items() if held == worker)
         for serial in lost:
@@ -223,13 +215,13 @@ class Books(RuleBasedStateMachine):
         """The nearest moment of all: nobody has to wake up before, and nobody may sleep longer."""
         moments = [last + within for last, within in self.heard.values()]
         moments += [next(iter(serials.values()))[0] + LATE_LIMIT for serials in self.owed.values()]
-        assert self.ledger.due() == min(moments, default=inf)
-        assert self.ledger.all_reported == all(within == NEXT for _last, within in self.heard.values())
+        assert self.ledger.workers.due() == min(moments, default=inf)
+        assert self.ledger.workers.all_reported == all(within == NEXT for _last, within in self.heard.values())
 
     @invariant()
     def there_is_room_where_there_is_room(self):
         """With late, closed and dead workers."""
-        assert self.ledger.has_room() == any(load < CAPACITY for load in self.loads().values())
+        assert self.ledger.workers.has_room() == any(load < CAPACITY for load in self.loads().values())
 
     @invariant()
     def the_books_agree(self):
@@ -245,7 +237,7 @@ class Books(RuleBasedStateMachine):
         assert [book.bytes_from_client, book.bytes_from_target] == totals
         assert [session.serial for session in book.all_active()] == sorted(self.held)
         for worker in (1, 2, 3):
-            assert book.load(worker) == sum(held == worker for held in self.held.values())
+            assert book.workers.load(worker) == sum(held == worker for held in self.held.values())
             for serial in range(book.admitted + 2):
                 assert book.has(worker, serial) == (self.held.get(serial) == worker)
 
@@ -256,34 +248,34 @@ TestBooks.settings = settings(max_examples=60, stateful_step_count=40, deadline=
 
 def test_a_load_of_nobody_is_none():
     """An unknown worker has no sessions."""
-    assert Ledger(1).load(7) == 0
+    assert Ledger(1).workers.load(7) == 0
 
 
 def test_a_worker_that_died_before_it_was_ready_takes_no_room_with_it():
     """Closing it changes nothing for the others."""
     ledger = Ledger(2)
-    ledger.open_worker(1, 1)
-    ledger.close_worker(2)
-    assert ledger.has_room()
-    ledger.place(ledger.admit("192.0.2.7", 1234, 1.0), 1.0)
-    assert not ledger.has_room()
+    ledger.workers.open(1, 1)
+    ledger.workers.close(2)
+    assert ledger.workers.has_room()
+    ledger.workers.place(ledger.admit("192.0.2.7", 1234, 1.0), 1.0)
+    assert not ledger.workers.has_room()
 
 
 def placed(ledger, now, count):
     """Where so many new sessions go."""
-    return [ledger.place(ledger.admit("192.0.2.7", 1234, now), now) for _ in range(count)]
+    return [ledger.workers.place(ledger.admit("192.0.2.7", 1234, now), now) for _ in range(count)]
 
 
 def test_a_replacement_is_no_favourite_for_a_while():
     """A dead worker's successor is empty, and still gets no more than its share; afterwards what it lacks."""
     ledger = Ledger(100)
-    ledger.open_worker(1, 50)
-    ledger.open_worker(2, 50)
+    ledger.workers.open(1, 50)
+    ledger.workers.open(2, 50)
     assert placed(ledger, 1.0, 8).count(1) == 4
-    ledger.close_worker(2)
+    ledger.workers.close(2)
     for lost in ledger.of_worker(2):
         ledger.close(lost.serial, CloseReason.WORKER_LOST)
-    ledger.open_worker(2, 50, 2.0)
+    ledger.workers.open(2, 50, 2.0)
     assert placed(ledger, 2.0, 6).count(2) == 3
     assert placed(ledger, 2.0 + PROBATION, 4) == [2] * 4
 
@@ -291,11 +283,11 @@ def test_a_replacement_is_no_favourite_for_a_while():
 def test_a_replacement_takes_what_nobody_else_can():
     """It has no favour, but room."""
     ledger = Ledger(100)
-    ledger.open_worker(1, 2)
+    ledger.workers.open(1, 2)
     assert placed(ledger, 1.0, 2) == [1, 1]
-    ledger.open_worker(2, 2, 1.0)
+    ledger.workers.open(2, 2, 1.0)
     assert placed(ledger, 1.0, 2) == [2, 2]
-    assert not ledger.has_room()
+    assert not ledger.workers.has_room()
 
 
 def test_a_worker_reports_as_soon_as_the_ledger_expects():
@@ -306,29 +298,29 @@ def test_a_worker_reports_as_soon_as_the_ledger_expects():
 def test_lateness_is_that_of_one_session():
     """Sessions that overlap, each reported a little late, are no silence of ten seconds."""
     ledger = Ledger(3, (CONNECT, IDLE))
-    ledger.open_worker(1, 3)
+    ledger.workers.open(1, 3)
     heard = [0.0, 4.0, 8.0]
     sessions = [ledger.admit("192.0.2.7", 1234, 0.0) for _ in heard]
     for session in sessions:
-        ledger.place(session, 0.0)
+        ledger.workers.place(session, 0.0)
     for session, at in zip(sessions, heard, strict=True):
         assert ledger.first_heard(1, session.serial, at)
     for session, at in zip(sessions, heard, strict=True):
-        assert ledger.judge(at + NEXT) == []
+        assert ledger.workers.judge(at + NEXT) == []
         if session is not sessions[0]:
             ledger.close(session.serial - 1, CloseReason.IDLE_TIMEOUT)
-    assert ledger.judge(heard[-1] + NEXT + LATE_LIMIT - 1.0) == []
-    assert ledger.judge(heard[-1] + NEXT + LATE_LIMIT) == [Silent(1, heard[-1])]
+    assert ledger.workers.judge(heard[-1] + NEXT + LATE_LIMIT - 1.0) == []
+    assert ledger.workers.judge(heard[-1] + NEXT + LATE_LIMIT) == [Silent(1, heard[-1])]
 
 
 def test_nothing_is_expected_of_a_worker_that_is_closed():
     """Its sessions are still booked on it until its burial."""
     ledger = Ledger(1, (CONNECT, IDLE))
-    ledger.open_worker(1, 1)
-    ledger.place(ledger.admit("192.0.2.7", 1234, 0.0), 0.0)
-    ledger.close_worker(1)
-    assert ledger.judge(FIRST + LATE_LIMIT + 1.0) == []
-    assert ledger.due() == inf
+    ledger.workers.open(1, 1)
+    ledger.workers.place(ledger.admit("192.0.2.7", 1234, 0.0), 0.0)
+    ledger.workers.close(1)
+    assert ledger.workers.judge(FIRST + LATE_LIMIT + 1.0) == []
+    assert ledger.workers.due() == inf
     ledger.close(1, CloseReason.WORKER_LOST)
     assert ledger.active == 0
 
@@ -336,22 +328,22 @@ def test_nothing_is_expected_of_a_worker_that_is_closed():
 def test_a_late_worker_that_catches_up_gets_sessions_again():
     """By a first report that comes late, and by a further one."""
     ledger = Ledger(2, (CONNECT, IDLE))
-    ledger.open_worker(1, 2)
+    ledger.workers.open(1, 2)
     serial = ledger.admit("192.0.2.7", 1234, 0.0).serial
-    assert ledger.place(ledger.session(serial), 0.0) == 1
+    assert ledger.workers.place(ledger.session(serial), 0.0) == 1
     for now, report in ((FIRST, ledger.first_heard), (FIRST + NEXT, ledger.heard)):
-        assert ledger.judge(now) == []
-        assert not ledger.has_room()
+        assert ledger.workers.judge(now) == []
+        assert not ledger.workers.has_room()
         assert not report(2, serial, now)
         assert report(1, serial, now)
-        assert ledger.has_room()
+        assert ledger.workers.has_room()
 
 
 def test_nothing_is_expected_of_a_session_without_a_worker():
     """It was admitted, and could be placed nowhere."""
     ledger = Ledger(1, (CONNECT, IDLE))
     serial = ledger.admit("192.0.2.7", 1234, 0.0).serial
-    assert ledger.judge(FIRST) == []
-    assert ledger.all_reported
+    assert ledger.workers.judge(FIRST) == []
+    assert ledger.workers.all_reported
     ledger.close(serial, CloseReason.HANDOFF_FAILED)
     assert ledger.active == 0
