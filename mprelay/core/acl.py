@@ -1,34 +1,46 @@
-"""The source filter: one entry, ``ANY`` or IP/mask (manual message 5, and 17 when it refuses).
+"""The access list: one entry, ``ANY`` or IP/mask (manual message 5; 17 records a refused client).
 
 Rules:
 
 1. An entry is the word ANY in any case, or an address and a mask: a prefix length or, for IPv4, dotted.
-2. Host bits may be set: 192.168.100.30/24 filters 192.168.100.0/24.
+2. Host bits may be set: 192.168.100.30/24 allows 192.168.100.0/24.
 3. A bare address, a mask with a gap and an inverse mask (0.0.0.255) are errors, not guesses.
-4. IPv4 is IPv4 however it arrives. A client behind an IPv4-mapped address (RFC 4291, 2.5.5.2) is decided
-   as IPv4, and an entry written in mapped form means the IPv4 network inside it. ``::/0`` holds no IPv4.
+4. IPv4 is IPv4 however it arrives. A client with an IPv4-mapped address (RFC 4291, 2.5.5.2) is judged as
+   IPv4, and an entry written in mapped form means the IPv4 network inside it. ``::/0`` holds no IPv4.
+5. The one entry decides on every client: it allows those that it holds and refuses all others.
 """
 
 from collections.abc import Callable
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import Final, NamedTuple
 
-_MAPPED = IPv6Network("::ffff:0:0/96")
-_V4_BITS = 32
-_V4_ALL = 0xFFFF_FFFF
+_MAPPED: Final = IPv6Network("::ffff:0:0/96")
+_V4_BITS: Final = 32
+_V4_ALL: Final = 0xFFFF_FFFF
+_CACHED_CLIENTS: Final = 1024  # parsing an address costs a microsecond
+
+
+class Decision(NamedTuple):
+    """Whether a client is allowed, and the entry that decided, in its canonical form."""
+
+    allowed: bool
+    entry: str
 
 
 class Acl:
     """A parsed entry. `str()` names it in its canonical form; `written` is what the user typed."""
 
-    __slots__ = ("_network", "allows", "written")
+    __slots__ = ("_entry", "_network", "decide", "written")
 
-    allows: Callable[[str], bool]  # remembers the last thousand clients: parsing an address costs a microsecond
+    decide: Callable[[str], Decision]
+    """Decides on a client by its address. ValueError: that is no address."""
 
     def __init__(self, network: IPv4Network | IPv6Network | None, written: str) -> None:
         self._network = network
+        self._entry = "ANY" if network is None else str(network)
         self.written = written
-        self.allows = lru_cache(maxsize=1024)(self._decide)
+        self.decide = lru_cache(_CACHED_CLIENTS)(self._decide)
 
     @classmethod
     def parse(cls, text: str) -> "Acl":
@@ -53,20 +65,19 @@ class Acl:
             return cls(IPv4Network((inner, network.prefixlen - _MAPPED.prefixlen)), text)
         return cls(network, text)
 
-    def _decide(self, client_ip: str) -> bool:
-        """Tell whether the address `client_ip` may pass. ValueError: it is no address."""
+    def _decide(self, client_ip: str) -> Decision:
         if self._network is None:
-            return True
+            return Decision(allowed=True, entry=self._entry)
         ip = ip_address(client_ip)
         if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
             ip = ip.ipv4_mapped
-        return ip in self._network
+        return Decision(allowed=ip in self._network, entry=self._entry)
 
     def __str__(self) -> str:
-        return "ANY" if self._network is None else str(self._network)
+        return self._entry
 
     def __repr__(self) -> str:
-        return f"Acl({str(self)!r})"
+        return f"Acl({self._entry!r})"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Acl) and self._network == other._network

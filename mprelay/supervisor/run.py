@@ -3,7 +3,7 @@
     client ──TCP──▶ listener                                                  target
                       │ accept, in batches                                      ▲
       ┌───────────────┴────────── supervisor process ──────────────┐            │
-      │  acl.allows(ip) ─▶ journal.admit() ─▶ roster.place()       │            │
+      │  acl.decide(ip) ─▶ journal.admit() ─▶ roster.place()       │            │
       │        journal = the central JSON logger: it owns the      │            │
       │        ledger (slots, serials, totals) and writes each     │            │
       │        record, so what is counted is what is logged        │            │
@@ -585,8 +585,9 @@ class Supervisor:
             if self._queued:
                 self._queued -= 1
             ip, port = sockets.plain_ip(address[0]), address[1]
-            if not self._config.acl.allows(ip):
-                journal.reject(ip, port, at, str(self._config.acl))
+            decision = self._config.acl.decide(ip)
+            if not decision.allowed:
+                journal.reject(ip, port, at, decision.entry)
                 os.close(client)
                 continue
             if self._examining and (waited_ms := self._given_up(client)) is not None:

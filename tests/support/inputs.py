@@ -114,20 +114,20 @@ def acl(data: bytes) -> None:
         return
     v6, v4 = ipaddress.IPv6Address(raw), ipaddress.IPv4Address(raw[:4])
     mapped = f"::ffff:{v4}"
-    assert parsed.allows(str(v4)) == parsed.allows(mapped)
+    assert parsed.decide(str(v4)).allowed == parsed.decide(mapped).allowed
     if text.upper() == "ANY":
-        assert parsed.allows(str(v4))
-        assert parsed.allows(str(v6))
+        assert parsed.decide(str(v4)).allowed
+        assert parsed.decide(str(v6)).allowed
         return
     network = ipaddress.ip_network(text, strict=False)
     inside = ipaddress.ip_network("::ffff:0:0/96")
     if isinstance(network, ipaddress.IPv6Network) and network.subnet_of(inside):
-        assert parsed.allows(str(v4)) == (ipaddress.IPv6Address(mapped) in network)
+        assert parsed.decide(str(v4)).allowed == (ipaddress.IPv6Address(mapped) in network)
     elif v6.ipv4_mapped is None:
-        assert parsed.allows(str(v6)) == (v6 in network)
-        assert parsed.allows(str(v4)) == (v4 in network)
+        assert parsed.decide(str(v6)).allowed == (v6 in network)
+        assert parsed.decide(str(v4)).allowed == (v4 in network)
     again = Acl.parse(str(parsed))
-    assert (again, again.allows(str(v6))) == (parsed, parsed.allows(str(v6)))
+    assert (again, again.decide(str(v6)).allowed) == (parsed, parsed.decide(str(v6)).allowed)
 
 
 def addresses(data: bytes) -> None:
@@ -136,7 +136,7 @@ def addresses(data: bytes) -> None:
     seen = sockets.plain_ip(socket.inet_ntop(socket.AF_INET6, raw) + zone)
     v6 = ipaddress.IPv6Address(raw)
     assert ipaddress.ip_address(seen) == (v6.ipv4_mapped or v6)
-    assert Acl.parse("0.0.0.0/0").allows(seen) == (v6.ipv4_mapped is not None)
+    assert Acl.parse("0.0.0.0/0").decide(seen).allowed == (v6.ipv4_mapped is not None)
     _a_session(seen, {})
 
 

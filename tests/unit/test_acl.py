@@ -16,8 +16,8 @@ V6 = st.ip_addresses(v=6)
 def test_any_lets_everybody_in(text):
     """ANY in any case."""
     acl = Acl.parse(text)
-    assert acl.allows("203.0.113.9")
-    assert acl.allows("2001:db8::1")
+    assert acl.decide("203.0.113.9").allowed
+    assert acl.decide("2001:db8::1").allowed
     assert str(acl) == "ANY"
 
 
@@ -87,10 +87,10 @@ def test_ipv4_decides_as_ipaddress_does(net, prefix, client):
     """Prefix and dotted mask mean the same."""
     network = ipaddress.ip_network(f"{net}/{prefix}", strict=False)
     expected = client in network
-    assert Acl.parse(f"{net}/{prefix}").allows(str(client)) == expected
+    assert Acl.parse(f"{net}/{prefix}").decide(str(client)).allowed == expected
     assert Acl.parse(f"{net}/{network.netmask}") == Acl.parse(f"{net}/{prefix}")
-    assert Acl.parse(f"{net}/{prefix}").allows(f"::ffff:{client}") == expected
-    assert Acl.parse(f"::ffff:{net}/{96 + prefix}").allows(str(client)) == expected
+    assert Acl.parse(f"{net}/{prefix}").decide(f"::ffff:{client}").allowed == expected
+    assert Acl.parse(f"::ffff:{net}/{96 + prefix}").decide(str(client)).allowed == expected
 
 
 @given(V4, st.integers(0, 31), st.integers(0, 2**32 - 1))
@@ -98,7 +98,7 @@ def test_every_client_of_the_network_passes(net, prefix, host):
     """Two random addresses seldom share a network: here they do."""
     network = ipaddress.ip_network(f"{net}/{prefix}", strict=False)
     client = network[host % network.num_addresses]
-    assert Acl.parse(f"{net}/{prefix}").allows(str(client))
+    assert Acl.parse(f"{net}/{prefix}").decide(str(client)).allowed
 
 
 @given(V6, st.integers(0, 128), V6)
@@ -108,15 +108,15 @@ def test_ipv6_decides_as_ipaddress_does(net, prefix, client):
     seen = client.ipv4_mapped or client
     mapped_entry = network.subnet_of(ipaddress.ip_network("::ffff:0:0/96"))
     if not mapped_entry:
-        assert Acl.parse(f"{net}/{prefix}").allows(str(client)) == (seen in network)
+        assert Acl.parse(f"{net}/{prefix}").decide(str(client)).allowed == (seen in network)
 
 
 @given(V4)
 def test_the_ipv6_world_holds_no_ipv4_client(client):
     """``::/0`` does not let in IPv4, however it is written."""
-    assert not Acl.parse("::/0").allows(str(client))
-    assert not Acl.parse("::/0").allows(f"::ffff:{client}")
-    assert not Acl.parse("0.0.0.0/0").allows("2001:db8::1")
+    assert not Acl.parse("::/0").decide(str(client)).allowed
+    assert not Acl.parse("::/0").decide(f"::ffff:{client}").allowed
+    assert not Acl.parse("0.0.0.0/0").decide("2001:db8::1").allowed
 
 
 @given(st.text())
@@ -172,6 +172,28 @@ def test_an_error_names_the_bound(text, named):
     """What would be right, not only that this is wrong."""
     with pytest.raises(ValueError, match=named):
         Acl.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "client", "decision"),
+    [
+        ("any", "192.0.2.1", (True, "ANY")),
+        ("10.1.2.3/8", "10.9.9.9", (True, "10.0.0.0/8")),
+        ("10.1.2.3/255.0.0.0", "192.0.2.1", (False, "10.0.0.0/8")),
+        ("2001:DB8::1/32", "192.0.2.1", (False, "2001:db8::/32")),
+    ],
+)
+def test_a_decision_names_the_entry(text, client, decision):
+    """In its canonical form, whether it allows or refuses; the second time from the cache."""
+    acl = Acl.parse(text)
+    assert acl.decide(client) == acl.decide(client) == decision
+
+
+def test_a_client_must_be_an_address():
+    """ANY asks nothing of it."""
+    with pytest.raises(ValueError, match="nobody"):
+        Acl.parse("10.0.0.0/8").decide("nobody")
+    assert Acl.parse("ANY").decide("nobody").allowed
 
 
 def test_what_was_typed_is_kept():
