@@ -1,0 +1,167 @@
+"""The run of a relay: a table and one look-up.
+
+Rules:
+
+1. A run is STARTING until every worker is ready, ACTIVE while it accepts, DRAINING while sessions may finish,
+   ENDING while the workers end theirs by force, and OVER when no worker is left.
+2. What happens first decides how the run ends: the stop reason, and the reason of the sessions that are ended by
+   force. Nothing that happens after that changes either.
+3. The exit code says the worst that happened. Without stdout it is 74, however the run ends.
+4. A step on a pair that is not in the table raises :class:`IllegalHappening` and changes nothing.
+
+The step is pure: it tells what to do, the run does it.
+"""
+
+from enum import Enum, auto
+from typing import Final, Literal, NamedTuple, TypeAlias
+
+from mprelay.core.exits import Exit
+from mprelay.core.protocol import CloseReason
+
+StopReason: TypeAlias = Literal["expired", "drained", "signal", "failed"]
+
+
+class Phase(Enum):
+    """Where the run stands."""
+
+    STARTING = auto()
+    ACTIVE = auto()
+    DRAINING = auto()
+    ENDING = auto()
+    OVER = auto()
+
+    __hash__ = object.__hash__  # Enum's own is a Python function
+
+
+class Happening(Enum):
+    """What can happen to a run."""
+
+    ALL_READY = auto()  # every worker, and the outlet
+    SIGNAL = auto()  # a stop signal, or an operator's order
+    STDOUT_GONE = auto()  # nobody reads the records any more
+    DRAIN_TIMEOUT = auto()
+    NO_SESSION_LEFT = auto()
+    EXPIRED = auto()  # the absolute timeout
+    NO_WORKER_LEFT = auto()
+    LISTENER_FAILED = auto()  # messages 11 to 13
+    POOL_FAILED = auto()  # message 14
+    PLATFORM_FAILED = auto()  # messages 1, 9 and 10
+    CRASHED = auto()  # an exception that nobody expected
+
+    __hash__ = object.__hash__
+
+
+class Action(Enum):
+    """What the run has to do."""
+
+    SERVE = auto()  # open the door
+    DRAIN = auto()  # shut the door; let sessions finish
+    EXPIRE = auto()  # shut the door; say that the time is over; end all sessions
+    END = auto()  # shut the door; end all sessions
+    HURRY = auto()  # wait no longer for the reader of the records
+    NOTHING = auto()
+
+
+class Ending(NamedTuple):
+    """How a run ends."""
+
+    stop_reason: StopReason
+    session_end: CloseReason  # of the sessions that are ended by force
+    exit_code: Exit
+
+
+class Step(NamedTuple):
+    """The outcome of one happening. None: that part of the ending stays as it is."""
+
+    phase: Phase
+    action: Action = Action.NOTHING
+    stop_reason: StopReason | None = None
+    session_end: CloseReason | None = None
+    exit_code: Exit | None = None
+
+
+class IllegalHappening(Exception):  # noqa: N818 - as lifecycle.IllegalInput
+    """What cannot happen in this phase: a defect of the supervisor."""
+
+
+_END: Final = Step(Phase.ENDING, Action.END)
+_EXPIRE: Final = Step(Phase.ENDING, Action.EXPIRE, "expired", CloseReason.RELAY_EXPIRED)
+_CUT_SHORT: Final = _END._replace(stop_reason="signal", session_end=CloseReason.DRAINED)
+_DRAIN: Final = Step(Phase.DRAINING, Action.DRAIN)
+_FAILURES: Final = {
+    Happening.LISTENER_FAILED: Exit.UNAVAILABLE,
+    Happening.POOL_FAILED: Exit.SOFTWARE,
+    Happening.PLATFORM_FAILED: Exit.OSERR,
+}
+_CRASHED: Final = {
+    Happening.CRASHED: Step(
+        Phase.OVER,
+        stop_reason="failed",
+        session_end=CloseReason.WORKER_LOST,
+        exit_code=Exit.SOFTWARE,
+    )
+}
+_BEFORE_THE_END: Final = _CRASHED | {
+    Happening.EXPIRED: _EXPIRE,
+    **{
+        failure: _END._replace(stop_reason="failed", session_end=CloseReason.WORKER_LOST, exit_code=code)
+        for failure, code in _FAILURES.items()
+    },
+}
+_BEFORE_DRAINING: Final = _BEFORE_THE_END | {
+    Happening.SIGNAL: _DRAIN,
+    Happening.STDOUT_GONE: _DRAIN._replace(exit_code=Exit.IOERR),
+}
+
+
+def _at_the_end(phase: Phase) -> dict[Happening, Step]:
+    """Make the row of a phase in which it is decided how the run ends."""
+    return _CRASHED | {
+        Happening.SIGNAL: Step(phase, Action.HURRY),
+        Happening.STDOUT_GONE: Step(phase, exit_code=Exit.IOERR),
+        Happening.EXPIRED: Step(phase),
+        **{failure: Step(phase, exit_code=code) for failure, code in _FAILURES.items()},
+    }
+
+
+TABLE: Final[dict[Phase, dict[Happening, Step]]] = {
+    Phase.STARTING: _BEFORE_DRAINING | {Happening.ALL_READY: Step(Phase.ACTIVE, Action.SERVE)},
+    Phase.ACTIVE: _BEFORE_DRAINING,
+    Phase.DRAINING: _BEFORE_THE_END
+    | {
+        Happening.SIGNAL: _CUT_SHORT,
+        Happening.DRAIN_TIMEOUT: _CUT_SHORT,
+        Happening.NO_SESSION_LEFT: _END._replace(stop_reason="drained", session_end=CloseReason.DRAINED),
+        Happening.STDOUT_GONE: Step(Phase.DRAINING, exit_code=Exit.IOERR),
+    },
+    Phase.ENDING: _at_the_end(Phase.ENDING) | {Happening.NO_WORKER_LEFT: Step(Phase.OVER)},
+    Phase.OVER: _at_the_end(Phase.OVER),
+}
+
+
+def step(phase: Phase, happening: Happening) -> Step:
+    """Tell what `happening` means in `phase`."""
+    try:
+        return TABLE[phase][happening]
+    except KeyError:
+        raise IllegalHappening(f"{happening.name} while {phase.name}") from None
+
+
+class Course:
+    """Where one run stands, and how it will end. Every part reads it; only the run moves it on."""
+
+    def __init__(self) -> None:
+        self.phase = Phase.STARTING
+        self.ending = Ending("failed", CloseReason.WORKER_LOST, Exit.OK)
+
+    def take(self, happening: Happening) -> Action:
+        """Go one step; return what to do."""
+        step_ = step(self.phase, happening)
+        before = self.ending
+        self.ending = Ending(
+            step_.stop_reason or before.stop_reason,
+            step_.session_end or before.session_end,
+            before.exit_code if step_.exit_code is None else step_.exit_code,
+        )
+        self.phase = step_.phase
+        return step_.action

@@ -1,0 +1,71 @@
+"""Who may come in, and when."""
+
+import pytest
+
+from mprelay.core.acl import Acl
+from mprelay.core.admission import ABANDONED, ADMITTED, EXHAUSTED, Outcome, Patience, Policy, PortSearch, Verdict
+
+REJECTED = Verdict(Outcome.REJECTED, "192.0.2.0/24")
+
+
+@pytest.mark.parametrize(
+    ("client", "given_up", "free", "verdict"),
+    [
+        ("192.0.2.1", False, True, ADMITTED),
+        ("192.0.2.1", False, False, EXHAUSTED),
+        ("192.0.2.1", True, True, ABANDONED),
+        ("192.0.2.1", True, False, ABANDONED),
+        ("198.51.100.1", False, True, REJECTED),
+        ("198.51.100.1", True, False, REJECTED),
+    ],
+)
+def test_one_verdict_for_each_connection(client, given_up, free, verdict):
+    """The ACL first, then the client, then the slots."""
+    policy = Policy(Acl.parse("192.0.2.0/24"))
+    assert policy.decide(client, free=free, given_up=given_up) == verdict
+
+
+def test_nobody_is_refused_before_the_moment_is_over():
+    """And nobody who came after it began."""
+    patience = Patience()
+    assert [patience.waiting, patience.refusable] == [False, False]
+    patience.begin(2)
+    assert patience.waiting
+    assert not patience.refusable
+    patience.accepted()  # there was a slot for it after all
+    patience.lapse()
+    assert patience.refusable
+    patience.accepted()
+    assert not patience.refusable
+    patience.accepted()
+    assert not patience.refusable
+
+
+@pytest.mark.parametrize("end", ["emptied", "forget"])
+def test_an_empty_backlog_has_nobody_to_refuse(end):
+    """Nor has another listener's."""
+    patience = Patience()
+    patience.begin(5)
+    getattr(patience, end)()
+    assert patience.waiting == (end == "emptied")  # who comes within the moment waits for its end
+    patience.lapse()
+    assert [patience.waiting, patience.refusable] == [False, False]
+
+
+def test_the_first_session_after_a_failure_shows_whether_there_are_ports():
+    """Earlier ones got their ports before."""
+    ports = PortSearch()
+    assert [ports.running, ports.found, ports.tells(1)] == [False, False, False]
+    ports.begin()
+    assert ports.running
+    assert not ports.tells(7)
+    ports.admitted(7)
+    ports.admitted(8)
+    assert ports.found
+    assert not ports.tells(6)
+    assert ports.tells(7)
+    ports.begin()  # it found none either
+    assert [ports.found, ports.tells(8)] == [False, False]
+    ports.admitted(9)
+    ports.end()
+    assert [ports.running, ports.found, ports.tells(9)] == [False, False, False]

@@ -1,0 +1,124 @@
+"""The run's table: every phase, whatever happens."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mprelay.core.exits import Exit
+from mprelay.core.phases import TABLE, Action, Course, Ending, Happening, IllegalHappening, Phase, step
+from mprelay.core.protocol import CloseReason
+
+
+def after(*happenings):
+    """A run to which this has happened, and what it was last told to do."""
+    course = Course()
+    action = Action.NOTHING
+    for happening in happenings:
+        action = course.take(happening)
+    return course, action
+
+
+@pytest.mark.parametrize("phase", Phase)
+@pytest.mark.parametrize("happening", Happening)
+def test_each_pair_is_known_or_the_documented_error(phase, happening):
+    """An illegal one changes nothing."""
+    if happening in TABLE[phase]:
+        assert step(phase, happening) is TABLE[phase][happening]
+        return
+    course = Course()
+    course.phase = phase
+    before = course.ending
+    with pytest.raises(IllegalHappening, match=f"{happening.name} while {phase.name}"):
+        course.take(happening)
+    assert (course.phase, course.ending) == (phase, before)
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_whatever_comes_from_outside_is_legal_at_any_time(phase):
+    """A signal, the end of stdout, the absolute timeout, a failure."""
+    inside = {
+        Happening.ALL_READY,
+        Happening.DRAIN_TIMEOUT,
+        Happening.NO_SESSION_LEFT,
+        Happening.NO_WORKER_LEFT,
+    }
+    assert set(Happening) - inside <= set(TABLE[phase])
+
+
+ENDINGS = {
+    "expired": ((Happening.ALL_READY, Happening.EXPIRED), ("expired", CloseReason.RELAY_EXPIRED, Exit.OK)),
+    "expired while draining": (
+        (Happening.ALL_READY, Happening.SIGNAL, Happening.EXPIRED),
+        ("expired", CloseReason.RELAY_EXPIRED, Exit.OK),
+    ),
+    "drained": ((Happening.SIGNAL, Happening.NO_SESSION_LEFT), ("drained", CloseReason.DRAINED, Exit.OK)),
+    "cap": ((Happening.SIGNAL, Happening.DRAIN_TIMEOUT), ("signal", CloseReason.DRAINED, Exit.OK)),
+    "second signal": ((Happening.SIGNAL, Happening.SIGNAL), ("signal", CloseReason.DRAINED, Exit.OK)),
+    "stdout": ((Happening.STDOUT_GONE, Happening.NO_SESSION_LEFT), ("drained", CloseReason.DRAINED, Exit.IOERR)),
+    "stdout at the end": (
+        (Happening.EXPIRED, Happening.STDOUT_GONE),
+        ("expired", CloseReason.RELAY_EXPIRED, Exit.IOERR),
+    ),
+    "no listener": ((Happening.LISTENER_FAILED,), ("failed", CloseReason.WORKER_LOST, Exit.UNAVAILABLE)),
+    "no workers": (
+        (Happening.ALL_READY, Happening.POOL_FAILED),
+        ("failed", CloseReason.WORKER_LOST, Exit.SOFTWARE),
+    ),
+    "platform": ((Happening.PLATFORM_FAILED,), ("failed", CloseReason.WORKER_LOST, Exit.OSERR)),
+    "first cause": (
+        (Happening.EXPIRED, Happening.SIGNAL, Happening.EXPIRED),
+        ("expired", CloseReason.RELAY_EXPIRED, Exit.OK),
+    ),
+    "crash": (
+        (Happening.ALL_READY, Happening.EXPIRED, Happening.CRASHED),
+        ("failed", CloseReason.WORKER_LOST, Exit.SOFTWARE),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+def test_how_a_run_ends(name):
+    """What happened first decides; the exit code says the worst."""
+    happenings, ending = ENDINGS[name]
+    assert after(*happenings)[0].ending == Ending(*ending)
+
+
+def test_the_story_of_a_run():
+    """Start, serve, drain, end, over."""
+    course = Course()
+    told = [
+        (course.phase, course.take(happening))
+        for happening in (
+            Happening.ALL_READY,
+            Happening.SIGNAL,
+            Happening.DRAIN_TIMEOUT,
+            Happening.SIGNAL,
+            Happening.NO_WORKER_LEFT,
+        )
+    ]
+    assert told == [
+        (Phase.STARTING, Action.SERVE),
+        (Phase.ACTIVE, Action.DRAIN),
+        (Phase.DRAINING, Action.END),
+        (Phase.ENDING, Action.HURRY),
+        (Phase.ENDING, Action.NOTHING),
+    ]
+    assert course.phase is Phase.OVER
+
+
+@given(st.lists(st.sampled_from(Happening), max_size=30))
+def test_no_run_goes_back(happenings):
+    """Phases follow in their order, and nobody is told twice to end."""
+    course = Course()
+    order = list(Phase)
+    ends = 0
+    for happening in happenings:
+        before = course.phase
+        try:
+            action = course.take(happening)
+        except IllegalHappening:
+            assert course.phase is before
+            continue
+        assert order.index(course.phase) >= order.index(before)
+        ends += action in {Action.END, Action.EXPIRE}
+    assert ends <= 1
