@@ -10,9 +10,11 @@ from mprelay.config import cli
 from mprelay.config.parameters import Config, Network
 from mprelay.core.exits import Exit
 from mprelay.core.texts import CONTROL, shown
-from mprelay.records.journal import Journal
+from mprelay.core.unexpected import describe, place_of
+from mprelay.records.recorder import Recorder
+from mprelay.records.render import Renderer, renderer
 from mprelay.records.writer import Writer
-from mprelay.supervisor.run import Supervisor
+from mprelay.supervisor.run import Run
 from mprelay.system import addresses, signals, titles
 from mprelay.system.streams import STDERR, STDIN, STDOUT, Sink, complain, remark
 
@@ -36,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
         complain(f"nothing can be written to stdout: {failure.strerror}")
         return Exit.IOERR
     titles.show(" ".join(("mprelay: supervisor", *argv)), "mprelay")
-    return Supervisor(asked, started, as_text=_as_text(asked.log_format)).run()
+    return _relay(Run(asked, started, _renderer(asked.log_format)))
 
 
 def _as_typed(argv: Sequence[str]) -> list[str]:
@@ -67,17 +69,29 @@ def _need_standard_streams() -> None:
         raise no_stdout
 
 
-def _as_text(log_format: str) -> bool:
-    return log_format == "text" or (log_format == "auto" and os.isatty(STDOUT))
+def _relay(run: Run) -> int:
+    """Relay until the end; return the exit code. The last barrier is here."""
+    try:
+        return run.run()
+    except Exception as unexpected:  # noqa: BLE001 - not even that it failed could be recorded
+        run.kill()
+        try:
+            complain(f"{describe(unexpected)} at {place_of(unexpected)}")
+        finally:
+            os._exit(Exit.SOFTWARE)  # a normal exit would wait for the workers, and they for us
+
+
+def _renderer(log_format: str) -> Renderer:
+    return renderer(log_format, terminal=os.isatty(STDOUT))
 
 
 def _refuse(refusal: cli.Refusal) -> int:
     """Write a record for each wrong value. OSError: nobody will read it."""
     writer = Writer()
-    journal = Journal(writer, as_text=_as_text(refusal.log_format), labels=refusal.labels)
+    recorder = Recorder(_renderer(refusal.log_format), writer.put, labels=refusal.labels)
     for wrong in refusal.problems:
-        journal.refuse(*wrong)
-    journal.flush()
+        recorder.refuse(*wrong)
+    recorder.flush()
     writer.write_directly()
     if not os.isatty(STDOUT):
         _tell_person(refusal)

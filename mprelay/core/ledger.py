@@ -20,6 +20,10 @@ from mprelay.core.protocol import Closed, CloseReason, Progress
 from mprelay.core.roster import Booking, Roster
 
 
+class NoSlot(Exception):  # noqa: N818 - it says what is the matter
+    """All slots are taken."""
+
+
 class UnknownSession(Exception):  # noqa: N818 - it names what is unknown
     """A serial that holds no slot: it was never admitted, or is closed already."""
 
@@ -89,12 +93,21 @@ class Ledger:
         self.attempts += 1
         self.abandoned += 1
 
-    def admit(self, client_ip: str, client_port: int, now: float) -> Session | None:
-        """Count an attempt and take a slot for it; None at the limit."""
+    @property
+    def full(self) -> bool:
+        """Whether all slots are taken."""
+        return len(self._active) >= self.limit
+
+    def exhaust(self) -> None:
+        """Count an attempt for which there was no slot."""
         self.attempts += 1
+        self.exhausted += 1
+
+    def admit(self, client_ip: str, client_port: int, now: float) -> Session:
+        """Count an attempt and take a slot for it. NoSlot at the limit, and nothing is counted."""
         if len(self._active) >= self.limit:
-            self.exhausted += 1
-            return None
+            raise NoSlot
+        self.attempts += 1
         self.admitted += 1
         session = self._active[self.admitted] = Session(self.admitted, client_ip, client_port, now)
         self.workers.expect(session)

@@ -1,6 +1,7 @@
 """The names of errnos."""
 
 import errno
+from typing import Final
 
 
 def errno_name(number: int | None) -> str:
@@ -16,3 +17,7 @@ def stream_error(number: int | None) -> str:
     so here EPIPE can mean nothing else.
     """
     return "ECONNRESET" if number == errno.EPIPE else errno_name(number)
+
+
+NO_LOCAL_PORT: Final = errno_name(errno.EADDRNOTAVAIL)
+"""What connect(2) gives where no local port is free towards the target, or no address to send from."""

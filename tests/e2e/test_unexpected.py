@@ -249,12 +249,12 @@ def broken_supervisor(tmp_path, where):
     return with_site(
         tmp_path,
         f"""
-import mprelay.records.journal
-whole = mprelay.records.journal.Journal.{where}
+import mprelay.supervisor.book
+whole = mprelay.supervisor.book.Book.{where}
 def broken(*given):
-    mprelay.records.journal.Journal.{where} = whole
+    mprelay.supervisor.book.Book.{where} = whole
     raise ZeroDivisionError("by a test")
-mprelay.records.journal.Journal.{where} = broken
+mprelay.supervisor.book.Book.{where} = broken
 """,
     )
 
@@ -307,10 +307,10 @@ def test_also_while_a_dead_worker_is_buried(tmp_path):
 def test_also_where_that_cannot_be_recorded(tmp_path):
     """No relay without a record: then it is said on stderr, and nothing lives on."""
     code = """
-import mprelay.records.journal
+import mprelay.records.recorder, mprelay.supervisor.book
 def broken(*given):
     raise MemoryError("by a test")
-mprelay.records.journal.Journal.closed = mprelay.records.journal.Journal.unexpected = broken
+mprelay.supervisor.book.Book.closed = mprelay.records.recorder.Recorder.unexpected = broken
 """
     env = with_site(tmp_path, code)
     with listening() as server, Relay(server.getsockname(), env=env, expect_code=None, quiet=False) as relay:
@@ -321,13 +321,13 @@ mprelay.records.journal.Journal.closed = mprelay.records.journal.Journal.unexpec
 def test_also_where_it_cannot_even_be_said(tmp_path):
     """An exception whose text cannot be had ends everything all the same."""
     code = """
-import mprelay.records.journal
+import mprelay.supervisor.book
 class Unspeakable(Exception):
     def __str__(self):
         raise Unspeakable
 def broken(*given):
     raise Unspeakable
-mprelay.records.journal.Journal.closed = broken
+mprelay.supervisor.book.Book.closed = broken
 """
     env = with_site(tmp_path, code)
     with listening() as server, Relay(server.getsockname(), env=env, expect_code=None, quiet=False) as relay:

@@ -336,7 +336,7 @@ def test_a_replacement_that_hangs_before_it_is_ready(tmp_path):
 def test_a_supervisor_that_stood_still_hears_its_workers_first(tmp_path):
     """A replacement was ready long ago, and a session was reported: neither is overdue."""
     code = "import mprelay.core.roster; mprelay.core.roster.LATE_LIMIT = 1.0\n    "
-    code += "import mprelay.supervisor.run; mprelay.supervisor.run._START_LIMIT = 2.0"
+    code += "import mprelay.supervisor.crew; mprelay.supervisor.crew.START_LIMIT = 2.0"
     env = with_site(tmp_path, IN_SUPERVISORS + code)
     with (
         listening() as server,

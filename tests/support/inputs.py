@@ -1,9 +1,9 @@
 """What must hold for any bytes from outside: one function for each way in, which raises where it does not hold.
 
-    argv ─────────▶ cli, config ─▶ refusals or a Config ─▶ journal ─▶ lines
+    argv ─────────▶ cli, config ─▶ refusals or a Config ─▶ book, recorder ─▶ lines
     ACL, clients ─▶ acl
-    addresses ────▶ plain_ip ─▶ acl, journal
-    events ───────▶ uplink ─▶ journal
+    addresses ────▶ plain_ip ─▶ acl, book
+    events ───────▶ up ─▶ book
 
 ``tests/unit/test_fuzz.py`` calls them with what hypothesis makes up, ``scripts/fuzz`` with what atheris finds
 while it watches which code is reached. `SEEDS` are inputs from which both can begin.
@@ -23,32 +23,20 @@ from mprelay.channel.up import EventReader, Queue, pack
 from mprelay.config.cli import Refusal, Text, parse
 from mprelay.config.parameters import LABELS_LIMIT, Config
 from mprelay.core.acl import Acl
+from mprelay.core.admission import Outcome, Verdict
 from mprelay.core.protocol import Closed, CloseReason, Connected, Crashed, Progress, Ready
 from mprelay.records import catalogue
-from mprelay.records.journal import Journal
-from mprelay.records.writer import Writer
 from mprelay.system import sockets
+from support.kept import Kept
 
 GOOD: Final = ("8080", "192.0.2.1", "80", "ANY")
 LONGEST_IP: Final = "fdff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
 
 
-class Written(Writer):
-    """A writer that keeps what it gets."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: list[bytes] = []
-
-    def put(self, records: list[bytes]) -> None:
-        """Keep it."""
-        self.lines += records
-
-
-def _check_lines(written: Written, count: int, labels: dict[str, str], *, as_text: bool) -> None:
+def _check_lines(lines: list[bytes], count: int, labels: dict[str, str], *, as_text: bool) -> None:
     """Each record is one line below its limit, and says what it shall; none is forged."""
-    assert len(written.lines) == count, written.lines
-    for seq, line in enumerate(written.lines, 1):
+    assert len(lines) == count, lines
+    for seq, line in enumerate(lines, 1):
         assert len(line) < 4096, line
         text = line.decode()
         if as_text:
@@ -78,17 +66,17 @@ def argv(data: bytes) -> None:
         assert isinstance(asked, Refusal)
         assert asked.problems
         labels = asked.labels
-    for as_text in (False, True):
-        written = Written()
-        journal = Journal(written, as_text=as_text, labels=labels)
+    for log_format in ("json", "text"):
+        kept = Kept(log_format, labels=labels)
         if isinstance(asked, Config):
             facts = {"target_ip": asked.trg_host, "target_port": asked.trg_port, "acl": str(asked.acl)}
-            journal.write(catalogue.RELAY_ACTIVE, 1.0, listen_port=asked.fwd_port, **facts)
+            kept.recorder.write(catalogue.RELAY_ACTIVE, 1.0, listen_port=asked.fwd_port, **facts)
         else:
             for problem in asked.problems:
-                journal.refuse(*problem)
-        journal.flush()
-        _check_lines(written, 1 if isinstance(asked, Config) else len(asked.problems), labels, as_text=as_text)
+                kept.recorder.refuse(*problem)
+        kept.recorder.flush()
+        count = 1 if isinstance(asked, Config) else len(asked.problems)
+        _check_lines(kept.lines, count, labels, as_text=log_format == "text")
 
 
 def labels(data: bytes) -> None:
@@ -157,51 +145,52 @@ def events(data: bytes) -> None:
     assert all(isinstance(event, Ready | Connected | Progress | Closed | Crashed) for event in found)
     builds = [event.build for event in found if isinstance(event, Ready)]
     assert all(len(build) <= 64 and build.isprintable() for build in builds)
-    written = Written()
-    journal = Journal(written, limit=1, target=(LONGEST_IP, 65535), labels=(most := {"k": "x" * 1000}))
+    kept = Kept(limit=1, target=(LONGEST_IP, 65535), labels=(most := {"k": "x" * 1000}))
+    kept.book.workers.open(64, 1000)
     count = 0
     for event in found:
-        session = journal.admit(LONGEST_IP, 65535, 1.0, 1.0)
+        session = kept.admit((LONGEST_IP, 65535), 1.0, 1.0)
         assert session is not None
+        kept.book.workers.place(session, 1.0)
         count += 3
         match event:
             case Connected():
                 count += 4
-                journal.connected(event._replace(serial=session.serial))
+                assert kept.book.connected(64, event._replace(serial=session.serial), 1.0)
             case Progress():
-                journal.progress(event._replace(serial=session.serial))
+                assert kept.book.progress(64, event._replace(serial=session.serial), 1.0)
             case Crashed():
                 count += 1
-                journal.unexpected(event.at, event.error, event.place, 64)
+                kept.recorder.unexpected(event.at, event.error, event.place, 64)
         if isinstance(event, Closed):
-            journal.closed(event._replace(serial=session.serial), event.reason or CloseReason.DRAINED)
+            kept.book.closed(event._replace(serial=session.serial), event.reason or CloseReason.DRAINED)
         else:
-            journal.lost(session, 1.0, 1.0, CloseReason.WORKER_LOST)
-    journal.stopped("failed", 1.0)
+            kept.book.lost(session, 1.0, 1.0, CloseReason.WORKER_LOST)
+    kept.book.stopped("failed", 1.0)
     count += 1
-    journal.flush()
-    _check_lines(written, count, most, as_text=False)
+    kept.recorder.flush()
+    _check_lines(kept.lines, count, most, as_text=False)
 
 
 def _a_session(client_ip: str, labels: dict[str, str]) -> None:
     """All eight records of a session, and a rejection."""
-    for as_text in (False, True):
-        written = Written()
-        journal = Journal(written, limit=1, target=(LONGEST_IP, 65535), labels=labels, as_text=as_text)
-        session = journal.admit(client_ip, 65535, 1.0, 1.0)
+    for log_format in ("json", "text"):
+        kept = Kept(log_format, limit=1, target=(LONGEST_IP, 65535), labels=labels)
+        session = kept.admit((client_ip, 65535), 1.0, 1.0)
         assert session is not None
-        journal.ledger.workers.open(64, 1)
-        journal.ledger.workers.place(session, 1.0)
-        journal.allocated(session, 1.0)
-        journal.connected(Connected(1, 1.0, 1.0, 65535))
+        kept.book.workers.open(64, 1)
+        kept.book.workers.place(session, 1.0)
+        kept.book.allocated(session, 1.0)
+        kept.book.connected(64, Connected(1, 1.0, 1.0, 65535), 1.0)
         for_reason = CloseReason.TARGET_CHANNEL_FAILED
         how = ("EPROTONOSUPPORT", "client", "reset", "reset", LONGEST_IP)
-        journal.closed(Closed(1, 1.0, 1.0, for_reason, *how, *[2**63] * 4), for_reason)
-        journal.reject(client_ip, 65535, 1.0, f"{LONGEST_IP}/128")
-        journal.flush()
-        _check_lines(written, 10, labels, as_text=as_text)
-        if not as_text:
-            assert {json.loads(line)["client_ip"] for line in written.lines} == {client_ip}
+        kept.book.closed(Closed(1, 1.0, 1.0, for_reason, *how, *[2**63] * 4), for_reason)
+        rejected = Verdict(Outcome.REJECTED, f"{LONGEST_IP}/128")
+        kept.book.enter((client_ip, 65535), rejected, 1.0, 1.0)
+        kept.recorder.flush()
+        _check_lines(kept.lines, 10, labels, as_text=log_format == "text")
+        if log_format == "json":
+            assert {record["client_ip"] for record in kept.records()} == {client_ip}
 
 
 def _frame(frame: object) -> bytes:

@@ -149,7 +149,7 @@ def test_each_thing_of_the_platform_has_one_place(module):
             assert word not in code, f"{word} belongs to {place}"
 
 
-LARGE = {"records.journal", "supervisor.run", "worker.relay"}
+LARGE = {"worker.relay"}
 """What is still to be divided."""
 
 

@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from mprelay.core.ledger import Ledger, UnknownSession
+from mprelay.core.ledger import Ledger, NoSlot, UnknownSession
 from mprelay.core.protocol import CloseReason, Progress
 from mprelay.core.roster import LATE_LIMIT, PROBATION, PROGRESS_AFTER, SLACK, NoRoom, Silent
 from mprelay.worker import relay
@@ -88,11 +88,14 @@ class Books(RuleBasedStateMachine):
     def admit(self):
         """Somebody comes."""
         self.attempts += 1
-        session = self.ledger.admit("192.0.2.7", 1234, self.now)
-        assert (session is None) == (len(self.held) == LIMIT)
-        if session is None:
+        assert self.ledger.full == (len(self.held) == LIMIT)
+        if self.ledger.full:
+            with pytest.raises(NoSlot):
+                self.ledger.admit("192.0.2.7", 1234, self.now)
+            self.ledger.exhaust()
             self.exhausted += 1
             return
+        session = self.ledger.admit("192.0.2.7", 1234, self.now)
         self.last_serial += 1
         assert session.serial == self.last_serial
         self.heard[session.serial] = self.now, FIRST

@@ -1,0 +1,150 @@
+"""The records of one run: composed, numbered, stamped, rendered, and given to everybody who hears of them.
+
+    what happened ──▶ structlog: compose ─▶ render ──▶ lines ── flush ──▶ sinks (the writer, and the outlet
+    behind it)
+
+Rules:
+
+1. `seq` is given here, in one thread, in the order of writing: 1, 2, 3 …
+2. `timestamp` is the moment that a thing happened, given by who saw it. A wall clock that jumps makes timestamps
+   jump, and nothing else: durations come from the monotonic clock.
+3. Lines are collected and leave with :meth:`Recorder.flush`, once for each turn of the supervisor's loop.
+4. structlog is here as a pipeline only. One event is one moment, even if it makes several records: a session of
+   eight records passes structlog four times. That took half as long as eight times.
+"""
+
+import secrets
+import time
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any, Final, TypeAlias
+
+import structlog
+
+from mprelay.core.texts import PLACE_LIMIT, PROBLEM_LIMIT, UNEXPECTED_LIMIT, cut, shown
+from mprelay.records import catalogue
+from mprelay.records.catalogue import Message
+from mprelay.records.render import Renderer
+
+LARGEST_INTEGER: Final = 2**63 - 1
+"""What log collectors take for a whole number, and orjson too."""
+
+Sink: TypeAlias = Callable[[list[bytes]], None]
+"""Hears of records: rendered, each a whole line. It must not wait."""
+
+
+class Clock:
+    """Unix times as RFC 3339 in UTC with microseconds. The calendar is asked once a second."""
+
+    def __init__(self) -> None:
+        self._at = -1.0
+        self._shown = ""
+        self._second = ""
+        self._prefix = ""
+
+    def show(self, at: float) -> str:
+        """Show `at`, in seconds since 1970."""
+        if at != self._at:
+            self._at = at
+            second, _, micros = f"{at:.6f}".partition(".")
+            if second != self._second:
+                self._prefix = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(int(second)))
+                self._second = second
+            self._shown = f"{self._prefix}.{micros}Z"
+        return self._shown
+
+
+class _Lines:
+    """What structlog logs to: rendered records that wait for the flush.
+
+    Not a list subclass: structlog replaces a falsy logger, such as an empty list, with a PrintLogger.
+    """
+
+    def __init__(self) -> None:
+        self.lines: list[bytes] = []
+        self.extend = self.lines.extend
+
+    def take(self) -> list[bytes]:
+        """Return the lines, and keep none."""
+        taken = self.lines[:]
+        self.lines.clear()
+        return taken
+
+
+class _Log(structlog.BoundLoggerBase):
+    """A logger for which one event is one moment, even if it makes several records."""
+
+    def happened(self, at: float, *records: tuple[Message, Mapping[str, object]]) -> None:
+        """Write the records of what happened `at` (Unix time), in this order."""
+        self._proxy_to_logger("extend", at=at, records=records)
+
+
+class Recorder:
+    """Writes the records of one run."""
+
+    def __init__(self, render: Renderer, *sinks: Sink, labels: Mapping[str, str] | None = None) -> None:
+        self.relay_id = secrets.token_hex(8)
+        self._sinks = sinks
+        self._labels = dict(labels or {})
+        self._seq = 0
+        self._clock = Clock()
+        self._lines = _Lines()
+        log: _Log = structlog.wrap_logger(
+            self._lines, processors=[self._compose, _rendering(render)], wrapper_class=_Log
+        ).bind()
+        self.happened = log.happened
+        """happened(at, (message, fields), …) writes the records of one moment (Unix time), in this order."""
+
+    def write(self, message: Message, at: float | None = None, **fields: object) -> None:
+        """Write one record of what happened `at` (Unix time; None: now)."""
+        self.happened(time.time() if at is None else at, (message, fields))
+
+    def refuse(self, parameter: str, value: str | None, message: Message, problem: str) -> None:
+        """2 to 8, and ours: a wrong parameter (a :class:`mprelay.config.parameters.Problem`)."""
+        typed = None if value is None else shown(value)
+        self.write(message, None, parameter=parameter, value=typed, problem=cut(problem, PROBLEM_LIMIT))
+
+    def unexpected(self, at: float, error: str, place: str, worker: int | None) -> None:
+        """An exception, or a worker's report, that nobody expected. Each text stands in its record twice."""
+        error, place = shown(error, UNEXPECTED_LIMIT), shown(place, PLACE_LIMIT)
+        self.write(catalogue.INTERNAL_ERROR, at, error=error, place=place, worker=worker)
+
+    def flush(self) -> None:
+        """Give everybody what was written since the last time."""
+        if self._lines.lines:
+            lines = self._lines.take()
+            for sink in self._sinks:
+                sink(lines)
+
+    def show_time(self, at: float) -> str:
+        """Show a Unix time as records do."""
+        return self._clock.show(at)
+
+    def _compose(self, _logger: object, _method: str, given: MutableMapping[str, Any]) -> dict[str, Any]:
+        """Put the records together (a structlog processor)."""
+        timestamp = self._clock.show(given["at"])
+        composed = []
+        for message, fields in given["records"]:
+            self._seq += 1
+            record = {
+                "timestamp": timestamp,
+                "level": message.level,
+                "event": message.event,
+                "message": message.sentence.format_map(fields),
+                "msg_id": message.msg_id,
+                "seq": self._seq,
+                "relay_id": self.relay_id,
+                **fields,
+            }
+            if self._labels:
+                record["labels"] = self._labels
+            composed.append(record)
+        return {"records": composed}
+
+
+def _rendering(render: Renderer) -> Callable[[object, str, MutableMapping[str, Any]], Any]:
+    """Make the last processor: it returns the arguments for the logger's method."""
+
+    def process(_logger: object, _method: str, given: MutableMapping[str, Any]) -> Any:  # noqa: ANN401 - structlog's
+        return ([render(record) for record in given["records"]],), {}
+
+    return process

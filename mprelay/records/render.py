@@ -1,0 +1,62 @@
+"""How a record is written: the formats of ``--log-format``, one renderer each, chosen once at the start."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final, Literal, TypeAlias
+
+import orjson
+
+from mprelay.core.texts import CONTROL
+
+Renderer: TypeAlias = Callable[[Mapping[str, Any]], bytes]
+"""Makes one whole line of a record."""
+
+_ASIDE: Final[Mapping[str, tuple[str, ...]]] = {
+    "config.invalid": ("problem",),
+    "platform.init_failed": ("error", "detail"),
+    "platform.unsupported": ("detail",),
+    "listener.socket_failed": ("error",),
+    "listener.bind_failed": ("error",),
+    "listener.listen_failed": ("error",),
+    "pool.start_failed": ("error", "detail"),
+    "connection.accept_failed": ("error",),
+    "worker.exited": ("signal",),
+    "worker.start_failed": ("error",),
+    "relay.draining": ("signal",),
+    "relay.stopped": ("reason",),
+}
+"""What a line of text adds in brackets because the sentence leaves it out. A reader of JSON has the fields."""
+
+
+def _aside(record: Mapping[str, Any]) -> str:
+    said: list[str | None]
+    if record["event"] == "session.closed":
+        said = [
+            f"client port {record['client_port']}",
+            f"{record['bytes_from_client']} bytes from the client",
+            f"{record['bytes_from_target']} from the target",
+            f"{record['duration_ms'] / 1000:.3f} s",
+            record["error"],
+        ]
+    else:
+        said = [record.get(name) for name in _ASIDE.get(record["event"], ())]
+        if record.get("exitcode"):
+            said.append(f"exit code {record['exitcode']}")
+    return ", ".join(part for part in said if part and part not in record["message"])
+
+
+def _text(record: Mapping[str, Any]) -> bytes:
+    aside = _aside(record)
+    message = f"{record['message']} ({aside})" if aside else record["message"]
+    return f"{record['timestamp']} {record['level'].upper()} {message.translate(CONTROL)}\n".encode()
+
+
+RENDERERS: Final[Mapping[Literal["json", "text"], Renderer]] = {
+    "json": partial(orjson.dumps, option=orjson.OPT_APPEND_NEWLINE),
+    "text": _text,
+}
+
+
+def renderer(log_format: str, *, terminal: bool) -> Renderer:
+    """Choose the renderer for ``--log-format``; `terminal` tells whether stdout is one, for ``auto``."""
+    return RENDERERS["text" if log_format == "text" or (log_format == "auto" and terminal) else "json"]

@@ -1,0 +1,248 @@
+"""The book: what everything that happens to connections and sessions means for the ledger and for the records.
+
+    what the supervisor saw ──▶ ledger ─▶ recorder
+    what the workers report ─────▲
+
+Rules:
+
+1. The book owns the ledger: what is counted is what is written.
+2. A session's slot is given back in the same call that writes its ``session.closed`` record.
+3. A worker's report is believed only about its own sessions.
+"""
+
+import errno
+import os
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from mprelay.core.admission import Outcome, Verdict
+from mprelay.core.ledger import Ledger, Session
+from mprelay.core.protocol import Address, Closed, CloseReason, Connected, PeerEnd, Progress, Side
+from mprelay.core.refusals import Kind, Refusals
+from mprelay.records import catalogue
+from mprelay.records.catalogue import SESSION_CLOSED, Message
+from mprelay.records.recorder import LARGEST_INTEGER, Recorder
+
+_NUMBERS: Final[Mapping[str | None, int]] = {name: number for number, name in errno.errorcode.items()}
+_NAMES: Final = {reason: reason.value for reason in CloseReason}
+_ADMITTED: Final = Outcome.ADMITTED
+
+
+class _Refusal(NamedTuple):
+    """How a connection is recorded that was not admitted."""
+
+    kind: Kind
+    message: Message
+
+
+_REFUSALS: Final = {
+    Outcome.REJECTED: _Refusal("rejected", catalogue.CONNECTION_REJECTED),
+    Outcome.ABANDONED: _Refusal("abandoned", catalogue.CONNECTION_ABANDONED),
+    Outcome.EXHAUSTED: _Refusal("exhausted", catalogue.CONNECTION_POOL_EXHAUSTED),
+}
+
+
+class _HowItEnded(NamedTuple):
+    """What a worker knows of an end, and the supervisor does not."""
+
+    error: str | None = None
+    error_from: Side | None = None
+    client_end: PeerEnd | None = None
+    target_end: PeerEnd | None = None
+    inbound_ip: str | None = None
+
+
+class Book:
+    """Ledger and records of the connections and sessions of one run."""
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        ledger: Ledger,
+        target: Address,
+        *,
+        inbound_ip: str | None,
+        every_message: bool,
+    ) -> None:
+        self.ledger = ledger
+        self.workers = ledger.workers
+        self.summing_up = False
+        """Whether refused connections are summed up: each record that they make is room that others need."""
+        self.refusals = Refusals()
+        self._recorder = recorder
+        self._target_ip, self._target_port = target
+        self._inbound_ip = inbound_ip  # where the relay listens on one address only
+        self._every_message = every_message
+
+    # -- connections -----------------------------------------------------------------------------------------
+
+    def enter(
+        self, client: Address, verdict: Verdict, at: float, now: float, waited_ms: float = 0.0
+    ) -> Session | None:
+        """16, and 18, 17, 21 or ours: somebody connected `at` (Unix time); the session, if it is admitted."""
+        if verdict.outcome is not _ADMITTED:
+            self._refuse(client, verdict, at, waited_ms)
+            return None
+        session = self.ledger.admit(*client, now)
+        if self._every_message:
+            self._attempted(at, client, catalogue.CONNECTION_ACCEPTED, self._facts(session))
+        return session
+
+    def _refuse(self, client: Address, verdict: Verdict, at: float, waited_ms: float) -> None:
+        fields: dict[str, object]
+        match verdict.outcome:
+            case Outcome.REJECTED:
+                self.ledger.reject()
+                fields = {"acl": verdict.entry}
+            case Outcome.ABANDONED:
+                self.ledger.abandon()
+                fields = {"waited_ms": waited_ms}
+            case _:
+                self.ledger.exhaust()
+                fields = {"active": self.ledger.active}
+        kind, message = _REFUSALS[verdict.outcome]
+        ip, port = client
+        if self.summing_up:
+            self.refusals.add(ip, kind, at)
+        else:
+            self._attempted(at, client, message, {"client_ip": ip, "client_port": port, **fields})
+
+    def _attempted(self, at: float, client: Address, outcome: Message, fields: dict[str, object]) -> None:
+        if self._every_message:
+            attempt = {"client_ip": client[0], "client_port": client[1]}
+            self._recorder.happened(at, (catalogue.CONNECTION_ATTEMPT, attempt), (outcome, fields))
+        else:
+            self._recorder.happened(at, (outcome, fields))
+
+    def write_refusals(self, most: int) -> None:
+        """Write up to `most` records of connections that were summed up."""
+        for total in self.refusals.take(most):
+            self._recorder.write(
+                catalogue.CONNECTION_REFUSED_MORE
+                if total.client_ip is not None
+                else catalogue.CONNECTION_REFUSED_OF_MANY,
+                client_ip=total.client_ip,
+                refused=total.refused,
+                count=total.times,
+                first_at=self._recorder.show_time(total.first_at),
+                last_at=self._recorder.show_time(total.last_at),
+            )
+
+    # -- sessions --------------------------------------------------------------------------------------------
+
+    def allocated(self, session: Session, at: float) -> None:
+        """26: a worker has it."""
+        if self._every_message:
+            self._recorder.happened(at, (catalogue.SESSION_ALLOCATED, self._facts(session)))
+
+    def connected(self, worker: int, event: Connected, now: float) -> bool:
+        """28, 31, 33, 37: the target answered, both directions run. One moment, four messages.
+
+        False, and nothing is noted, where it cannot be true; so in the next two.
+        """
+        if not self.ledger.first_heard(worker, event.serial, now):
+            return False
+        session = self.ledger.session(event.serial)
+        session.connect_ms = round(event.connect_ms, 3)
+        session.outbound_port = event.outbound_port
+        if self._every_message:
+            facts = self._facts(session)
+            with_time = facts | {"connect_ms": session.connect_ms}
+            self._recorder.happened(
+                event.at,
+                (catalogue.SESSION_CONNECTED, with_time),
+                (catalogue.SESSION_RELAYING, facts),
+                (catalogue.SESSION_REQUESTER_CHANNEL_ACTIVE, facts),
+                (catalogue.SESSION_TARGET_CHANNEL_ACTIVE, facts),
+            )
+        return True
+
+    def progress(self, worker: int, event: Progress, now: float) -> bool:
+        """No record: byte counts, in case that the worker is lost."""
+        if not self.ledger.heard(worker, event.serial, now):
+            return False
+        self.ledger.count(self.ledger.session(event.serial), event)
+        return True
+
+    def closed(self, event: Closed, reason: CloseReason) -> None:
+        """A worker ended a session for `reason`. The caller knows that it has it (:meth:`Ledger.has`)."""
+        session = self.ledger.session(event.serial)
+        self.ledger.count(session, event)
+        how = _HowItEnded(event.error, event.error_from, event.client_end, event.target_end, event.inbound_ip)
+        self._close(session, event.at, event.duration_ms, reason, how)
+
+    def lost(
+        self, session: Session, at: float, now: float, reason: CloseReason, error: str | None = None
+    ) -> None:
+        """End a session in the place of a worker that cannot, with the last known figures."""
+        self._close(session, at, (now - session.admitted_at) * 1000, reason, _HowItEnded(error))
+
+    def _close(
+        self, session: Session, at: float, duration_ms: float, reason: CloseReason, how: _HowItEnded
+    ) -> None:
+        self.ledger.close(session.serial, reason)
+        error, error_from, client_end, target_end, inbound_ip = how
+        facts = self._facts(session) | {
+            "reason": _NAMES[reason],
+            "error": error,
+            "error_from": error_from,
+            "client_end": client_end,
+            "target_end": target_end,
+            "bytes_from_client": session.bytes_from_client,
+            "bytes_from_target": session.bytes_from_target,
+            "bytes_to_client": session.bytes_to_client,
+            "bytes_to_target": session.bytes_to_target,
+            "connect_ms": session.connect_ms,
+            "duration_ms": round(duration_ms, 3),
+            "inbound_ip": inbound_ip or self._inbound_ip,
+            "outbound_port": session.outbound_port,
+        }
+        message = SESSION_CLOSED[reason]
+        if reason is CloseReason.CONNECT_FAILED:
+            message = _with_error(message, error)
+        self._recorder.happened(at, (message, facts))
+
+    def _facts(self, session: Session) -> dict[str, object]:
+        """Make the fields that each record about an admitted session has."""
+        facts: dict[str, object] = {
+            "client_ip": session.client_ip,
+            "client_port": session.client_port,
+            "session": session.serial,
+            "target_ip": self._target_ip,
+            "target_port": self._target_port,
+        }
+        if session.worker is not None:
+            facts["worker"] = session.worker
+        return facts
+
+    # -- the run ---------------------------------------------------------------------------------------------
+
+    def totals(self) -> dict[str, int]:
+        """Return the counts that relay.stats and relay.stopped share."""
+        ledger = self.ledger
+        return {
+            "attempts": ledger.attempts,
+            "rejected": ledger.rejected,
+            "abandoned": ledger.abandoned,
+            "exhausted": ledger.exhausted,
+            "admitted": ledger.admitted,
+            "bytes_from_client": min(ledger.bytes_from_client, LARGEST_INTEGER),
+            "bytes_from_target": min(ledger.bytes_from_target, LARGEST_INTEGER),
+        }
+
+    def stopped(self, reason: str, uptime_s: float) -> None:
+        """Write the last record, and before it what is still summed up."""
+        self.write_refusals(len(self.refusals))
+        self._recorder.write(
+            catalogue.RELAY_FAILED if reason == "failed" else catalogue.RELAY_STOPPED,
+            reason=reason,
+            uptime_s=round(uptime_s, 3),
+            **self.totals(),
+            closed={reason.value: count for reason, count in self.ledger.closed.items()},
+        )
+
+
+def _with_error(message: Message, error: str | None) -> Message:
+    """Say in the sentence what went wrong, in brackets: the manual's own knows only a refusal."""
+    number = _NUMBERS.get(error)  # what a worker reports may be no errno at all
+    return message if number is None else message._replace(sentence=f"{message.sentence} ({os.strerror(number)})")

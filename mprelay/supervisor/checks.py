@@ -1,0 +1,45 @@
+"""What this system must provide, tried before anything is started."""
+
+import time
+from typing import Final
+
+from mprelay.channel import down
+from mprelay.records import catalogue
+from mprelay.supervisor.failure import Failure
+from mprelay.system import poller, spawning
+from mprelay.system.errnos import errno_name
+
+_COARSEST_CLOCK: Final = 0.001  # seconds: what a monotonic clock must tell apart for timeouts of whole seconds
+
+
+def check_clock() -> None:
+    """Raise Failure (message 1) where no clock is fine enough for the timeouts."""
+    try:
+        resolution = time.get_clock_info("monotonic").resolution
+    except OSError:  # a sandbox does not tell it
+        return
+    if resolution > _COARSEST_CLOCK:
+        raise Failure(catalogue.TIMER_UNAVAILABLE, resolution_s=resolution)
+
+
+def check_platform() -> None:
+    """Raise Failure (messages 9 and 10) where something is missing, or does not work here."""
+    for lack in (poller.missing(), down.missing()):
+        if lack is not None:
+            raise Failure(catalogue.PLATFORM_UNSUPPORTED, detail=f"this system has no {lack}")
+    try:
+        spawning.probe()
+    except OSError as failure:
+        raise init_failed("waitpid", failure.errno, failure.strerror) from failure
+    try:
+        down.probe()
+    except down.NoSockets as failure:
+        error = errno_name(failure.errno)
+        raise Failure(catalogue.PLATFORM_INIT_FAILED, error=error, detail="socketpair") from failure
+    except down.NoPassing as failure:
+        raise Failure(catalogue.PLATFORM_UNSUPPORTED, detail=str(failure)) from failure
+
+
+def init_failed(step: str, number: int | None, text: str | None) -> Failure:
+    """Make the failure of one step of the start (message 9)."""
+    return Failure(catalogue.PLATFORM_INIT_FAILED, error=errno_name(number), detail=f"{step}: {text}")

@@ -1,0 +1,265 @@
+"""The workers 1 to N: started, heard, buried, replaced.
+
+    start ──Ready, of our build──▶ ready ─────────────── dies ──────▶ start, at once if it lived for 5 s,
+      │                              ├─ owes a report ─10 s─▶ killed            else after 1, 2, 4 … 60 s
+      │                              └─ crashed, a lie ─────▶ killed
+      └─ cannot be started, ends, hangs, is of another build ───────▶ start, after 0.1, 0.2 … 60 s
+
+Rules:
+
+1. A worker that dies is followed by another with the same number. Nobody is replaced once the run drains or ends.
+2. A worker's death is noted among the other events of a turn. Its burial comes behind them, because it sets
+   descriptors free. What is started next gets the same numbers, for which events of this turn may still be
+   listed.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final
+
+from mprelay.channel.build import BUILD
+from mprelay.core.phases import Course, Phase
+from mprelay.core.protocol import CloseReason, Ready, Settings, Ticket
+from mprelay.core.restarts import TRIES, Restarts
+from mprelay.core.roster import LATE_LIMIT, Silent
+from mprelay.core.texts import shown
+from mprelay.records import catalogue
+from mprelay.records.recorder import Recorder
+from mprelay.records.writer import Writer
+from mprelay.supervisor.book import Book
+from mprelay.supervisor.failure import Failure
+from mprelay.supervisor.loop import Alarm, Loop
+from mprelay.supervisor.member import GRACE, Member
+from mprelay.supervisor.reports import EVENTS_IN_PIPE, Report, Reports
+from mprelay.supervisor.watchdog import Watchdog
+from mprelay.system import signals
+from mprelay.system.errnos import errno_name
+
+START_LIMIT: Final = 10.0
+"""Seconds until every worker must be ready."""
+
+_CONGESTED_PAUSE: Final = 1.0  # seconds until a start is thought of again while the log is congested
+
+
+class Crew:
+    """The worker processes of one run."""
+
+    _settings: Settings  # once they are started
+
+    def __init__(
+        self,
+        size: int,
+        loop: Loop,
+        course: Course,
+        *,
+        recorder: Recorder,
+        writer: Writer,
+        book: Book,
+        on_report: Callable[[int, Report, float], bool],
+        on_ready: Callable[[], None],
+    ) -> None:
+        self._loop = loop
+        self._course = course
+        self._recorder = recorder
+        self._writer = writer
+        self._book = book
+        self._size = size
+        self._on_ready = on_ready
+        self._capacity = 0
+        self._members: dict[int, Member] = {}
+        self._dead: list[Member] = []
+        self._starts: dict[int, Alarm] = {}  # what is to be started later
+        self._restarts = Restarts(size)
+        self.reports = Reports(
+            loop, recorder, book.workers, self._members, on_report=on_report, on_ready=self._on_worker_ready
+        )
+        self.watchdog = Watchdog(loop, book.workers, self.reports)
+
+    # -- the start -------------------------------------------------------------------------------------------
+
+    def start(self, settings: Settings, capacity: int) -> None:
+        """Start all workers, each for up to `capacity` sessions. Raises Failure.
+
+        One a turn: signals and the expiry are heard in between.
+        """
+        self._settings = settings
+        self._capacity = capacity
+        self._start_first(1)
+
+    def _start_first(self, number: int) -> None:
+        try:
+            self._start_worker(number)
+        except OSError as failure:
+            raise Failure(
+                catalogue.POOL_START_FAILED,
+                error=errno_name(failure.errno),
+                detail=f"worker {number} could not be started: {failure.strerror}",
+            ) from failure
+        if number < self._size:
+            self._starts[number + 1] = self._loop.after(0, partial(self._start_first, number + 1))
+
+    def _start_worker(self, number: int) -> None:
+        """Start worker `number`. Raises OSError."""
+        member = self._members[number] = Member(number, self._loop.now, self._settings)
+        try:
+            self._loop.watch(member.reader.fileno(), partial(self.reports.hear, member))
+            self._loop.watch(member.sentinel, partial(self._on_death, member))
+        except OSError:
+            self._loop.unwatch(member.reader.fileno())
+            member.join()
+            member.close()
+            del self._members[number]
+            raise
+        member.alarm = self._loop.after(START_LIMIT + LATE_LIMIT, partial(self._never_ready, member))
+
+    def _start_later(self, number: int, pause: float) -> None:
+        if (alarm := self._starts.get(number)) is not None:
+            alarm.cancel()
+        self._starts[number] = self._loop.after(pause, partial(self._start_again, number))
+
+    def _start_again(self, number: int) -> None:
+        """Start a replacement; what goes wrong may pass, and the other workers go on meanwhile."""
+        if self._course.phase is Phase.ACTIVE and self._writer.congested:
+            # Nobody is admitted now, so it is not needed; and each try that fails makes records.
+            self._start_later(number, _CONGESTED_PAUSE)
+            return
+        try:
+            self._start_worker(number)
+        except OSError as failure:
+            error = errno_name(failure.errno)
+            self._start_failed(number, error, f"could not be started: {failure.strerror}")
+
+    def _start_failed(self, number: int, error: str | None, how: str) -> None:
+        """Try again later; without any other worker not for ever."""
+        tries, pause = self._restarts.failed(number)
+        starting = self._course.phase is Phase.STARTING
+        if tries >= TRIES and (starting or (not self.ready_members() and self._restarts.hopeless())):
+            detail = shown(f"worker {number} {how}, {tries} times in a row")
+            raise Failure(catalogue.POOL_START_FAILED, error=error, detail=detail)
+        self._start_later(number, pause)
+        if not starting:
+            self._recorder.write(
+                catalogue.WORKER_START_FAILED,
+                worker=number,
+                error=error,
+                detail=shown(how),
+                tries=tries,
+                again_in_s=pause,
+            )
+
+    def _on_worker_ready(self, member: Member, event: Ready) -> None:
+        """Give a worker sessions from now on, if it runs the same program as we do."""
+        if event.build != BUILD:
+            member.reader.stop()
+            member.trouble = f"is of another build: {event.build}, this relay is {BUILD}"
+            member.kill()
+            return
+        now = self._loop.now
+        member.get_ready(now)
+        member.cancel_alarm()
+        self._restarts.ready(member.number)
+        replaces = self._course.phase is not Phase.STARTING
+        self._book.workers.open(member.number, self._capacity, now if replaces else None)
+        self._recorder.write(catalogue.WORKER_STARTED, event.at, worker=member.number, pid=member.pid)
+        self._on_ready()
+
+    def _never_ready(self, member: Member) -> None:
+        """End a replacement that hangs before it is ready; if the loop stood still it is given more time."""
+        self.reports.hear(member)
+        if self._loop.now < self.watchdog.judges_from:
+            member.alarm = self._loop.after(LATE_LIMIT, partial(self._never_ready, member))
+        elif not member.ready:
+            member.trouble = f"was not ready after {START_LIMIT:g} seconds"
+            self.reports.end_silent(Silent(member.number, member.started_at))
+
+    # -- death -----------------------------------------------------------------------------------------------
+
+    def _on_death(self, member: Member) -> None:
+        self._loop.unwatch(member.sentinel)
+        self._dead.append(member)
+
+    def look_after(self) -> None:
+        """Bury the dead, and find those that do not answer. Call it behind the events of each turn."""
+        while self._dead:
+            self._bury(self._dead.pop(0))
+        self.watchdog.judge(self._loop.now)
+
+    def _bury(self, member: Member) -> None:
+        """Hear a dead worker's last events, end its sessions for it, and replace it."""
+        member.join()
+        del self._members[member.number]
+        self.reports.hear(
+            member, EVENTS_IN_PIPE
+        )  # not without end: whoever still holds the queue open is no worker
+        self._loop.unwatch(member.reader.fileno())
+        code = member.close()
+        self._book.workers.close(member.number)
+        asked_for = self._course.phase is Phase.ENDING
+        lost = self._book.ledger.of_worker(member.number)
+        self._recorder.write(
+            catalogue.WORKER_EXITED if asked_for and not lost else catalogue.WORKER_DIED,
+            worker=member.number,
+            pid=member.pid,
+            exitcode=code if code >= 0 else None,
+            signal=signals.name(-code) if code < 0 else None,
+        )
+        reason = self._course.ending.session_end if asked_for else CloseReason.WORKER_LOST
+        for session in lost:
+            self._book.lost(session, self._loop.wall, self._loop.now, reason)
+        if self._course.phase in (Phase.STARTING, Phase.ACTIVE):
+            self._replace(member, code)
+
+    def _replace(self, member: Member, code: int) -> None:
+        """Start another worker in the place of a dead one."""
+        if member.ready_at is None:
+            self._start_failed(member.number, None, member.how_it_ended(code))
+            return
+        self._start_later(member.number, self._restarts.died(member.number, self._loop.now - member.ready_at))
+        if not self.ready_members():
+            for worker in self._restarts.waiting(self._members):
+                self._start_later(worker, 0.0)  # nobody is left: what could not be started is needed now
+
+    # -- what they are told ----------------------------------------------------------------------------------
+
+    def send(self, worker: int, tickets: Sequence[Ticket], descriptors: Sequence[int]) -> None:
+        """Hand over sockets to a worker (see :meth:`mprelay.channel.down.Sender.send`)."""
+        self._members[worker].send(tickets, descriptors)
+
+    def drain(self) -> None:
+        """Replace nobody any more: what is left to do can be done without another worker."""
+        for alarm in self._starts.values():
+            alarm.cancel()
+        for member in self._members.values():
+            if not (member.ready or member.reader.garbled):
+                member.cancel_alarm()
+
+    def stop(self) -> None:
+        """Tell all workers to end their sessions and themselves; kill those who do not within the grace."""
+        self.drain()
+        self.watchdog.stop()
+        for member in self._members.values():
+            member.stop()
+        self._loop.after(GRACE, self.kill)
+
+    def kill(self) -> None:
+        """End all workers at once."""
+        for member in self._members.values():
+            member.kill()
+
+    def abandon(self) -> None:
+        """Kill all workers, and hear nothing more of them: nobody knows what state this process is in."""
+        self.kill()
+        for member in list(self._members.values()):
+            self._loop.unwatch(member.sentinel)
+            self._loop.unwatch(member.reader.fileno())
+            member.join()
+            del self._members[member.number]
+
+    @property
+    def empty(self) -> bool:
+        """Whether no worker is left."""
+        return not self._members
+
+    def ready_members(self) -> list[Member]:
+        """List the workers that can take tickets."""
+        return [member for member in self._members.values() if member.ready]

@@ -1,0 +1,276 @@
+"""The door: new connections are accepted, judged, recorded, and handed over to workers.
+
+Rules:
+
+1. A connection is accepted only if it can be admitted or refused, and recorded, right now. Otherwise it waits in
+   the kernel's backlog.
+2. What goes to one worker is handed over together. After the hand-over the message owns the sockets.
+3. While much of the log's room is taken, refusals are summed up: each record that they make is room that others
+   need. The rest of the room is left to the others. Refused connections alone never fill it up to the mark at
+   which admission pauses.
+4. After a pause, who came before its end is examined. A client that has reset the connection, or has waited
+   longer than the connect timeout, is taken to have given up. An end of data is no sign of that: ``nc -N`` has
+   sent one before the connection is accepted.
+"""
+
+import os
+from typing import Final, TypeAlias
+
+from mprelay.channel.down import BATCH
+from mprelay.config.parameters import Config
+from mprelay.core.admission import Patience, Policy, PortSearch
+from mprelay.core.ledger import Session
+from mprelay.core.phases import Course, Phase
+from mprelay.core.protocol import CloseReason, Ticket
+from mprelay.core.roster import NoRoom
+from mprelay.records import catalogue
+from mprelay.records.recorder import Recorder
+from mprelay.records.writer import HIGH, Writer
+from mprelay.supervisor.book import Book
+from mprelay.supervisor.crew import Crew
+from mprelay.supervisor.listener import Listener
+from mprelay.supervisor.loop import Loop
+from mprelay.system import addresses, sockets
+from mprelay.system.errnos import errno_name
+
+_ACCEPT_PAUSE: Final = 0.1  # seconds without accepting after accept(2) failed: no busy loop, and no dead listener
+_NO_PORTS_PAUSE: Final = 1.0  # seconds without accepting after a worker found no local port towards the target
+_SLOT_PATIENCE: Final = 0.005  # seconds that a connection waits for a slot before it is refused
+_ROOM_FOR_REFUSALS: Final = HIGH // 2  # bytes of records that wait, above which refusals are summed up
+_SUM_EVERY: Final = 10.0  # seconds until connections that were summed up are recorded
+_SUMS_AT_ONCE: Final = 256  # records of sums; they take a quarter of the room for refusals
+_SUM_ON: Final = 1.0  # seconds until the rest of them is tried
+
+_ACTIVE: Final = Phase.ACTIVE  # before 3.12 to look a member up in its class takes as long as a dozen other steps
+_Batch: TypeAlias = list[tuple[Session, int]]
+"""Sessions, each with the descriptor of its client."""
+
+
+class Door:
+    """Lets clients in, or not."""
+
+    def __init__(
+        self,
+        config: Config,
+        loop: Loop,
+        course: Course,
+        *,
+        recorder: Recorder,
+        writer: Writer,
+        book: Book,
+        crew: Crew,
+    ) -> None:
+        self._loop = loop
+        self._course = course
+        self._recorder = recorder
+        self._writer = writer
+        self._book = book
+        self._crew = crew
+        self._target_ip = config.trg_host
+        self._connect_timeout = config.connect_timeout
+        self._policy = Policy(config.acl)
+        self.listener = Listener(loop, recorder, config.bind, config.fwd_port, self._on_connection)
+        self._connections_wait = False
+        self._patience = Patience()
+        self.ports = PortSearch()
+        """What is known of local ports towards the target."""
+        self._pause = loop.alarm(self._on_pause_over)  # until then nobody is accepted, whatever else there is
+        self._sums = loop.alarm(self._write_refusals)
+        self._paused = False
+        self._resumed_at = loop.now
+        self._examining = False  # whoever came before `_resumed_at` may have given up
+        self._log_paused_at: float | None = None  # since when the log holds back admission
+
+    # -- open and shut ---------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Take the port. Nobody is let in before the run is active. Raises Failure."""
+        self.listener.open()
+
+    def close(self) -> None:
+        """Shut the door; who still waits in the backlog is reset."""
+        self.listener.close()
+
+    def settle(self) -> None:
+        """Watch the listener exactly while connections may be accepted. Call it at the end of each turn."""
+        if not self.listener.is_open or self._course.phase is not _ACTIVE:
+            return
+        if self._paused != (paused := self._must_pause()):
+            self._paused = paused
+            if not paused:
+                self._examining = True
+                self._resumed_at = self._loop.now
+        if self._writer.paused != (self._log_paused_at is not None):
+            self._record_pause()
+        self.listener.watch(wanted=not (paused or self._is_patient()))
+
+    def _must_pause(self) -> bool:
+        """True while nobody can be admitted or refused.
+
+        The log is congested, accept(2) fails, there is no local port towards the target, or no worker has room
+        although there are slots (workers died, and others are just starting).
+        """
+        return (
+            self._writer.congested  # first, because `settle` asks what it was
+            or self._pause.pending
+            or not (self._book.workers.has_room() or self._book.ledger.full)
+        )
+
+    def _is_patient(self) -> bool:
+        """True while there is no slot, but one may become free in a moment."""
+        return self._patience.waiting and self._book.ledger.full
+
+    def _may_accept(self) -> bool:
+        """True if a new connection could be admitted or refused, and recorded, right now."""
+        return self._course.phase is _ACTIVE and not self._must_pause() and not self._is_patient()
+
+    def _record_pause(self) -> None:
+        """Record that the log holds back admission, or no longer does."""
+        if self._log_paused_at is None:
+            self._log_paused_at = self._loop.now
+            self._recorder.write(catalogue.ADMISSION_PAUSED)
+        else:
+            paused_s = round(self._loop.now - self._log_paused_at, 3)
+            waiting = self.listener.waiting()
+            self._recorder.write(catalogue.ADMISSION_RESUMED, paused_s=paused_s, waiting=waiting)
+            self._log_paused_at = None
+        self._recorder.flush()
+
+    def _on_pause_over(self) -> None:
+        if self.ports.found:
+            self.ports.end()
+
+    # -- who comes -------------------------------------------------------------------------------------------
+
+    def _on_connection(self) -> None:
+        self._connections_wait = True
+
+    def admit(self) -> None:
+        """Let in who waits. Call it last in each turn, so that a slot that was given back is free for them."""
+        if not self._connections_wait:
+            return
+        self._connections_wait = False
+        if self.listener.is_open and self._may_accept() and self._has_slot():
+            self._accept()
+
+    def _has_slot(self) -> bool:
+        """Tell whether there is a slot, or somebody has waited for one for long enough; else wait a moment."""
+        if not self._book.ledger.full:
+            return True
+        self._crew.reports.hear_all()  # what was reported since this turn's wait began may have made room
+        if not self._may_accept():
+            return False  # … or ended the relay, or a worker that had room
+        if self._patience.refusable or self._book.ledger.active < self._book.ledger.limit:
+            return True
+        self._patience.begin(self.listener.waiting() or BATCH)
+        self._loop.after(_SLOT_PATIENCE, self._patience.lapse)
+        return False
+
+    def _accept(self) -> None:
+        """Take a batch of connections: judge, enter, and hand over together what goes to one worker."""
+        book, at, now = self._book, self._loop.wall, self._loop.now
+        book.summing_up = self._writer.backlog > _ROOM_FOR_REFUSALS
+        batches: dict[int, _Batch] = {}
+        failed: OSError | None = None
+        slots = book.ledger.limit - book.ledger.active
+        for _ in range(BATCH):
+            if not slots and not self._patience.refusable:
+                break
+            try:
+                client, address = self.listener.accept()
+            except BlockingIOError:
+                self._patience.emptied()
+                self._examining = False
+                break
+            except OSError as failure:
+                failed = failure
+                break
+            self.listener.works()
+            self._patience.accepted()
+            ip = sockets.plain_ip(address[0])
+            waited_ms = self._waited_in_vain(client) if self._examining else None
+            verdict = self._policy.decide(ip, free=slots > 0, given_up=waited_ms is not None)
+            session = book.enter((ip, address[1]), verdict, at, now, waited_ms or 0.0)
+            if session is None:
+                os.close(client)
+                continue
+            slots -= 1
+            batches.setdefault(book.workers.place(session, now), []).append((session, client))
+            if self.ports.running:
+                self.ports.admitted(session.serial)
+                self._pause.move(self._loop.now + _NO_PORTS_PAUSE)
+                break
+            if slots and not book.workers.has_room():
+                break
+        if book.refusals and not self._sums.pending:
+            self._sums.move(now + _SUM_EVERY)
+        for worker, batch in batches.items():
+            self._hand_over(worker, batch, frozenset((worker,)))
+        if batches:
+            self._crew.watchdog.expect(now)
+        if failed is not None:
+            self._accept_failed(failed)
+
+    def _waited_in_vain(self, client: int) -> float | None:
+        """Return how long a client waited (milliseconds) that came during a pause and has given up; else None."""
+        arrival = sockets.arrival(client)
+        if arrival is None:
+            return None
+        if arrival.waited_ms < (self._loop.now - self._resumed_at) * 1000:
+            self._examining = False  # it came after the pause, and all behind it too
+            return None
+        late = arrival.waited_ms > self._connect_timeout * 1000
+        return float(arrival.waited_ms) if arrival.reset or late else None
+
+    def _write_refusals(self) -> None:
+        """Record what was summed up, as far as the records find room."""
+        if self._writer.backlog <= _ROOM_FOR_REFUSALS:
+            self._book.write_refusals(_SUMS_AT_ONCE)
+        if self._book.refusals:
+            self._sums.move(self._loop.now + _SUM_ON)
+
+    def _hand_over(self, worker: int, batch: _Batch, tried: frozenset[int]) -> None:
+        """Give `batch` to `worker`; what it cannot take, to the least loaded of those not `tried`."""
+        tickets = [Ticket(session.serial, session.admitted_at) for session, _ in batch]
+        try:
+            self._crew.send(worker, tickets, [client for _, client in batch])
+        except OSError as failure:
+            for session, client in batch:
+                try:
+                    other = self._book.workers.place(session, self._loop.now, tried)
+                except NoRoom:
+                    os.close(client)
+                    error = errno_name(failure.errno)
+                    self._book.lost(session, self._loop.wall, self._loop.now, CloseReason.HANDOFF_FAILED, error)
+                else:
+                    self._hand_over(other, [(session, client)], tried | {other})
+            return
+        for session, client in batch:
+            os.close(client)  # the message owns it now
+            self._book.allocated(session, self._loop.wall)
+
+    def _accept_failed(self, failure: OSError) -> None:
+        """No descriptor or no memory, most likely: leave the others waiting for a while."""
+        if self.listener.failed(failure):
+            self._patience.forget()
+        else:
+            self._pause.move(self._loop.now + _ACCEPT_PAUSE)
+
+    # -- ports towards the target ----------------------------------------------------------------------------
+
+    def got_port(self, serial: int) -> None:
+        """Note that a session has got a port."""
+        if self.ports.tells(serial):
+            self.ports.end()
+            self._pause.cancel()
+
+    def no_port(self) -> None:
+        """Note that a session found no local port towards the target.
+
+        The ports wait in TIME_WAIT for a minute each. To search for one takes the kernel milliseconds. So
+        sessions are admitted one by one until one has found a port. connect(2) gives the same error where there
+        is no address to send from; then there is nothing to wait for.
+        """
+        if addresses.has_route(self._target_ip):
+            self.ports.begin()
+            self._pause.move(self._loop.now + _NO_PORTS_PAUSE)

@@ -1,0 +1,120 @@
+"""The listener: the socket that the relay is reached at, and its errors.
+
+Rules:
+
+1. An error of accept(2) ends no relay, unless there can be no listener any more. Most errors are a lack of
+   descriptors or of memory, and pass.
+2. Errors are recorded at most once a second, each kind with its count.
+3. A listener that was destroyed (``ss -K``) is always replaced. One that listens, but from which nobody can be
+   accepted, is replaced once.
+"""
+
+import errno
+import socket
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Final
+
+from mprelay.records import catalogue
+from mprelay.records.recorder import Recorder
+from mprelay.supervisor.checks import init_failed
+from mprelay.supervisor.failure import Failure
+from mprelay.supervisor.loop import Loop
+from mprelay.system import sockets
+from mprelay.system.errnos import errno_name
+
+_RECORD_PAUSE: Final = 1.0  # seconds between two records of errors of accept(2)
+_GONE: Final = {errno.EINVAL, errno.EBADF, errno.ENOTSOCK}
+"""Errors of accept(2) that never pass: the listener listens no longer (``ss -K``), or is no socket."""
+_STEPS: Final = {
+    "socket": catalogue.LISTENER_SOCKET_FAILED,
+    "bind": catalogue.LISTENER_BIND_FAILED,
+    "listen": catalogue.LISTENER_LISTEN_FAILED,
+}
+
+
+class Listener:
+    """Listens on `ip` (None: all interfaces) and `port`; makes a call when somebody waits in the backlog."""
+
+    _sock: socket.socket  # once it is open
+
+    def __init__(
+        self, loop: Loop, recorder: Recorder, ip: str | None, port: int, call: Callable[[], None]
+    ) -> None:
+        self._loop = loop
+        self._recorder = recorder
+        self._ip = ip
+        self._port = port
+        self._call = call
+        self.is_open = False
+        """Whether anybody can connect."""
+        self._watched = False
+        self._replaced = False  # by one that has given nobody yet, because the one before gave nobody
+        self._errors: Counter[int] = Counter()  # since the last records of them
+        self._next_record = loop.alarm(self._record_errors)
+
+    def open(self) -> None:
+        """Listen. Nothing is called before :meth:`watch`. Raises Failure."""
+        try:
+            self._sock = sockets.listen(self._ip, self._port)
+        except sockets.ListenerError as failure:
+            raise Failure(_STEPS[failure.step], error=errno_name(failure.errno)) from failure
+        self.is_open = True
+        try:
+            self.address = self._sock.getsockname()
+        except OSError as failure:
+            raise init_failed("getsockname", failure.errno, failure.strerror) from failure
+
+    def close(self) -> None:
+        """Listen no longer; who still waits in the backlog is reset."""
+        if self.is_open:
+            self.watch(wanted=False)
+            self._sock.close()
+            self.is_open = False
+            self._record_errors()
+
+    def watch(self, *, wanted: bool) -> None:
+        """Make the call when somebody waits, or no longer."""
+        if self.is_open and self._watched != wanted:
+            self._watched = wanted
+            if wanted:
+                self._loop.watch(self._sock.fileno(), self._call)
+            else:
+                self._loop.unwatch(self._sock.fileno())
+
+    def waiting(self) -> int | None:
+        """Count who waits in the backlog; None: the system does not tell."""
+        return sockets.backlog(self._sock) if self.is_open else None
+
+    def accept(self) -> tuple[int, Any]:
+        """Accept a connection: its descriptor, now the caller's, and its address. Never blocks. OSError."""
+        return sockets.accept(self._sock)
+
+    def works(self) -> None:
+        """Note that somebody was accepted."""
+        self._replaced = False
+
+    def failed(self, failure: OSError) -> bool:
+        """Note an error of accept(2); True: there is a new listener. Raises Failure if there can be none."""
+        number = failure.errno or 0
+        self._errors[number] += 1
+        if not self._next_record.pending:
+            self._record_errors()
+        if number not in _GONE:
+            return False
+        useless = self.is_open and sockets.listens(self._sock)
+        self.close()
+        if useless and self._replaced:
+            raise Failure(catalogue.LISTENER_LISTEN_FAILED, error=errno_name(number))
+        self._replaced = useless
+        self.open()
+        return True
+
+    def _record_errors(self) -> None:
+        """22: the errors of accept(2) since the last such records."""
+        if self._errors:
+            for number, count in self._errors.items():
+                error = errno_name(number)
+                self._recorder.write(catalogue.CONNECTION_ACCEPT_FAILED, errno=number, error=error, count=count)
+            self._errors.clear()
+            self._next_record.move(self._loop.now + _RECORD_PAUSE)

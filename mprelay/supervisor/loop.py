@@ -1,0 +1,172 @@
+"""The supervisor's loop: what it waits with and for.
+
+Rules:
+
+1. The loop waits in :meth:`Loop.wait` and nowhere else. Whoever uses it decides in which order the rest of a
+   turn is done: see :meth:`mprelay.supervisor.run.Run.run`.
+2. The clocks are read once for each wake-up.
+3. In no turn is anything done for each session. There are a few alarms, and at most one for each worker.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from math import inf
+from typing import Final
+
+from mprelay.supervisor.checks import init_failed
+from mprelay.system import poller, signals, spawning
+from mprelay.system.boottime import Deadline
+from mprelay.system.poller import READ
+
+_STOOD_STILL: Final = 1.0  # seconds that the loop was late: it was stopped, or the whole machine was
+
+
+class Alarm:
+    """A call at a moment of the monotonic clock. It is made once, unless :meth:`move` asks for it again."""
+
+    __slots__ = ("_alarms", "call", "when")
+
+    def __init__(self, alarms: "dict[Alarm, None]", when: float, call: Callable[[], None]) -> None:
+        self._alarms = alarms
+        self.when = when
+        self.call = call
+        alarms[self] = None
+
+    def move(self, when: float) -> None:
+        """Make the call at `when`, and at no other moment."""
+        self.when = when
+        self._alarms[self] = None
+
+    def cancel(self) -> None:
+        """Make no call."""
+        self._alarms.pop(self, None)
+
+    @property
+    def pending(self) -> bool:
+        """Whether the call is still to be made."""
+        return self in self._alarms
+
+
+class Loop:
+    """Waits for descriptors, signals and moments. Nothing can be waited for before :meth:`open`."""
+
+    _poller: poller.Poller
+    _signals: signals.Signals
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+        """The monotonic clock at the last wake-up, seconds."""
+        self.wall = time.time()
+        """Unix time at the last wake-up, seconds."""
+        self.late_at = -inf
+        """When this loop last noticed that it had stood still."""
+        self.is_open = False
+        self._calls: dict[int, Callable[[], None]] = {}
+        self._alarms: dict[Alarm, None] = {}
+        self._deadline: Deadline | None = None
+        self._at_deadline: Callable[[], None] | None = None
+        self._ready: list[tuple[int, int]] = []
+
+    def open(self, on_signal: Callable[[], None]) -> None:
+        """Begin to wait, and to hear signals. Raises Failure."""
+        try:
+            step = "epoll"
+            self._poller = poller.Poller()
+            step = "signals"
+            # PID 1 becomes the parent of every orphan in its namespace. They stay until it has waited for them.
+            self._signals = signals.Signals(spawning.reap if os.getpid() == 1 else None)
+            step = "epoll"
+            self.watch(self._signals.fileno(), on_signal)
+            self._poller.wait(0)
+            if os.getpid() == 1:
+                spawning.reap()  # what had ended before SIGCHLD was heard
+        except OSError as failure:
+            raise init_failed(step, failure.errno, failure.strerror) from failure
+        self.is_open = True
+
+    def close(self) -> None:
+        """Wait for nothing any more. From now on signals act by default."""
+        if self.is_open:
+            self.is_open = False
+            self._signals.close()
+            self._poller.close()
+
+    # -- what to wait for ------------------------------------------------------------------------------------
+
+    def watch(self, descriptor: int, call: Callable[[], None], mask: int = READ) -> None:
+        """Make this call whenever a descriptor is ready. OSError: the kernel cannot watch it."""
+        self._poller.add(descriptor, mask)
+        self._calls[descriptor] = call
+
+    def change(self, descriptor: int, mask: int) -> None:
+        """Wait for READ, WRITE or both of a descriptor that is watched."""
+        self._poller.change(descriptor, mask)
+
+    def unwatch(self, descriptor: int) -> None:
+        """Wait no longer for a descriptor, if it is watched."""
+        if self._calls.pop(descriptor, None) is not None:
+            self._poller.remove(descriptor)
+
+    def at(self, when: float, call: Callable[[], None]) -> Alarm:
+        """Make this call at `when` on the monotonic clock, seconds."""
+        return Alarm(self._alarms, when, call)
+
+    def alarm(self, call: Callable[[], None]) -> Alarm:
+        """Make this call when the alarm that is returned says so: :meth:`Alarm.move` sets it."""
+        alarm = Alarm(self._alarms, inf, call)
+        alarm.cancel()
+        return alarm
+
+    def after(self, seconds: float, call: Callable[[], None]) -> Alarm:
+        """Make this call so many seconds after the last wake-up."""
+        return Alarm(self._alarms, self.now + seconds, call)
+
+    def cancel_alarms(self) -> None:
+        """Forget all alarms, but not the deadline."""
+        self._alarms.clear()
+
+    def expire(self, deadline: Deadline, call: Callable[[], None]) -> None:
+        """Make this call first in each turn from `deadline` on. The machine may sleep meanwhile."""
+        self._deadline = deadline
+        self._at_deadline = call
+        self.at(deadline.monotonic, call)
+        if deadline.fileno() >= 0:
+            self._poller.add(deadline.fileno(), READ | poller.EDGE)  # to wake, nothing else
+
+    def take_signals(self) -> list[int]:
+        """Return the stop signals that came since the last call."""
+        return self._signals.take()
+
+    # -- a turn ----------------------------------------------------------------------------------------------
+
+    def wait(self, timeout: float = inf) -> None:
+        """Wait until something is ready, or due, or for `timeout` seconds; read the clocks."""
+        nearest = min([alarm.when for alarm in self._alarms], default=inf)
+        before = time.monotonic()
+        left = min(nearest - before, timeout)
+        self._ready = self._poller.wait(None if left == inf else left)
+        now = time.monotonic()
+        late_since = now - _STOOD_STILL
+        if self.now < before - _STOOD_STILL or (nearest < late_since and before < late_since):
+            self.late_at = now
+        self.now = now
+        self.wall = time.time()
+
+    def make_due_calls(self) -> None:
+        """Do what is due by the clock."""
+        if self._at_deadline is not None and self._deadline is not None and self._deadline.reached():
+            self._at_deadline()
+        now = self.now
+        for alarm in [alarm for alarm in self._alarms if alarm.when <= now]:
+            if alarm.pending and alarm.when <= now:  # another call may have cancelled or moved it
+                alarm.cancel()
+                alarm.call()
+
+    def make_ready_calls(self) -> None:
+        """Do what the descriptors ask for that were ready when the wait ended."""
+        calls = self._calls
+        for descriptor, _mask in self._ready:
+            call = calls.get(descriptor)  # not where an earlier call has ended the watch
+            if call is not None:
+                call()

@@ -1,0 +1,126 @@
+"""The way out: the outlet process, started, watched, and waited for at the end.
+
+Whoever reads stdout may stall for ever. While the relay serves, nothing waits for the reader. At the end the
+door is shut and no worker is left; then the records that are left keep this process until a signal says not to
+wait any longer.
+"""
+
+import time
+from collections.abc import Callable
+from math import inf
+from typing import Final
+
+from mprelay import outlet
+from mprelay.core.phases import Course, Phase
+from mprelay.records import catalogue
+from mprelay.records.writer import Writer
+from mprelay.supervisor.failure import Failure
+from mprelay.supervisor.loop import Loop
+from mprelay.supervisor.member import ended
+from mprelay.system.errnos import errno_name
+from mprelay.system.poller import READ, WRITE
+from mprelay.system.streams import complain
+
+_LAST_WORDS: Final = 1.0  # seconds for the records that are left, once a signal says not to wait for their reader
+
+
+class WayOut:
+    """The writer in the loop of the supervisor."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        course: Course,
+        writer: Writer,
+        *,
+        on_ready: Callable[[], None],
+        on_gone: Callable[[], None],
+    ) -> None:
+        self._loop = loop
+        self._course = course
+        self._writer = writer
+        self._on_ready = on_ready
+        self._on_gone = on_gone
+        self._awaits_room = False
+
+    def start(self) -> None:
+        """Give stdout and stderr away. Raises Failure.
+
+        The first start of all, because other processes would inherit them.
+        """
+        try:
+            self._writer.start(outlet.main)
+            self._loop.watch(self._writer.fileno(), self._on_outlet)
+        except OSError as failure:
+            self._writer.absent = True
+            raise Failure(
+                catalogue.POOL_START_FAILED,
+                error=errno_name(failure.errno),
+                detail=f"the outlet could not be started: {failure.strerror}",
+            ) from failure
+
+    @property
+    def ready(self) -> bool:
+        """Whether the outlet has begun."""
+        return self._writer.ready
+
+    def settle(self) -> None:
+        """Watch the way for room exactly while records wait for it. Call it at the end of each turn."""
+        if (self._awaits_room or self._writer.backlog) and self._awaits_room != (waits := self._writer.waits):
+            self._awaits_room = waits
+            self._loop.change(self._writer.fileno(), READ | WRITE if waits else READ)
+
+    def _on_outlet(self) -> None:
+        """The outlet has said something, or has ended, or there is room on the way to it."""
+        was_ready = self._writer.ready
+        self._writer.attend()
+        if self._writer.absent or self._writer.gone:
+            self._awaits_room = False
+            self._loop.unwatch(self._writer.fileno())
+        if self._writer.gone:
+            self._on_gone()
+        elif self._writer.absent and self._course.phase is Phase.STARTING:
+            detail = f"the outlet {ended(*self._writer.ended())}"
+            raise Failure(catalogue.POOL_START_FAILED, error=None, detail=detail)
+        elif not was_ready and self._writer.ready:
+            self._on_ready()
+
+    # -- the end ---------------------------------------------------------------------------------------------
+
+    def finish(self, ready_by: float, *, hurry: bool) -> bool:
+        """Wait until every record is written, or a signal says not to wait; True: the outlet is left behind.
+
+        An outlet that is not ready by `ready_by` (monotonic) is done without. With `hurry` a signal came before.
+        """
+        writer = self._writer
+        writer.close()
+        now = time.monotonic()
+        give_up_at = now + _LAST_WORDS if hurry else inf
+        while not (writer.written or writer.gone):
+            if writer.absent or (not writer.ready and now >= ready_by):
+                self._write_without_outlet()
+                break
+            if self._loop.take_signals():
+                give_up_at = min(give_up_at, now + _LAST_WORDS)
+            if now >= give_up_at:
+                given_up = f"{writer.backlog} bytes of records are given up"
+                complain(f"{given_up}; process {writer.pid} still writes what it has")
+                return writer.outlives(wait=False)
+            self.settle()
+            self._loop.wait(min(give_up_at, inf if writer.ready else ready_by) - now)
+            writer.attend()
+            now = time.monotonic()
+        return writer.outlives(wait=True)
+
+    @property
+    def written(self) -> bool:
+        """Whether every record is written, up to the last."""
+        return self._writer.written
+
+    def _write_without_outlet(self) -> None:
+        """Write the records here, because no outlet is ready. It may block: this process holds nothing more."""
+        self._loop.close()  # so that a signal ends the process
+        try:
+            self._writer.write_directly()
+        except OSError as failure:
+            complain(f"stdout is gone: {failure.strerror}")

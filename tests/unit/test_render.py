@@ -1,0 +1,74 @@
+"""Renderers: what a line of text says."""
+
+import pytest
+from support.kept import Kept
+
+from mprelay.core.admission import Outcome, Verdict
+from mprelay.core.protocol import Closed, CloseReason
+from mprelay.records import catalogue
+from mprelay.records.render import RENDERERS, renderer
+
+
+@pytest.mark.parametrize(
+    ("log_format", "terminal", "chosen"),
+    [
+        ("auto", True, "text"),
+        ("auto", False, "json"),
+        ("json", True, "json"),
+        ("text", False, "text"),
+    ],
+)
+def test_auto_is_text_on_a_terminal(log_format, terminal, chosen):
+    """And JSON otherwise."""
+    assert renderer(log_format, terminal=terminal) is RENDERERS[chosen]
+
+
+def test_text_is_the_manuals_sentence():
+    """TIMESTAMP LEVEL message."""
+    kept = Kept("text")
+    kept.book.enter(("192.0.2.8", 1), Verdict(Outcome.REJECTED, "10.0.0.0/8"), 1.25, 1.25)
+    kept.recorder.flush()
+    attempt = b"1970-01-01T00:00:01.250000Z INFO Connection attempt made from 192.0.2.8.\n"
+    reject = b"1970-01-01T00:00:01.250000Z WARNING Connection from 192.0.2.8 rejected due to ACL mismatch.\n"
+    assert kept.lines == [attempt, reject]
+
+
+def test_text_shows_beside_the_sentence_what_it_leaves_out():
+    """Why a start failed, what is wrong with an argument, and how a session went; JSON has it in fields."""
+    kept = Kept("text")
+    wrong = "<fwd port> '0' must be a whole number"
+    kept.recorder.refuse("fwd_port", "0", catalogue.FWD_PORT_INVALID, wrong)
+    kept.recorder.refuse("workers", "0", catalogue.CONFIG_INVALID, "--workers\n'0' must be more.")
+    kept.recorder.write(catalogue.LISTENER_BIND_FAILED, error="EADDRINUSE")
+    kept.recorder.write(catalogue.POOL_START_FAILED, error=None, detail="worker 1 hangs")
+    kept.recorder.write(catalogue.WORKER_DIED, worker=1, pid=2, exitcode=None, signal="SIGKILL")
+    kept.recorder.write(catalogue.WORKER_DIED, worker=1, pid=2, exitcode=70, signal=None)
+    kept.recorder.write(catalogue.WORKER_EXITED, worker=1, pid=2, exitcode=0, signal=None)
+    kept.book.stopped("drained", 1.0)
+    kept.recorder.flush()
+    assert [line.decode().split(" ", 1)[1].rstrip("\n") for line in kept.lines] == [
+        f"ERROR Error: <fwd port> must be between 1 and 65535 inclusive. ({wrong})",
+        "ERROR Error: --workers\\x0a'0' must be more.",
+        "CRITICAL Error: Could not bind listener port to socket. (EADDRINUSE)",
+        "CRITICAL Error: Unable to start the maintenance thread. (worker 1 hangs)",
+        "ERROR Worker 1 died; its sessions are lost. (SIGKILL)",
+        "ERROR Worker 1 died; its sessions are lost. (exit code 70)",
+        "INFO Worker 1 has ended.",
+        "INFO The relayer has stopped. (drained)",
+    ]
+
+
+@pytest.mark.parametrize(("error", "last"), [(None, ""), ("ECONNRESET", ", ECONNRESET")])
+def test_text_shows_how_a_session_went(error, last):
+    """Client's port, bytes both ways, seconds, and the error's name."""
+    kept = Kept("text")
+    kept.admit(("192.0.2.7", 4711), 1.0, 50.0)
+    reason = CloseReason.TARGET_READ_CLOSED
+    kept.book.closed(
+        Closed(1, 2.0, 1234.5678, reason, error, None, None, None, "192.0.2.99", 78, 187, 187, 78), reason
+    )
+    kept.recorder.flush()
+    assert kept.lines[-1].decode().split(" ", 1)[1] == (
+        "INFO Session handler serial number 1 terminated due to target read closure. "
+        f"(client port 4711, 78 bytes from the client, 187 from the target, 1.235 s{last})\n"
+    )
