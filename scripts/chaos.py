@@ -32,8 +32,11 @@ from rich.table import Table
 import mprelay
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
-from support.harness import PATIENCE, Relay, eventually, limit, moment, open_files
+from support.judge import moment
 from support.network import FAR, NEAR, Cable, Namespace, NotHere, bad_network
+from support.processes import limit, open_files
+from support.relay import Relay
+from support.waiting import PATIENCE, eventually
 from traffic import EARLY, HEADER, NORMAL, Plan, address_of, allowed, plan
 
 MIB = 1 << 20

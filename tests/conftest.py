@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.harness import limit
+from support.processes import limit
 
 
 def _descriptors() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import resource
 import socket
 import threading
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -9,22 +10,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.harness import (
-    Relay,
-    accept,
-    answering,
-    echo,
-    ends_with_reset,
-    eventually,
-    failing,
-    limit,
-    listening,
-    moment,
-    receive,
-    reset,
-    resource,
-)
+from support.judge import moment
 from support.network import Namespace
+from support.peers import accept, answering, echo, ends_with_reset, listening, receive, reset
+from support.processes import limit
+from support.relay import Relay, failing
+from support.waiting import eventually
 
 PIDFD_GETFD = 438  # asm-generic/unistd.h
 

@@ -5,8 +5,10 @@ import socket
 import threading
 
 import pytest
-from support.harness import Relay, accept, echo, ends_with_reset, eventually, listening, pattern, receive
 from support.network import FAR, NEAR, NotHere, bad_network
+from support.peers import accept, echo, ends_with_reset, listening, pattern, receive
+from support.relay import Relay
+from support.waiting import eventually
 
 
 @pytest.fixture

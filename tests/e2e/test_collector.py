@@ -8,8 +8,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.harness import PROGRAM, Relay, accept, answering, echo, eventually, listening, receive
 from support.judge import check_run, parse
+from support.peers import accept, answering, echo, listening, receive
+from support.relay import PROGRAM, Relay
+from support.waiting import eventually
 
 MIB = 1 << 20
 

@@ -11,21 +11,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from support.harness import (
-    PATIENCE,
-    PROGRAM,
-    Relay,
-    accept,
-    echo,
-    ends_with_reset,
-    eventually,
-    free_port,
-    listening,
-    moment,
-    receive,
-)
-from support.judge import check_run, parse
+from support.judge import check_run, moment, parse
 from support.messages import MESSAGES
+from support.peers import accept, echo, ends_with_reset, free_port, listening, receive
+from support.relay import PROGRAM, Relay
+from support.waiting import PATIENCE, eventually
 
 from mprelay.system import cpus
 

@@ -13,21 +13,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.harness import (
-    PATIENCE,
-    PROGRAM,
-    Relay,
-    accept,
-    ends_with_reset,
-    eventually,
-    free_port,
-    listening,
-    moment,
-    read_until,
-    receive,
-    workers_of,
-)
-from support.judge import check_run, parse
+from support.judge import check_run, moment, parse
+from support.peers import accept, ends_with_reset, free_port, listening, receive
+from support.processes import workers_of
+from support.relay import PROGRAM, Relay
+from support.waiting import PATIENCE, eventually, read_until
 
 TARGET = "127.0.0.1", 9
 

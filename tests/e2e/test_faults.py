@@ -9,21 +9,10 @@ import tempfile
 import threading
 
 import pytest
-from support.harness import (
-    PATIENCE,
-    PROGRAM,
-    Relay,
-    accept,
-    connect,
-    ends_with_reset,
-    eventually,
-    free_port,
-    listening,
-    outlet_of,
-    receive,
-    reset,
-    workers_of,
-)
+from support.peers import accept, connect, ends_with_reset, free_port, listening, receive, reset
+from support.processes import outlet_of, workers_of
+from support.relay import PROGRAM, Relay
+from support.waiting import PATIENCE, eventually
 
 
 def test_a_replacement_that_hangs_at_its_start_holds_nobody_up():

@@ -3,7 +3,8 @@
 import socket
 
 import pytest
-from support.harness import Relay, accept, ends_with_reset, listening, pattern, receive, reset, reset_arrives
+from support.peers import accept, ends_with_reset, listening, pattern, receive, reset, reset_arrives
+from support.relay import Relay
 
 ANSWER = pattern(300_000)
 BUFFERS = ["100", "4000", "auto"]

@@ -7,7 +7,9 @@ import threading
 from collections import Counter
 
 import pytest
-from support.harness import PATIENCE, Relay, accept, answering, ends_with_reset, listening, receive, reset
+from support.peers import accept, answering, ends_with_reset, listening, receive, reset
+from support.relay import Relay
+from support.waiting import PATIENCE
 
 MIB = 1 << 20
 

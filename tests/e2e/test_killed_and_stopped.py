@@ -6,17 +6,10 @@ import signal
 import threading
 
 import pytest
-from support.harness import (
-    Relay,
-    accept,
-    echo,
-    ends_with_reset,
-    eventually,
-    listening,
-    open_files,
-    receive,
-    silent,
-)
+from support.peers import accept, echo, ends_with_reset, listening, receive, silent
+from support.processes import open_files
+from support.relay import Relay
+from support.waiting import eventually
 
 
 def has_died(relay: Relay, pid: int, number: int) -> None:

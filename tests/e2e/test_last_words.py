@@ -11,16 +11,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from support.harness import (
-    PATIENCE,
-    Relay,
-    accept,
-    listening,
-    pattern,
-    receive,
-    reset,
-    silent,
-)
+from support.peers import accept, listening, pattern, receive, reset, silent
+from support.relay import Relay
+from support.waiting import PATIENCE
 
 BUFFERS = ["100", "4000", "auto"]
 LAST_WORD = b"HTTP/1.1 413 Payload Too Large\r\nContent-Length: 5\r\nConnection: close\r\n\r\nlarge"

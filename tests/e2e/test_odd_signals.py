@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.harness import PROGRAM, Relay, accept, echo, eventually, free_port, listening
 from support.judge import parse
+from support.peers import accept, echo, free_port, listening
+from support.relay import PROGRAM, Relay
+from support.waiting import eventually
 
 STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGXCPU)
 DEADLY = (

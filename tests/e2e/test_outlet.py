@@ -16,26 +16,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.harness import (
-    PATIENCE,
-    PROGRAM,
-    Relay,
-    accept,
-    answering,
-    connect,
-    echo,
-    ends_with_reset,
-    eventually,
-    free_port,
-    listening,
-    moment,
-    opened,
-    outlet_of,
-    read_until,
-    receive,
-    with_site,
-)
-from support.judge import check_run, parse
+from support.judge import check_run, moment, parse
+from support.peers import accept, answering, connect, echo, ends_with_reset, free_port, listening, receive
+from support.processes import opened, outlet_of
+from support.relay import PROGRAM, Relay, with_site
+from support.waiting import PATIENCE, eventually, read_until
 
 NOWHERE = ("127.0.0.1", 9)
 IN_OUTLET = """import sys

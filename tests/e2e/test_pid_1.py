@@ -8,7 +8,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.harness import PROGRAM, Relay, accept, echo, eventually, listening
+from support.peers import accept, echo, listening
+from support.relay import PROGRAM, Relay
+from support.waiting import eventually
 
 
 def pid_inside(process):

@@ -16,18 +16,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.harness import (
-    PATIENCE,
-    Relay,
-    accept,
-    ends_with_reset,
-    eventually,
-    listening,
-    open_files,
-    receive,
-    reset,
-    reset_arrives,
-)
+from support.peers import accept, ends_with_reset, listening, receive, reset, reset_arrives
+from support.processes import open_files
+from support.relay import Relay
+from support.waiting import PATIENCE, eventually
 
 MIB = 1 << 20
 

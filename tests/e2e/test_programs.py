@@ -10,7 +10,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support.harness import PATIENCE, Relay, accept, eventually, free_port, listening, pattern, receive
+from support.peers import accept, free_port, listening, pattern, receive
+from support.relay import Relay
+from support.waiting import PATIENCE, eventually
 
 LONG = 60  # seconds until a transfer of a big file is said to hang
 BIG = 100_000_000

@@ -18,20 +18,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from support.harness import (
-    PATIENCE,
-    PROGRAM,
-    Relay,
-    accept,
-    failing,
-    free_port,
-    listening,
-    moment,
-    read_until,
-    receive,
-    reset,
-)
-from support.judge import check_run, parse
+from support.judge import check_run, moment, parse
+from support.peers import accept, free_port, listening, receive, reset
+from support.relay import PROGRAM, Relay, failing
+from support.waiting import PATIENCE, read_until
 
 OPENING = (
     "The relayer is now active.  Data received on TCP port {port} will be forwarded to {target} port {to}..."
@@ -387,7 +377,7 @@ def test_a_timestamp_is_when_it_happened_not_when_it_was_written():
 
 
 def test_stats_of_64_workers_fit_with_long_labels():
-    """Every worker is in them, and each record stays below 4096 bytes (the harness judges that)."""
+    """Every worker is in them, and each record stays below 4096 bytes (the judge sees to that)."""
     options = ["--workers", "64", "--stats-interval", "0.5", "--label", "ticket=" + "x" * 1000]
     with Relay(("127.0.0.1", 9), *options, wait_active=False) as relay:
         for worker in range(1, 65):

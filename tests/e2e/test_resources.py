@@ -16,25 +16,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.harness import (
-    FAILING_CALL,
-    PATIENCE,
-    PROGRAM,
-    Relay,
-    accept,
-    echo,
-    ends_with_reset,
-    eventually,
-    failing,
-    free_port,
-    limit,
-    listening,
-    open_files,
-    pattern,
-    receive,
-    reset,
-    with_site,
-)
+from support.peers import accept, echo, ends_with_reset, free_port, listening, pattern, receive, reset
+from support.processes import limit, open_files
+from support.relay import FAILING_CALL, PROGRAM, Relay, failing, with_site
+from support.waiting import PATIENCE, eventually
 
 MPTCP = 262  # IPPROTO_MPTCP, netinet/in.h
 NOWHERE = ("127.0.0.1", 9)  # a target for runs that never come so far

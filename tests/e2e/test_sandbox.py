@@ -5,7 +5,9 @@ import os
 import subprocess
 
 import pytest
-from support.harness import PROGRAM, Relay, accept, echo, failing, listening, opened
+from support.peers import accept, echo, listening
+from support.processes import opened
+from support.relay import PROGRAM, Relay, failing
 
 
 @pytest.fixture

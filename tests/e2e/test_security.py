@@ -6,7 +6,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.harness import PROGRAM, Relay, accept, ends_with_reset, listening, receive
+from support.peers import accept, ends_with_reset, listening, receive
+from support.relay import PROGRAM, Relay
 
 CLOSE_ON_EXEC = 0o2000000  # as /proc/pid/fdinfo shows O_CLOEXEC
 

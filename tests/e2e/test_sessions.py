@@ -9,11 +9,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.harness import (
-    Relay,
+from support.network import NotHere, lonely_network
+from support.peers import (
     accept,
     ends_with_reset,
-    eventually,
     free_port,
     listening,
     pattern,
@@ -22,7 +21,8 @@ from support.harness import (
     reset_arrives,
     silent,
 )
-from support.network import NotHere, lonely_network
+from support.relay import Relay
+from support.waiting import eventually
 
 BUFFERS = ["100", "4000", "auto"]
 MIB = 1 << 20

@@ -4,7 +4,9 @@ import contextlib
 import signal
 
 import pytest
-from support.harness import Relay, accept, echo, ends_with_reset, listening, moment, with_site
+from support.judge import moment
+from support.peers import accept, echo, ends_with_reset, listening
+from support.relay import Relay, with_site
 
 HOUR = 3600
 

@@ -4,7 +4,8 @@ import os
 import sys
 
 import psutil
-from support.harness import PROGRAM, Relay, listening
+from support.peers import listening
+from support.relay import PROGRAM, Relay
 
 NAMES = ["mprelay", "mprelay-outlet", "mprelay-w1", "mprelay-w2"]
 

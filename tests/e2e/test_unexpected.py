@@ -6,17 +6,9 @@ import signal
 
 import psutil
 import pytest
-from support.harness import (
-    PATIENCE,
-    Relay,
-    accept,
-    echo,
-    ends_with_reset,
-    eventually,
-    listening,
-    receive,
-    with_site,
-)
+from support.peers import accept, echo, ends_with_reset, listening, receive
+from support.relay import Relay, with_site
+from support.waiting import PATIENCE, eventually
 
 
 def is_cut_off(relay):

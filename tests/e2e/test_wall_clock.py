@@ -5,7 +5,9 @@ import subprocess
 import time
 
 import pytest
-from support.harness import Relay, accept, echo, ends_with_reset, listening, moment, silent
+from support.judge import moment
+from support.peers import accept, echo, ends_with_reset, listening, silent
+from support.relay import Relay
 
 DAY = 86_400
 

@@ -13,21 +13,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.harness import (
-    Relay,
-    accept,
-    answering,
-    echo,
-    ends_with_reset,
-    eventually,
-    limit,
-    listening,
-    moment,
-    open_files,
-    opened,
-    receive,
-    with_site,
-)
+from support.judge import moment
+from support.peers import accept, answering, echo, ends_with_reset, listening, receive
+from support.processes import limit, open_files, opened
+from support.relay import Relay, with_site
+from support.waiting import eventually
 
 import mprelay
 from mprelay.channel.build import BUILD

@@ -9,6 +9,7 @@ import json
 import os
 import re
 from collections import Counter, defaultdict
+from datetime import UTC, datetime
 
 LEVELS = {"debug", "info", "warning", "error", "critical"}
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
@@ -168,6 +169,11 @@ def parse(output: bytes) -> list[dict]:
     for line in lines:
         assert len(line) + 1 < 4096, len(line)
     return [json.loads(line) for line in lines]
+
+
+def moment(text: str) -> float:
+    """Read a record's timestamp as Unix time."""
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC).timestamp()
 
 
 def check_types(fields: dict, types: dict) -> None:

@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.harness import FAILING_CALL, PATIENCE, eventually, limit, opened
+from support.processes import limit, opened
+from support.relay import FAILING_CALL
+from support.waiting import PATIENCE, eventually
 
 from mprelay import outlet
 from mprelay.system import streams

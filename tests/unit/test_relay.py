@@ -7,7 +7,8 @@ import time
 from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
-from support.harness import accept, eventually, free_port, listening, receive, reset, reset_arrives
+from support.peers import accept, free_port, listening, receive, reset, reset_arrives
+from support.waiting import eventually
 
 from mprelay.channel import down as handoff
 from mprelay.core.lifecycle import Input, State

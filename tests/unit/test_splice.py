@@ -9,7 +9,7 @@ import socket
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.harness import pattern, reset
+from support.peers import pattern, reset
 from support.pumps import edge, small, tcp_pair
 
 from mprelay.worker.pump import Outcome, Pipe, PipePool, Pumps

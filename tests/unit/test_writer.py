@@ -7,7 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from support.harness import PATIENCE, receive
+from support.peers import receive
+from support.waiting import PATIENCE
 
 from mprelay.records.writer import HIGH, LOW, Writer
 from mprelay.system.streams import READY, WRITTEN

@@ -1,17 +1,18 @@
-"""The tests' own helpers: what they take as the same, and what not."""
+"""The tests' own client: a reset within connect(2) is the same as one a moment later, and nothing else is."""
 
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from support.harness import PATIENCE, connect, ends_with_reset, free_port, listening
+from support.peers import connect, ends_with_reset, free_port, listening
+from support.waiting import PATIENCE
 
 SUPPORT = Path(__file__).parents[1] / "support"
 KNOCK = """
 import socket, sys
 sys.path.insert(0, sys.argv[1])
-from support.harness import connect, ends_with_reset
+from support.peers import connect, ends_with_reset
 with connect((sys.argv[2], int(sys.argv[3])), source=sys.argv[4] or None, wait=bool(sys.argv[5])) as sock:
     assert sock.fileno() != 3
     print(sock.getsockname()[0], sock.getsockname()[1], ends_with_reset(sock))

@@ -1,0 +1,57 @@
+"""A process as /proc shows it: its descriptors, its children, its limits."""
+
+import contextlib
+import resource
+from pathlib import Path
+
+import psutil
+
+from support.waiting import eventually
+
+
+def opened(pid: int | str, descriptor: int) -> str:
+    """What a process has under a descriptor, as /proc shows it. OSError: nothing."""
+    return str(Path(f"/proc/{pid}/fd/{descriptor}").readlink())
+
+
+def open_files(pid: int) -> int:
+    """How many descriptors a process has."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def outlet_of(pid: int) -> psutil.Process:
+    """The child of a relay that owns stdout: the only one whose descriptor 1 is not the relay's."""
+    found = []
+
+    def is_there() -> bool:
+        for child in psutil.Process(pid).children():
+            with contextlib.suppress(OSError):  # it has ended, or has no descriptor 1
+                if opened(child.pid, 1) != opened(pid, 1):
+                    found.append(child)
+        return bool(found)
+
+    eventually(is_there, "an outlet")
+    return found[0]
+
+
+def workers_of(pid: int) -> list[psutil.Process]:
+    """The workers of a relay whose records nobody can read."""
+    outlet = outlet_of(pid)
+    found = []
+    for child in psutil.Process(pid).children():
+        with contextlib.suppress(psutil.Error):
+            if child != outlet and child.name().startswith("mprelay-w"):
+                found.append(child)
+    return found
+
+
+@contextlib.contextmanager
+def limit(pid: int, what: int, soft: int):
+    """Lower a limit of a running process for a while."""
+    before = resource.prlimit(pid, what)
+    resource.prlimit(pid, what, (soft, before[1]))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(pid, what, before)

@@ -1,0 +1,233 @@
+"""Runs the installed program as a process, as a user would, and reads its records as a collector would."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+
+from support.judge import check_run, parse
+from support.peers import connect, free_port
+from support.processes import outlet_of
+from support.waiting import PATIENCE
+
+PROGRAM = str(Path(sys.executable).with_name("mprelay"))
+FAILING_CALL = str(Path(__file__).with_name("seccomp.py"))
+
+
+def failing(*rules: str) -> tuple[str, ...]:
+    """The command that runs the program with these calls failing."""
+    return (sys.executable, FAILING_CALL, *rules, "--", PROGRAM)
+
+
+def with_site(directory: Path, code: str) -> dict[str, str]:
+    """Make an environment in which every Python runs `code` before anything else."""
+    (directory / "sitecustomize.py").write_text(code)
+    return os.environ | {"PYTHONPATH": str(directory)}
+
+
+class Relay:
+    """One run of mprelay in front of `target`, with its records.
+
+    Used as a context manager it waits until the relay is active, stops it at the end, and judges its records.
+    """
+
+    def __init__(
+        self,
+        target,
+        *options: str,
+        acl: str = "127.0.0.0/8",
+        workers: int = 2,
+        command: tuple[str, ...] = (PROGRAM,),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        expect_code: int | None = 0,
+        quiet: bool = True,
+        wait_active: bool = True,
+        host: str = "127.0.0.1",
+        splicing: bool = False,
+        **popen,
+    ) -> None:
+        self.port = free_port()
+        self.host = host
+        self.args = [str(self.port), target[0], str(target[1]), acl, "--workers", str(workers), *options]
+        self.detail = "session" if "session" in options else "full"
+        self.expect_code = expect_code
+        self.quiet = quiet
+        self.wait_active = wait_active
+        self.killed = False  # set it where the supervisor was killed: then nothing has to be complete
+        self._command = command
+        self._stdout = stdout
+        self._stderr = stderr
+        self._splicing = splicing
+        self._popen = popen
+        self._outlets: list[psutil.Process] = []
+        self._news = threading.Condition()
+        self._output = bytearray()
+        self.records: list[dict] = []
+        self._pids: dict[int, int] = {}
+        self.errors = ""
+        self.reading = threading.Event()
+        """Clear it, and the collector stands still, with at most 8 KiB in its hands.
+
+        With `splicing` it stands still within splice(2), and holds the mutex of the relay's pipe.
+        """
+        self.reading.set()
+
+    def __enter__(self):
+        self.process = subprocess.Popen(
+            [*self._command, *self.args],
+            stdin=subprocess.DEVNULL,
+            stdout=self._stdout,
+            stderr=self._stderr,
+            **self._popen,
+        )
+        self._threads = []
+        if self.process.stderr is not None:
+            self._threads.append(threading.Thread(target=self._read_errors))
+        if self.process.stdout is not None:
+            stream = self.process.stdout
+            if self._splicing:
+                near, far = socket.socketpair()
+                stream = far.makefile("rb")
+                far.close()
+                self._threads.append(threading.Thread(target=self._splice_on, args=(near,)))
+            self._threads.append(threading.Thread(target=self._read_records, args=(stream,)))
+        for thread in self._threads:
+            thread.start()
+        try:
+            if self.wait_active and self.process.stdout is not None:
+                self.wait("relay.active")
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(self, kind, *_rest):
+        try:
+            if kind is None:
+                code = self.stop()
+                self.judge()
+                if self.expect_code is not None:
+                    assert code == self.expect_code, (code, self.errors)
+        finally:
+            self._end()
+
+    def judge(self) -> None:
+        """Hold the records against the contract. After the end of the process."""
+        self._join()
+        assert self.records == parse(bytes(self._output))
+        check_run(self.records, detail=self.detail, ended=not self.killed)
+        if self.quiet:
+            assert self.errors == ""
+
+    def _splice_on(self, sink: socket.socket) -> None:
+        """Pass the records on as some collectors do: from the pipe to a socket, within the kernel."""
+        with sink:
+            sink.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            while os.splice(self.process.stdout.fileno(), sink.fileno(), 1 << 16):
+                pass
+
+    def _read_records(self, stream) -> None:
+        for line in stream:
+            self.reading.wait()
+            with self._news:
+                self._output += line
+                if line.endswith(b"\n"):
+                    self.records += parse(line)
+                    if self.records[-1]["event"] == "worker.started":
+                        self._pids[self.records[-1]["worker"]] = self.records[-1]["pid"]
+                self._news.notify_all()
+        if stream is not self.process.stdout:
+            stream.close()
+        with self._news:
+            self._news.notify_all()
+
+    def _read_errors(self) -> None:
+        self.errors = self.process.stderr.read().decode()
+
+    def _join(self) -> None:
+        for thread in self._threads:
+            thread.join(PATIENCE)
+            assert not thread.is_alive(), "somebody still holds stdout or stderr of a relay that has ended"
+
+    def _end(self) -> None:
+        """Leave nothing behind, whatever happened."""
+        self.reading.set()
+        family = [*self.family(), *self._outlets]
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(PATIENCE)
+        _gone, alive = psutil.wait_procs(family, timeout=PATIENCE)
+        for process in alive:
+            process.kill()
+        psutil.wait_procs(alive)
+        self._join()
+        for stream in (self.process.stdout, self.process.stderr):
+            if stream is not None:
+                stream.close()
+
+    # -- what a user does ------------------------------------------------------------------------------------
+
+    def connect(
+        self, host: str | None = None, *, source: str | None = None, port: int = 0, wait: bool = True
+    ) -> socket.socket:
+        """Connect as a client (see :func:`connect`)."""
+        return connect((host or self.host, self.port), source=source, port=port, wait=wait)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Stop the relay, if it has not ended by itself, and return its exit code."""
+        if self.process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(number)
+        return self.finish()
+
+    def finish(self) -> int:
+        """Wait for the end; return the exit code."""
+        code = self.process.wait(PATIENCE)
+        self._join()
+        return code
+
+    # -- what an operator sees -------------------------------------------------------------------------------
+
+    def all(self, event: str, **fields) -> list[dict]:
+        """The records so far of this kind, with these values."""
+        return [
+            record
+            for record in list(self.records)
+            if record["event"] == event and all(record.get(name) == value for name, value in fields.items())
+        ]
+
+    def wait(self, event: str, count: int = 1, **fields) -> dict:
+        """Wait for the `count`-th such record and return it."""
+        deadline = time.monotonic() + PATIENCE
+        with self._news:
+            while len(found := self.all(event, **fields)) < count:
+                left = deadline - time.monotonic()
+                over = self.process.poll() is not None and not self._threads[-1].is_alive()
+                assert left > 0, f"no {event} {fields} x{count}: {[r['event'] for r in self.records][-20:]}"
+                assert not over, f"ended without {event} {fields}: {self.records[-3:]} {self.errors}"
+                self._news.wait(min(left, 1.0))
+        return found[count - 1]
+
+    def family(self) -> list[psutil.Process]:
+        """The processes that the relay has started."""
+        try:
+            return psutil.Process(self.process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+
+    def outlet(self) -> psutil.Process:
+        """The process that owns stdout and stderr. It may outlive the relay, but not the test."""
+        self._outlets.append(outlet_of(self.process.pid))
+        return self._outlets[-1]
+
+    def workers(self) -> dict[int, int]:
+        """The pid of each worker, as its last worker.started record has it."""
+        return dict(self._pids)

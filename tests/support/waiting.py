@@ -1,0 +1,35 @@
+"""Waiting for what must happen, with a deadline and without sleep."""
+
+import os
+import select
+import threading
+import time
+
+PATIENCE = 20.0  # seconds: the timeout of everything that must happen; no test measures time with it
+
+
+def eventually(condition, what: str) -> None:
+    """Wait until `condition()` holds; for what has no descriptor, record or sentinel to wait on (/proc)."""
+    deadline = time.monotonic() + PATIENCE
+    pause = threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline, f"never: {what}"
+        pause.wait(0.01)
+
+
+def read_until(descriptor: int, word: bytes | None) -> bytes:
+    """Read until `word` has come, or (None) to the end."""
+    data = b""
+    deadline = time.monotonic() + PATIENCE
+    while word is None or word not in data:
+        ready, _, _ = select.select([descriptor], [], [], max(0, deadline - time.monotonic()))
+        assert ready, f"no {word!r} in {data!r}"
+        try:
+            part = os.read(descriptor, 65536)
+        except OSError:  # a terminal's way to say the end: EIO
+            part = b""
+        if not part:
+            assert word is None, f"ended without {word!r}: {data!r}"
+            break
+        data += part
+    return data
