@@ -5,7 +5,7 @@ import os
 import resource
 import socket
 import threading
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import psutil
@@ -18,14 +18,6 @@ from support.relay import Relay, failing
 from support.waiting import eventually
 
 PIDFD_GETFD = 438  # asm-generic/unistd.h
-
-
-def refused(relay, source):
-    """Connect from `source`, and be refused."""
-    with suppress(ConnectionResetError), socket.socket() as client:
-        client.bind((source, 0))
-        client.connect(("127.0.0.1", relay.port))
-        assert client.recv(1) == b""
 
 
 # -- at the limit --------------------------------------------------------------------------------------------
@@ -74,20 +66,6 @@ def test_whoever_is_too_many_is_refused():
 # -- after a pause -------------------------------------------------------------------------------------------
 
 
-def stall(relay):
-    """Let the collector stand still, and fill the log until nobody is admitted any more."""
-    relay.reading.clear()
-    for _ in range(3000):
-        with socket.socket() as client:
-            client.settimeout(1.0)
-            try:
-                client.connect(("127.0.0.1", relay.port))
-                receive(client)
-            except TimeoutError:
-                return
-    pytest.fail("nothing ever waits")
-
-
 def test_after_a_stalled_log_only_those_are_admitted_who_still_wait():
     """Neither a client that has reset nor one that waited too long reaches the target; an end of data does."""
     with (
@@ -96,7 +74,7 @@ def test_after_a_stalled_log_only_those_are_admitted_who_still_wait():
         ExitStack() as stack,
     ):
         with answering(server):
-            stall(relay)
+            relay.stall()
         late = stack.enter_context(relay.connect())
         late.sendall(b"POST /pay")
         late.close()
@@ -172,7 +150,7 @@ def test_refused_connections_leave_room_in_the_log_for_the_others():
     ):
         relay.reading.clear()
         for _ in range(flood):
-            refused(relay, "127.0.0.2")
+            assert relay.knock(source="127.0.0.2").heard == b""
         client = stack.enter_context(relay.connect())
         target = stack.enter_context(accept(server))
         echo(client, target)
@@ -183,7 +161,7 @@ def test_refused_connections_leave_room_in_the_log_for_the_others():
         assert alone > 100
         assert moment(total["first_at"]) < moment(total["last_at"]) <= moment(total["timestamp"])
         assert not relay.all("admission.paused")
-        refused(relay, "127.0.0.3")  # when the log moves again each has its own record
+        assert relay.knock(source="127.0.0.3").heard == b""  # when the log moves again each has its own record
         relay.wait("connection.rejected", client_ip="127.0.0.3")
 
 
@@ -195,7 +173,7 @@ def test_what_is_summed_up_is_recorded_before_the_end():
     ):
         relay.reading.clear()
         for number in range(3000):
-            refused(relay, f"127.0.1.{number % 3}")
+            assert relay.knock(source=f"127.0.1.{number % 3}").heard == b""
         relay.process.terminate()
         relay.reading.set()
         assert relay.finish() == 0
@@ -223,17 +201,6 @@ def few_ports(tool):
         yield namespace
 
 
-@contextmanager
-def from_port(relay, port):
-    """Connect as a client that needs no port of the range."""
-    with socket.socket() as client:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        client.bind(("127.0.0.1", port))
-        client.connect(("127.0.0.1", relay.port))
-        client.settimeout(20)
-        yield client
-
-
 def test_without_ports_sessions_are_tried_once_a_second(few_ports):
     """All ports towards the target are taken: no flood of failures; when one is free, who waits is served."""
     with few_ports.inside(), ExitStack() as stack:
@@ -242,13 +209,15 @@ def test_without_ports_sessions_are_tried_once_a_second(few_ports):
         relay = stack.enter_context(Relay(("127.0.0.1", 15000), workers=1))
         sessions = []
         for number in range(4):
-            client = stack.enter_context(from_port(relay, 16000 + number))
+            client = stack.enter_context(relay.connect(source="127.0.0.1", port=16000 + number))
             target = stack.enter_context(accept(server))
             echo(client, target)
             sessions.append((client, target))
-        stack.enter_context(from_port(relay, 16010))
+        stack.enter_context(relay.connect(source="127.0.0.1", port=16010))
         relay.wait("session.closed", reason="connect_failed")
-        waiting = [stack.enter_context(from_port(relay, 17000 + number)) for number in range(2)]
+        waiting = [
+            stack.enter_context(relay.connect(source="127.0.0.1", port=17000 + number)) for number in range(2)
+        ]
         failures = [relay.wait("session.closed", count, reason="connect_failed") for count in (1, 2)]
         assert {"EADDRNOTAVAIL"} == {record["error"] for record in failures}
         first, second = (moment(record["timestamp"]) for record in failures)
@@ -261,7 +230,7 @@ def test_without_ports_sessions_are_tried_once_a_second(few_ports):
             echo(client, target)
         reset(waiting[1])
         relay.wait("session.closed", 4)
-        with from_port(relay, 17010) as client, accept(server) as target:
+        with relay.connect(source="127.0.0.1", port=17010) as client, accept(server) as target:
             echo(client, target)  # at once: ports are found again
 
 
@@ -273,10 +242,10 @@ def test_a_port_that_was_found_ends_the_search_whatever_the_target_does(few_port
         relay = stack.enter_context(Relay(("127.0.0.1", 15001), workers=1))
         sessions = []
         for number in range(4):
-            client = stack.enter_context(from_port(relay, 16100 + number))
+            client = stack.enter_context(relay.connect(source="127.0.0.1", port=16100 + number))
             sessions.append((client, stack.enter_context(accept(server))))
             echo(*sessions[-1])
-        stack.enter_context(from_port(relay, 16110))
+        stack.enter_context(relay.connect(source="127.0.0.1", port=16110))
         relay.wait("session.closed", reason="connect_failed")
         for client, _target in sessions:
             reset(client)
@@ -285,7 +254,7 @@ def test_a_port_that_was_found_ends_the_search_whatever_the_target_does(few_port
         filler.bind(("127.0.0.1", 16120))
         filler.connect(("127.0.0.1", 15001))  # its queue is full: further SYNs are dropped
         for number in range(4):
-            stack.enter_context(from_port(relay, 17100 + number))
+            stack.enter_context(relay.connect(source="127.0.0.1", port=17100 + number))
         relay.wait("session.closed", 4, reason="connect_timeout")
         assert not relay.all("connection.abandoned")
 
@@ -296,7 +265,7 @@ def test_without_an_address_to_send_from_nobody_waits_for_a_port(few_ports):
         Path("/proc/sys/net/ipv6/conf/all/disable_ipv6").write_text("1")
         with Relay(("::1", 15002), workers=1) as relay, ExitStack() as stack:
             for number in range(8):
-                client = stack.enter_context(from_port(relay, 16200 + number))
+                client = stack.enter_context(relay.connect(source="127.0.0.1", port=16200 + number))
                 assert ends_with_reset(client)
             relay.wait("session.closed", 8, reason="connect_failed", error="EADDRNOTAVAIL")
             times = [moment(record["timestamp"]) for record in relay.all("session.closed")]
@@ -337,21 +306,8 @@ def test_a_listener_that_was_destroyed_is_replaced():
             destroy_listener(relay)
             gone = relay.wait("connection.accept_failed", number)
             assert (gone["msg_id"], gone["error"], gone["count"]) == (22, "EINVAL", 1)
-            with connected_again(relay) as other, accept(server) as other_target:
+            with relay.connect_once_open() as other, accept(server) as other_target:
                 echo(other, other_target)
-
-
-def connected_again(relay):
-    """Connect, as soon as anybody listens on the relay's port."""
-    made = []
-
-    def connect():
-        with suppress(ConnectionRefusedError):
-            made.append(relay.connect())
-        return made
-
-    eventually(connect, "another listener")
-    return made[0]
 
 
 @pytest.mark.parametrize("errno_name", ["EINVAL", "EBADF", "ENOTSOCK"])

@@ -1,8 +1,6 @@
 """The exit codes, and that after each of them nothing is left: no process, no door, no session."""
 
 import contextlib
-import errno
-import fcntl
 import os
 import signal
 import socket
@@ -14,39 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 from support.judge import check_run, moment, parse
-from support.peers import accept, ends_with_reset, free_port, listening, receive
+from support.peers import accept, ends_with_reset, fill, free_port, is_shut, listening, receive
 from support.processes import workers_of
-from support.relay import PROGRAM, Relay
+from support.relay import NOWHERE, PROGRAM, Relay, run
 from support.waiting import PATIENCE, eventually, read_until
-
-TARGET = "127.0.0.1", 9
-
-
-def run(*command: str, **options) -> subprocess.CompletedProcess:
-    """Run something to its end."""
-    return subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE, check=False, **options
-    )
-
-
-def connect(relay: Relay) -> socket.socket:
-    """Connect to a relay whose records nobody can wait for."""
-    sockets = []
-
-    def connected() -> bool:
-        with contextlib.suppress(ConnectionRefusedError):
-            sockets.append(relay.connect())
-        return bool(sockets)
-
-    eventually(connected, "the relay listens")
-    return sockets[0]
-
-
-def shut(relay: Relay) -> bool:
-    """Tell whether nobody listens on the relay's port any more."""
-    with socket.socket() as probe:
-        probe.settimeout(PATIENCE)
-        return probe.connect_ex(("127.0.0.1", relay.port)) == errno.ECONNREFUSED
 
 
 def session_members(leader: int) -> list[int]:
@@ -60,9 +29,11 @@ def session_members(leader: int) -> list[int]:
 
 
 @contextmanager
-def records_pipe():
+def records_pipe(*, full: bool = False):
     """Make a pipe for stdout: (our end as a file, the program's end); both may be closed early."""
     reader, writer = os.pipe()
+    if full:
+        fill(writer)
     with os.fdopen(reader, "rb", buffering=0) as ours, os.fdopen(writer, "wb", buffering=0) as theirs:
         yield ours, theirs
 
@@ -144,7 +115,7 @@ def test_too_few_open_files(tool):
 def test_reader_that_has_seen_enough(tool, lines):
     """`mprelay … | head -1` ends by itself, while starting or when nothing more is to be written."""
     script = f'"$@" | head -{lines}; echo "${{PIPESTATUS[0]}}"'
-    command = [tool("bash"), "-c", script, "bash", PROGRAM, str(free_port()), *TARGET[:1], "9", "ANY"]
+    command = [tool("bash"), "-c", script, "bash", PROGRAM, str(free_port()), *NOWHERE[:1], "9", "ANY"]
     with subprocess.Popen(
         [*command, "--workers", "2"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
     ) as shell:
@@ -168,11 +139,11 @@ def test_reader_goes_away_while_a_session_is_open():
     ):
         theirs.close()
         read_until(ours.fileno(), b"relay.active")
-        with connect(relay) as client, accept(server) as target:
+        with relay.connect_once_open() as client, accept(server) as target:
             read_until(ours.fileno(), b"session.target_channel_active")
             family = relay.family()
             ours.close()
-            eventually(lambda: shut(relay), "the listener is closed")
+            eventually(lambda: is_shut(relay.port), "the listener is closed")
             client.sendall(b"question")
             client.shutdown(socket.SHUT_WR)
             assert receive(target) == b"question"
@@ -192,7 +163,7 @@ def test_reader_goes_away_and_a_session_does_not_finish():
     ):
         theirs.close()
         read_until(ours.fileno(), b"relay.active")
-        with connect(relay) as client, accept(server) as target:
+        with relay.connect_once_open() as client, accept(server) as target:
             read_until(ours.fileno(), b"session.target_channel_active")
             gone = time.monotonic()
             ours.close()
@@ -234,7 +205,7 @@ def test_no_room_for_the_records():
         listening() as server,
         Relay(server.getsockname(), stdout=full, expect_code=74, quiet=False) as relay,
     ):
-        with connect(relay) as client, accept(server) as target:
+        with relay.connect_once_open() as client, accept(server) as target:
             for _ in range(3):
                 client.sendall(b"question")
                 assert receive(target, 8) == b"question"
@@ -243,7 +214,7 @@ def test_no_room_for_the_records():
         workers, outlet = workers_of(relay.process.pid), relay.outlet()
         relay.process.send_signal(signal.SIGTERM)
         assert psutil.wait_procs(workers, PATIENCE)[1] == []
-        assert shut(relay)
+        assert is_shut(relay.port)
         assert relay.process.poll() is None
         relay.process.send_signal(signal.SIGTERM)
         assert relay.process.wait(PATIENCE) == 74
@@ -302,32 +273,21 @@ def test_expiry_while_the_reader_of_the_records_stands_still():
     """Sessions and door end in time; the records wait for their reader, and none is lost."""
     with (
         listening() as server,
-        records_pipe() as (ours, theirs),
-        Relay(server.getsockname(), "--absolute-timeout", "2", stdout=full_pipe(theirs)) as relay,
+        records_pipe(full=True) as (ours, theirs),
+        Relay(server.getsockname(), "--absolute-timeout", "2", stdout=theirs) as relay,
     ):
         started = time.monotonic()
         theirs.close()
-        with connect(relay) as client, accept(server):
+        with relay.connect_once_open() as client, accept(server):
             assert ends_with_reset(client)
             assert time.monotonic() - started < 4  # 2, a second more, and the start of the interpreter
-            eventually(lambda: shut(relay), "the listener is closed")
+            eventually(lambda: is_shut(relay.port), "the listener is closed")
         output = read_until(ours.fileno(), b"relay.stopped")
         output += read_until(ours.fileno(), None)
         assert relay.finish() == 0
     records = parse(output.lstrip(b"."))
     check_run(records)
     assert records[-1]["reason"] == "expired"
-
-
-def full_pipe(writer):
-    """Fill a pipe, so that whoever writes to it waits."""
-    flags = fcntl.fcntl(writer, fcntl.F_GETFL)
-    fcntl.fcntl(writer, fcntl.F_SETFL, flags | os.O_NONBLOCK)
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            os.write(writer.fileno(), b"." * 4096)
-    fcntl.fcntl(writer, fcntl.F_SETFL, flags)
-    return writer
 
 
 # -- 0: a signal ---------------------------------------------------------------------------------------------
@@ -342,7 +302,7 @@ def test_signal_drains(number):
             relay.wait("session.target_channel_active")
             relay.process.send_signal(number)
             assert relay.wait("relay.draining")["active"] == 1
-            assert shut(relay)
+            assert is_shut(relay.port)
             client.sendall(b"question")
             client.shutdown(socket.SHUT_WR)
             assert receive(target) == b"question"
@@ -358,14 +318,14 @@ def test_signal_drains(number):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
 def test_signal_with_nobody_inside(number):
     """At once."""
-    with Relay(TARGET, "--drain-timeout", "3600") as relay:
+    with Relay(NOWHERE, "--drain-timeout", "3600") as relay:
         assert relay.stop(number) == 0
         assert relay.records[-1]["reason"] == "drained"
 
 
 def test_a_helper_that_is_stopped_holds_nobody_up():
     """Multiprocessing keeps one, and waits for its end."""
-    with Relay(TARGET) as relay:
+    with Relay(NOWHERE) as relay:
         (helper,) = [process for process in relay.family() if "resource_tracker" in " ".join(process.cmdline())]
         helper.suspend()
         assert relay.stop() == 0
@@ -374,7 +334,7 @@ def test_a_helper_that_is_stopped_holds_nobody_up():
 
 def test_signal_while_starting():
     """Before the door ever opened."""
-    with Relay(TARGET, workers=6, wait_active=False) as relay:
+    with Relay(NOWHERE, workers=6, wait_active=False) as relay:
         relay.wait("worker.started")
         assert relay.stop() == 0
         assert relay.records[-1]["reason"] == "drained"
@@ -463,4 +423,4 @@ def test_killed_supervisor_leaves_nothing_running():
             assert psutil.wait_procs(family, 2)[1] == []
             assert ends_with_reset(client)
             assert ends_with_reset(target)
-        assert shut(relay)
+        assert is_shut(relay.port)

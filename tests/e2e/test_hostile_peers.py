@@ -94,10 +94,7 @@ def test_clients_that_never_read_leave_nothing_in_the_kernel():
     options = ("--max-sessions", "4", "--idle-timeout", "2", "--drain-timeout", "0.5")
 
     def deaf() -> socket.socket:
-        client = stack.enter_context(socket.socket())
-        client.settimeout(PATIENCE)
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        client.connect((relay.host, relay.port))
+        client = stack.enter_context(relay.connect(receive_buffer=4096))
         client.shutdown(socket.SHUT_WR)
         return client
 

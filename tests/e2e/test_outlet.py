@@ -1,7 +1,6 @@
 """Whatever the readers of stdout and stderr do: the door shuts, and what the outlet has got comes out."""
 
 import contextlib
-import errno
 import fcntl
 import os
 import select
@@ -17,12 +16,22 @@ from pathlib import Path
 import psutil
 import pytest
 from support.judge import check_run, moment, parse
-from support.peers import accept, answering, connect, echo, ends_with_reset, free_port, listening, receive
+from support.peers import (
+    accept,
+    answering,
+    connect,
+    echo,
+    ends_with_reset,
+    fill,
+    free_port,
+    is_shut,
+    listening,
+    receive,
+)
 from support.processes import opened, outlet_of
-from support.relay import PROGRAM, Relay, with_site
+from support.relay import NOWHERE, PROGRAM, Relay, with_site
 from support.waiting import PATIENCE, eventually, read_until
 
-NOWHERE = ("127.0.0.1", 9)
 IN_OUTLET = """import sys
 if "--multiprocessing-fork" in sys.orig_argv:
     import mprelay.outlet
@@ -30,13 +39,6 @@ if "--multiprocessing-fork" in sys.orig_argv:
         {}
     mprelay.outlet.main = main
 """
-
-
-def is_shut(port):
-    """Tell whether nobody listens on the port any more."""
-    with socket.socket() as probe:
-        probe.settimeout(PATIENCE)
-        return probe.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
 
 
 def listens(process):
@@ -196,16 +198,6 @@ def sockets():
     """A socket, as systemd gives."""
     ours, theirs = socket.socketpair()
     return ours.detach(), theirs.detach()
-
-
-def fill(writer):
-    """Leave no room for a single byte."""
-    os.set_blocking(writer, False)
-    for size in (4096, 1):
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                os.write(writer, b"." * size)
-    os.set_blocking(writer, True)
 
 
 @pytest.mark.parametrize("way_out", [pipes, sockets])

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import resource
-import selectors
 import signal
 import socket
 import subprocess
@@ -11,87 +10,17 @@ import sys
 import threading
 import time
 from collections import Counter
-from datetime import datetime
 from pathlib import Path
 
 import psutil
 import pytest
-from support.peers import accept, ends_with_reset, listening, receive, reset, reset_arrives
+from support.judge import moment
+from support.peers import accept, echoing, ends_with_reset, listening, port_of, receive, reset, reset_arrives
 from support.processes import open_files
-from support.relay import Relay
+from support.relay import Relay, open_sessions
 from support.waiting import PATIENCE, eventually
 
 MIB = 1 << 20
-
-
-@contextlib.contextmanager
-def echoing():
-    """A target, in a thread, that sends back what it gets and ends when the other side has ended."""
-    selector = selectors.DefaultSelector()
-    ours, theirs = socket.socketpair()
-
-    def serve(server: socket.socket) -> None:
-        while True:
-            for key, _mask in selector.select():
-                sock = key.fileobj
-                if sock is theirs:
-                    return
-                if sock is server:
-                    conn, _ = server.accept()
-                    selector.register(conn, selectors.EVENT_READ)
-                    continue
-                data = b""
-                with contextlib.suppress(ConnectionError):
-                    data = sock.recv(65536)
-                    sock.sendall(data)
-                if not data:
-                    selector.unregister(sock)
-                    sock.close()
-
-    with listening(backlog=4096) as server, ours, theirs, selector:
-        server.settimeout(None)
-        selector.register(server, selectors.EVENT_READ)
-        selector.register(theirs, selectors.EVENT_READ)
-        thread = threading.Thread(target=serve, args=(server,))
-        thread.start()
-        try:
-            yield server
-        finally:
-            ours.send(b".")
-            thread.join(PATIENCE)
-            for key in list(selector.get_map().values()):
-                if key.fileobj not in (server, theirs):
-                    key.fileobj.close()
-
-
-def port_of(client: socket.socket) -> int:
-    """The port by which records name this client."""
-    return client.getsockname()[1]
-
-
-def pairs(stack: contextlib.ExitStack, relay: Relay, server: socket.socket, count: int):
-    """Open `count` sessions; for each the client's and the target's socket, closed with `stack`."""
-    made = []
-    for _ in range(count):
-        client = stack.enter_context(relay.connect())
-        made.append((client, stack.enter_context(accept(server))))
-    relay.wait("session.target_channel_active", len(relay.all("session.closed")) + count)
-    return made
-
-
-def held_by(relay: Relay, worker: int) -> set[int]:
-    """The ports of the clients that this worker holds or held."""
-    return {record["client_port"] for record in relay.all("session.allocated", worker=worker)}
-
-
-def at(text: str) -> float:
-    """A record's timestamp as Unix time."""
-    return datetime.fromisoformat(text).timestamp()
-
-
-def ticks(relay: Relay, count: int) -> None:
-    """Wait for so many further relay.stats records: the relay's own clock."""
-    relay.wait("relay.stats", len(relay.all("relay.stats")) + count)
 
 
 # -- the pool ------------------------------------------------------------------------------------------------
@@ -154,7 +83,7 @@ def test_slots_that_were_given_back_are_free_for_those_who_came_later():
         Relay(server.getsockname(), "--max-sessions", "40", workers=1) as relay,
         contextlib.ExitStack() as stack,
     ):
-        made = pairs(stack, relay, server, 40)
+        made = open_sessions(stack, relay, server, 40)
         relay.process.send_signal(signal.SIGSTOP)
         try:
             for client, target in made:
@@ -179,14 +108,14 @@ def test_a_killed_worker_loses_its_own_sessions_and_no_other():
     options = ("--max-sessions", "12", "--stats-interval", "0.5")
     with listening() as server, Relay(server.getsockname(), *options, workers=3) as relay:
         with contextlib.ExitStack() as stack:
-            made = pairs(stack, relay, server, 12)
+            made = open_sessions(stack, relay, server, 12)
             for number, (client, target) in enumerate(made):
                 client.sendall(bytes(1000 + number))
                 receive(target, 1000 + number)
                 target.sendall(bytes(50 + number))
                 receive(client, 50 + number)
-            ticks(relay, 6)  # the last known figures are at most seconds old
-            victims = held_by(relay, 2)
+            relay.ticks(6)  # the last known figures are at most seconds old
+            victims = relay.held_by(2)
             assert len(victims) == 4
             pid = relay.workers()[2]
             os.kill(pid, signal.SIGKILL)
@@ -232,7 +161,7 @@ def test_all_workers_killed_at_once():
         Relay(server.getsockname(), "--max-sessions", "8", workers=4) as relay,
         contextlib.ExitStack() as stack,
     ):
-        made = pairs(stack, relay, server, 8)
+        made = open_sessions(stack, relay, server, 8)
         for pid in relay.workers().values():
             os.kill(pid, signal.SIGKILL)
         # While nobody is there it may wait or be refused, but it has its record.
@@ -273,8 +202,8 @@ def test_a_killed_worker_is_replaced_again_and_again():
                 assert ends_with_reset(client)
                 assert ends_with_reset(target)
             relay.wait("session.closed", turn, reason="worker_lost")
-        died = [at(record["timestamp"]) for record in relay.all("worker.exited")[:3]]
-        started = [at(record["timestamp"]) for record in relay.all("worker.started")[1:]]
+        died = [moment(record["timestamp"]) for record in relay.all("worker.exited")[:3]]
+        started = [moment(record["timestamp"]) for record in relay.all("worker.started")[1:]]
         pauses = [later - earlier for earlier, later in zip(died, started, strict=True)]
         assert all(pause > least for pause, least in zip(pauses, (1, 2, 4), strict=True)), pauses
 
@@ -286,7 +215,7 @@ def test_a_killed_supervisor_leaves_no_session_and_no_worker():
         Relay(server.getsockname(), expect_code=-signal.SIGKILL, workers=3) as relay,
         contextlib.ExitStack() as stack,
     ):
-        made = pairs(stack, relay, server, 6)
+        made = open_sessions(stack, relay, server, 6)
         family = relay.family()
         workers = [psutil.Process(pid) for pid in relay.workers().values()]
         assert len(workers) == 3
@@ -308,7 +237,7 @@ def test_a_killed_supervisor_takes_stopped_workers_with_it():
         Relay(server.getsockname(), expect_code=-signal.SIGKILL) as relay,
         contextlib.ExitStack() as stack,
     ):
-        made = pairs(stack, relay, server, 4)
+        made = open_sessions(stack, relay, server, 4)
         workers = [psutil.Process(pid) for pid in relay.workers().values()]
         for worker in workers:
             worker.suspend()
@@ -327,13 +256,13 @@ def judge_expiry(relay: Relay, reasons: dict[str, int] | None = None) -> None:
     """23 and the end came at the absolute timeout, and within the second that the contract allows."""
     assert relay.finish() == 0
     ended = time.time()
-    expires_at = at(relay.wait("relay.active")["expires_at"])
+    expires_at = moment(relay.wait("relay.active")["expires_at"])
     (expired,) = relay.all("relay.expired")
     last = relay.records[-1]
     assert (last["event"], last["reason"]) == ("relay.stopped", "expired")
     assert reasons is None or reasons == last["closed"]
-    assert expires_at <= at(expired["timestamp"])
-    assert at(last["timestamp"]) - expires_at <= 1.0
+    assert expires_at <= moment(expired["timestamp"])
+    assert moment(last["timestamp"]) - expires_at <= 1.0
     assert ended - expires_at <= 2.0  # and the interpreter's own end
 
 
@@ -344,7 +273,7 @@ def test_expiry_with_a_stopped_worker():
         Relay(server.getsockname(), "--absolute-timeout", "3") as relay,
         contextlib.ExitStack() as stack,
     ):
-        made = pairs(stack, relay, server, 6)
+        made = open_sessions(stack, relay, server, 6)
         os.kill(relay.workers()[1], signal.SIGSTOP)
         late = [stack.enter_context(relay.connect()) for _ in range(4)]
         relay.wait("session.allocated", 10)
@@ -362,7 +291,7 @@ def test_expiry_with_every_worker_stopped():
         Relay(server.getsockname(), "--absolute-timeout", "3") as relay,
         contextlib.ExitStack() as stack,
     ):
-        made = pairs(stack, relay, server, 4)
+        made = open_sessions(stack, relay, server, 4)
         for pid in relay.workers().values():
             os.kill(pid, signal.SIGSTOP)
         judge_expiry(relay, {"relay_expired": 4})
@@ -378,7 +307,7 @@ def test_expiry_with_peers_that_do_not_read_and_with_quiet_ones():
         Relay(server.getsockname(), "--absolute-timeout", "3") as relay,
         contextlib.ExitStack() as stack,
     ):
-        made = pairs(stack, relay, server, 4)
+        made = open_sessions(stack, relay, server, 4)
         half_closed = made[3][0]
         half_closed.shutdown(socket.SHUT_WR)
         for sender in (made[0][0], made[1][1]):
@@ -435,9 +364,9 @@ def test_drain_with_a_stopped_worker():
     """Its sessions end with the drain time; those of the other worker may still finish."""
     with listening() as server, Relay(server.getsockname(), "--drain-timeout", "1") as relay:
         with contextlib.ExitStack() as stack:
-            made = pairs(stack, relay, server, 4)
+            made = open_sessions(stack, relay, server, 4)
             os.kill(relay.workers()[1], signal.SIGSTOP)
-            stopped = held_by(relay, 1)
+            stopped = relay.held_by(1)
             assert len(stopped) == 2
             relay.process.send_signal(signal.SIGTERM)
             assert relay.wait("relay.draining")["active"] == 4
@@ -456,7 +385,7 @@ def test_drain_with_a_stopped_worker():
         last = relay.records[-1]
         assert last["closed"] == {"requester_read_closed": 2, "drained": 2}
         assert last["reason"] == "signal"
-        assert at(last["timestamp"]) - at(relay.wait("relay.draining")["timestamp"]) >= 1.0
+        assert moment(last["timestamp"]) - moment(relay.wait("relay.draining")["timestamp"]) >= 1.0
 
 
 def test_drain_with_a_stopped_worker_that_has_no_session():
@@ -599,7 +528,7 @@ def test_stats_match_reality():
         relay.wait("session.target_channel_active", 5)
         stack.enter_context(relay.connect(source="127.0.0.1"))
         relay.wait("connection.pool_exhausted")
-        ticks(relay, 2)
+        relay.ticks(2)
         stats = relay.all("relay.stats")[-1]
         assert (stats["active"], stats["max_sessions"]) == (5, 5)
         assert tuple(stats[n] for n in ("attempts", "rejected", "exhausted", "admitted")) == (6, 0, 1, 5)

@@ -10,19 +10,18 @@ import resource
 import signal
 import socket
 import threading
-from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 
 import psutil
 import pytest
-from support.peers import accept, echo, ends_with_reset, free_port, listening, pattern, receive, reset
-from support.processes import limit, open_files
-from support.relay import FAILING_CALL, PROGRAM, Relay, failing, with_site
+from support.judge import moment
+from support.peers import accept, echo, ends_with_reset, free_port, listening, pattern, receive, reset, send_whole
+from support.processes import descriptors, limit, open_files
+from support.relay import FAILING_CALL, NOWHERE, PROGRAM, Relay, failing, with_site
 from support.waiting import PATIENCE, eventually
 
 MPTCP = 262  # IPPROTO_MPTCP, netinet/in.h
-NOWHERE = ("127.0.0.1", 9)  # a target for runs that never come so far
 # What fork(3) and vfork(2) are made of: SIGCHLD with CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID, or with
 # CLONE_VM | CLONE_VFORK; a thread has other flags.
 NO_PROCESS = ["fork:EAGAIN", "vfork:EAGAIN", "clone,0=0x1200011:EAGAIN", "clone,0=0x4111:EAGAIN"]
@@ -65,29 +64,6 @@ def next_descriptor(pid: int) -> int:
     """The number that the process's next descriptor gets."""
     used = set(descriptors(pid))
     return min(set(range(len(used) + 1)) - used)
-
-
-def descriptors(pid: int, kind: str = "") -> list[int]:
-    """The descriptors of a process whose link in /proc starts so, in their order."""
-    folder = Path(f"/proc/{pid}/fd")
-    return sorted(int(entry.name) for entry in folder.iterdir() if str(entry.readlink()).startswith(kind))
-
-
-def moment(record: dict) -> float:
-    """When the thing happened, in seconds."""
-    return datetime.fromisoformat(record["timestamp"]).timestamp()
-
-
-def refused(relay: Relay) -> bool:
-    """Connect and be reset."""
-    with relay.connect() as client:
-        return ends_with_reset(client)
-
-
-def send_whole(sock: socket.socket, data: bytes) -> None:
-    """Send it all, and then the end of data."""
-    sock.sendall(data)
-    sock.shutdown(socket.SHUT_WR)
 
 
 def says(record: dict) -> tuple:
@@ -371,7 +347,7 @@ def test_a_supervisor_without_descriptors_pauses_and_goes_on():
             echo(old, old_target)
         failures = relay.all("connection.accept_failed")
         assert {(22, "EMFILE")} == {(record["msg_id"], record["error"]) for record in failures}
-        times = [moment(record) for record in failures]
+        times = [moment(record["timestamp"]) for record in failures]
         assert all(later - earlier > 0.9 for earlier, later in pairwise(times)), times
         assert all(record["count"] <= 11 for record in failures)
 
@@ -398,7 +374,7 @@ def test_a_worker_with_no_descriptor_for_the_target():
         echo(old, old_target)
         pid = relay.workers()[1]
         with limit(pid, resource.RLIMIT_NOFILE, next_descriptor(pid) + 1):
-            assert refused(relay)
+            assert relay.knock().reset
             closed = relay.wait("session.closed")
         assert says(closed) == (19, "target_socket_failed", "EMFILE")
         echo(old, old_target)
@@ -417,7 +393,7 @@ def test_a_worker_with_no_descriptor_for_the_client():
         echo(old, old_target)
         pid = relay.workers()[1]
         with limit(pid, resource.RLIMIT_NOFILE, next_descriptor(pid)):
-            assert refused(relay)
+            assert relay.knock().reset
             closed = relay.wait("session.closed")
         assert says(closed) == (20, "handoff_failed", "EMFILE")
         echo(old, old_target)
@@ -429,7 +405,7 @@ def test_a_worker_with_no_descriptor_for_the_client():
 def test_a_target_socket_that_is_refused():
     """19, by the system as a whole; the listener is of the other family."""
     with Relay(NOWHERE, command=failing("socket,0=2:ENFILE")) as relay:
-        assert refused(relay)
+        assert relay.knock().reset
         assert says(relay.wait("session.closed")) == (19, "target_socket_failed", "ENFILE")
 
 
@@ -440,7 +416,7 @@ def test_a_target_socket_that_is_refused():
 def test_a_connect_that_fails_at_once(errno_name, text):
     """27, with the errno that says which failure it was, and its text in the message."""
     with Relay(NOWHERE, command=failing(f"connect:{errno_name}")) as relay:
-        assert refused(relay)
+        assert relay.knock().reset
         closed = relay.wait("session.closed")
         assert (27, "connect_failed", errno_name) == says(closed)
         sentence = "The target refused the connection attempt for session handler serial number 1."
@@ -464,7 +440,7 @@ def test_a_refused_hand_over(errno_name):
         with Relay(server.getsockname()) as relay:
             rule = f"sendmsg,0={min(channels(relay))}:{errno_name}"
         with Relay(server.getsockname(), workers=1, command=failing(rule)) as relay:
-            assert refused(relay)
+            assert relay.knock().reset
             assert (20, "handoff_failed", errno_name) == says(relay.wait("session.closed"))
         with Relay(server.getsockname(), workers=2, command=failing(rule)) as relay:
             for _ in range(3):
@@ -549,7 +525,7 @@ def test_a_socket_that_cannot_be_watched(end, msg_id, reason):
             pid = relay.workers()[1]
             files = []
             for count in (1, 2, 3):
-                assert refused(relay)
+                assert relay.knock().reset
                 with accept(server) as target:
                     assert ends_with_reset(target)
                 closed = relay.wait("session.closed", count=count)

@@ -12,6 +12,7 @@ import pytest
 from support.network import NotHere, lonely_network
 from support.peers import (
     accept,
+    both_end,
     ends_with_reset,
     free_port,
     listening,
@@ -52,25 +53,6 @@ def flooding(sock: socket.socket):
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_RDWR)
         thread.join()
-
-
-def turned_away(relay: Relay, address: str = "127.0.0.1", say: bytes = b"", port: int = 0) -> tuple[int, bool]:
-    """Connect as a client that is not let in; its port, and whether it saw a reset."""
-    with relay.connect(address, source=address, port=port) as client:
-        port = client.getsockname()[1]
-        try:
-            client.sendall(say)
-            return port, ends_with_reset(client)
-        except (ConnectionResetError, BrokenPipeError):
-            return port, True
-
-
-def both_end(client: socket.socket, target: socket.socket) -> None:
-    """End a session in the normal way, the client first."""
-    client.shutdown(socket.SHUT_WR)
-    assert receive(target) == b""
-    target.close()
-    assert receive(client) == b""
 
 
 # -- order and ends ------------------------------------------------------------------------------------------
@@ -271,7 +253,7 @@ def test_connect_timeout_does_not_hit_an_established_quiet_session():
 def test_a_target_that_refuses():
     """Message 27; the client is reset."""
     with Relay(("127.0.0.1", free_port())) as relay:
-        assert turned_away(relay)[1]
+        assert relay.knock().reset
         closed = relay.wait("session.closed")
         assert (closed["msg_id"], closed["reason"], closed["error"]) == (27, "connect_refused", "ECONNREFUSED")
         assert closed["connect_ms"] is None
@@ -299,7 +281,7 @@ def test_a_target_that_would_be_the_relay_itself(lonely, address):
     """
     with lonely.inside(), Relay((address, OWN_PORT), "--max-sessions", "1", host=address, acl="ANY") as relay:
         for count in range(1, 4):
-            assert turned_away(relay, address, b"secret", free_port())[1]
+            assert relay.knock(address, b"secret", source=address, port=free_port()).reset
             closed = relay.wait("session.closed", count)
             assert (closed["reason"], closed["error"]) == ("connect_refused", "ECONNREFUSED")
             assert (closed["error_from"], closed["connect_ms"], closed["outbound_port"]) == ("target", None, None)
@@ -459,7 +441,7 @@ def test_acl(entry, shown, ipv4, ipv6):
                 closed = relay.wait("session.closed", client_ip=address, client_port=port)
                 assert closed["bytes_from_client"] == 2
             else:
-                port, _either = turned_away(relay, address)
+                port = relay.knock(address, source=address).port
                 assert shown == relay.wait("connection.rejected", client_ip=address, client_port=port)["acl"]
             assert len(relay.all("connection.attempt", client_ip=address, client_port=port)) == 1
         relay.stop()
@@ -472,7 +454,7 @@ def test_a_refused_client_never_reaches_the_target():
     """Not even a connection arrives there."""
     with listening() as server, Relay(server.getsockname(), acl="10.0.0.0/8") as relay:
         for _ in range(5):
-            turned_away(relay, say=b"let me in")
+            assert relay.knock(say=b"let me in").heard == b""
         relay.wait("connection.rejected", 5)
         assert select.select([server], [], [], 0)[0] == []
 

@@ -11,12 +11,6 @@ from support.relay import Relay, with_site
 from support.waiting import PATIENCE, eventually
 
 
-def is_cut_off(relay):
-    """A client's session ends by a reset."""
-    with relay.connect() as client:
-        assert ends_with_reset(client)
-
-
 def test_in_a_worker_it_costs_that_worker_alone(tmp_path):
     """Its sessions are lost, another takes its place, and serves."""
     code = f"""
@@ -30,7 +24,7 @@ mprelay.worker.relay.Relay._happened = broken
 open({str(tmp_path / "used")!r}, "w").close()
 """
     with listening() as server, Relay(server.getsockname(), env=with_site(tmp_path, code), workers=1) as relay:
-        is_cut_off(relay)
+        assert relay.knock().reset
         crash = relay.wait("internal.error")
         assert (crash["worker"], crash["error"]) == (1, "ZeroDivisionError: by a test")
         assert crash["place"].endswith(" broken")
@@ -54,7 +48,7 @@ def broken(*given):
 mprelay.worker.relay.Relay._open = broken
 """
     with listening() as server, Relay(server.getsockname(), env=with_site(tmp_path, code), workers=1) as relay:
-        is_cut_off(relay)
+        assert relay.knock().reset
         assert relay.wait("internal.error")["error"] == "RuntimeError: \\udcff"
 
 
@@ -86,7 +80,7 @@ mprelay.channel.up.Queue.put = report
         listening() as server,
         Relay(server.getsockname(), "--absolute-timeout", "600", env=with_site(tmp_path, code)) as relay,
     ):
-        is_cut_off(relay)
+        assert relay.knock().reset
         accept(server).close()
         error = relay.wait("internal.error")
         worker = relay.wait("session.allocated")["worker"]
@@ -114,7 +108,7 @@ mprelay.worker.relay.Relay._open = broken
 """
     options = ("--max-sessions", "1")
     with listening() as server, Relay(server.getsockname(), *options, env=with_site(tmp_path, code)) as relay:
-        is_cut_off(relay)
+        assert relay.knock().reset
         assert relay.wait("internal.error")["error"] == "again and again"
         assert relay.wait("worker.exited")["signal"] == "SIGKILL"
         relay.wait("worker.started", 3)
@@ -169,7 +163,7 @@ mprelay.worker.relay.Relay._open = broken
 """
     options = ("--absolute-timeout", "3")
     with listening() as server, Relay(server.getsockname(), *options, env=with_site(tmp_path, code)) as relay:
-        is_cut_off(relay)
+        assert relay.knock().reset
         assert relay.finish() == 0
         assert relay.records[-1]["reason"] == "expired"
 
@@ -213,7 +207,7 @@ mprelay.channel.up.Queue.put = report
     child = tmp_path / "child"
     with listening() as server, Relay(server.getsockname(), env=with_site(tmp_path, code)) as relay:
         try:
-            is_cut_off(relay)
+            assert relay.knock().reset
             accept(server).close()
             relay.wait("worker.started", 3)
             with relay.connect() as client, accept(server) as target:

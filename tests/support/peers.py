@@ -1,19 +1,24 @@
 """Clients and targets: what both sides of a relay do with their sockets."""
 
 import contextlib
+import errno
+import os
 import random
 import select
+import selectors
 import socket
 import struct
 import threading
+from typing import NamedTuple
 
 from support.waiting import PATIENCE
 
 ABORT = struct.pack("ii", 1, 0)
 
-_ports = random.SystemRandom().sample(
-    range(20000, 32000), 2000
-)  # below the kernel's range for outgoing connections
+# Below the kernel's range for outgoing connections; each of pytest-xdist's processes has ports of its own.
+_share = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_shares = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+_ports = random.SystemRandom().sample(range(20000 + _share, 32000, _shares), 1000)
 
 
 def free_port() -> int:
@@ -26,8 +31,15 @@ def free_port() -> int:
             return port
 
 
-def connect(address, *, source: str | None = None, port: int = 0, wait: bool = True) -> socket.socket:
-    """Connect to who may reset the connection at once; without `wait` it may still be under way.
+def connect(
+    address,
+    *,
+    source: str | None = None,
+    port: int = 0,
+    wait: bool = True,
+    receive_buffer: int | None = None,
+) -> socket.socket:
+    """Connect to a peer that may reset the connection at once; without `wait` it may still be under way.
 
     On loopback connect(2) itself may report the reset. That is the same outcome as a reset a moment later, so the
     caller then gets a socket that was reset after it was connected. It has the same port if `source` was given.
@@ -36,6 +48,8 @@ def connect(address, *, source: str | None = None, port: int = 0, wait: bool = T
     with contextlib.ExitStack() as undo:
         sock = undo.enter_context(socket.socket(family))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if receive_buffer is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         if source is not None:
             sock.bind((source, port))
         own = sock.getsockname() if source else ("::1" if family == socket.AF_INET6 else "127.0.0.1", 0)
@@ -62,6 +76,43 @@ def _reset_after_connect(family: int, own) -> socket.socket:
         reset(accept(server))
         undo.pop_all()
     return sock
+
+
+class Answer(NamedTuple):
+    """What a client got that connected and read to the end."""
+
+    port: int  # the client's own, by which records name it
+    heard: bytes
+    reset: bool  # whether that was the end, and not an end of data
+
+
+def knock(address, say: bytes = b"", *, patience: float = PATIENCE, **where) -> Answer:
+    """Connect (`where`: see :func:`connect`), say something, and read to the end, which may come at any moment.
+
+    TimeoutError: `patience` seconds went by without an answer.
+    """
+    with connect(address, **where) as client:
+        client.settimeout(patience)
+        heard = bytearray()
+        try:
+            client.sendall(say)
+            while part := client.recv(1 << 20):
+                heard += part
+        except (ConnectionResetError, BrokenPipeError):
+            return Answer(port_of(client), bytes(heard), reset=True)
+        return Answer(port_of(client), bytes(heard), reset=False)
+
+
+def port_of(client: socket.socket) -> int:
+    """The port by which records name this client."""
+    return client.getsockname()[1]
+
+
+def is_shut(port: int) -> bool:
+    """Tell whether nobody listens on the port any more."""
+    with socket.socket() as probe:
+        probe.settimeout(PATIENCE)
+        return probe.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
 
 
 @contextlib.contextmanager
@@ -130,6 +181,46 @@ def echo(client: socket.socket, target: socket.socket) -> None:
     assert receive(client, 4) == b"back"
 
 
+@contextlib.contextmanager
+def echoing():
+    """A target, in a thread, that sends back what it gets and ends when the other side has ended."""
+    selector = selectors.DefaultSelector()
+    ours, theirs = socket.socketpair()
+
+    def serve(server: socket.socket) -> None:
+        while True:
+            for key, _mask in selector.select():
+                sock = key.fileobj
+                if sock is theirs:
+                    return
+                if sock is server:
+                    conn, _ = server.accept()
+                    selector.register(conn, selectors.EVENT_READ)
+                    continue
+                data = b""
+                with contextlib.suppress(ConnectionError):
+                    data = sock.recv(65536)
+                    sock.sendall(data)
+                if not data:
+                    selector.unregister(sock)
+                    sock.close()
+
+    with listening(backlog=4096) as server, ours, theirs, selector:
+        server.settimeout(None)
+        selector.register(server, selectors.EVENT_READ)
+        selector.register(theirs, selectors.EVENT_READ)
+        thread = threading.Thread(target=serve, args=(server,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            ours.send(b".")
+            thread.join(PATIENCE)
+            for key in list(selector.get_map().values()):
+                if key.fileobj not in (server, theirs):
+                    key.fileobj.close()
+
+
 def receive(sock: socket.socket, size: int | None = None) -> bytes:
     """Read exactly `size` bytes, or all up to the end of data."""
     data = bytearray()
@@ -140,6 +231,20 @@ def receive(sock: socket.socket, size: int | None = None) -> bytes:
             break
         data += part
     return bytes(data)
+
+
+def send_whole(sock: socket.socket, data: bytes) -> None:
+    """Send it all, and then the end of data."""
+    sock.sendall(data)
+    sock.shutdown(socket.SHUT_WR)
+
+
+def both_end(client: socket.socket, target: socket.socket) -> None:
+    """End a session in the normal way, the client first."""
+    client.shutdown(socket.SHUT_WR)
+    assert receive(target) == b""
+    target.close()
+    assert receive(client) == b""
 
 
 def reset(sock: socket.socket) -> None:
@@ -169,3 +274,13 @@ def reset_arrives(sock: socket.socket) -> bool:
 def pattern(size: int, seed: int = 1) -> bytes:
     """Bytes that no other offset repeats soon."""
     return random.Random(seed).randbytes(size)  # noqa: S311 - no secret
+
+
+def fill(writer):
+    """Leave no room for a single byte in a pipe or a socket."""
+    os.set_blocking(writer, False)
+    for size in (4096, 1):
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writer, b"." * size)
+    os.set_blocking(writer, True)

@@ -13,11 +13,12 @@ from pathlib import Path
 import psutil
 
 from support.judge import check_run, parse
-from support.peers import connect, free_port
+from support.peers import Answer, accept, connect, free_port, knock
 from support.processes import outlet_of
-from support.waiting import PATIENCE
+from support.waiting import PATIENCE, eventually
 
 PROGRAM = str(Path(sys.executable).with_name("mprelay"))
+NOWHERE = ("127.0.0.1", 9)  # a target for runs that never come so far
 FAILING_CALL = str(Path(__file__).with_name("seccomp.py"))
 
 
@@ -175,11 +176,38 @@ class Relay:
 
     # -- what a user does ------------------------------------------------------------------------------------
 
-    def connect(
-        self, host: str | None = None, *, source: str | None = None, port: int = 0, wait: bool = True
-    ) -> socket.socket:
+    def connect(self, host: str | None = None, **where) -> socket.socket:
         """Connect as a client (see :func:`connect`)."""
-        return connect((host or self.host, self.port), source=source, port=port, wait=wait)
+        return connect((host or self.host, self.port), **where)
+
+    def knock(self, host: str | None = None, say: bytes = b"", **where) -> Answer:
+        """Connect as a client and read to the end (see :func:`knock`)."""
+        return knock((host or self.host, self.port), say, **where)
+
+    def connect_once_open(self) -> socket.socket:
+        """Connect as soon as the relay listens; for one whose records nobody can wait for."""
+        made: list[socket.socket] = []
+
+        def connected() -> bool:
+            with contextlib.suppress(ConnectionRefusedError):
+                made.append(self.connect())
+            return bool(made)
+
+        eventually(connected, "the relay listens")
+        return made[0]
+
+    def stall(self) -> int:
+        """Let the collector stand still, and be served again and again, until a client has to wait.
+
+        Needs a target that ends each session. Returns how many were served.
+        """
+        self.reading.clear()
+        for served in range(3000):
+            try:
+                self.knock(patience=1.0)
+            except TimeoutError:
+                return served
+        raise AssertionError("nothing ever waits")
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Stop the relay, if it has not ended by itself, and return its exit code."""
@@ -216,6 +244,14 @@ class Relay:
                 self._news.wait(min(left, 1.0))
         return found[count - 1]
 
+    def ticks(self, count: int) -> None:
+        """Wait for so many further relay.stats records: the relay's own clock."""
+        self.wait("relay.stats", len(self.all("relay.stats")) + count)
+
+    def held_by(self, worker: int) -> set[int]:
+        """The ports of the clients that this worker holds or held."""
+        return {record["client_port"] for record in self.all("session.allocated", worker=worker)}
+
     def family(self) -> list[psutil.Process]:
         """The processes that the relay has started."""
         try:
@@ -231,3 +267,20 @@ class Relay:
     def workers(self) -> dict[int, int]:
         """The pid of each worker, as its last worker.started record has it."""
         return dict(self._pids)
+
+
+def open_sessions(stack: contextlib.ExitStack, relay: Relay, server: socket.socket, count: int):
+    """Open `count` sessions; for each the client's and the target's socket, closed with `stack`."""
+    made = []
+    for _ in range(count):
+        client = stack.enter_context(relay.connect())
+        made.append((client, stack.enter_context(accept(server))))
+    relay.wait("session.target_channel_active", len(relay.all("session.closed")) + count)
+    return made
+
+
+def run(*command: str, **options) -> subprocess.CompletedProcess:
+    """Run something to its end."""
+    return subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE, check=False, **options
+    )
