@@ -1,19 +1,37 @@
-"""A collector that does not keep up: the records wait, new connections wait, and sessions in flight do not."""
+"""The readers of stdout: slow, standing still, without room, or gone."""
 
 import contextlib
+import os
 import resource
 import signal
+import socket
 import subprocess
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 from support.judge import check_run, parse
-from support.peers import accept, answering, echo, listening, receive
-from support.relay import PROGRAM, Relay
-from support.waiting import eventually
+from support.peers import (
+    accept,
+    answering,
+    echo,
+    ends_with_reset,
+    fill,
+    free_port,
+    is_shut,
+    listening,
+    receive,
+)
+from support.processes import outlet_of, workers_of
+from support.relay import NOWHERE, PROGRAM, Relay, run
+from support.waiting import PATIENCE, eventually, read_until
 
 MIB = 1 << 20
+
+
+# -- a reader that does not keep up --------------------------------------------------------------------------
 
 
 def test_a_collector_that_stands_still():
@@ -105,3 +123,220 @@ def test_a_file_that_has_its_largest_size(tmp_path: Path):
     check_run(records)
     assert records[-1]["admitted"] == sessions
     assert "File too large" in relay.errors
+
+
+@contextmanager
+def records_pipe(*, full: bool = False):
+    """Make a pipe for stdout: (our end as a file, the program's end); both may be closed early."""
+    reader, writer = os.pipe()
+    if full:
+        fill(writer)
+    with os.fdopen(reader, "rb", buffering=0) as ours, os.fdopen(writer, "wb", buffering=0) as theirs:
+        yield ours, theirs
+
+
+def test_expiry_while_the_reader_of_the_records_stands_still():
+    """Sessions and door end in time; the records wait for their reader, and none is lost."""
+    with (
+        listening() as server,
+        records_pipe(full=True) as (ours, theirs),
+        Relay(server.getsockname(), "--absolute-timeout", "2", stdout=theirs) as relay,
+    ):
+        started = time.monotonic()
+        theirs.close()
+        with relay.connect_once_open() as client, accept(server):
+            assert ends_with_reset(client)
+            assert time.monotonic() - started < 4  # 2, a second more, and the start of the interpreter
+            eventually(lambda: is_shut(relay.port), "the listener is closed")
+        output = read_until(ours.fileno(), b"relay.stopped")
+        output += read_until(ours.fileno(), None)
+        assert relay.finish() == 0
+    records = parse(output.lstrip(b"."))
+    check_run(records)
+    assert records[-1]["reason"] == "expired"
+
+
+# -- 74: stdout is gone --------------------------------------------------------------------------------------
+
+
+def session_members(leader: int) -> list[int]:
+    """Return the processes of the session that `leader` led."""
+    found = []
+    for pid in psutil.pids():
+        with contextlib.suppress(ProcessLookupError):
+            if os.getsid(pid) == leader:
+                found.append(pid)
+    return found
+
+
+@pytest.mark.parametrize("lines", [1, 2, 3])
+def test_reader_that_has_seen_enough(tool, lines):
+    """`mprelay … | head -1` ends by itself, while starting or when nothing more is to be written."""
+    script = f'"$@" | head -{lines}; echo "${{PIPESTATUS[0]}}"'
+    command = [tool("bash"), "-c", script, "bash", PROGRAM, str(free_port()), *NOWHERE[:1], "9", "ANY"]
+    with subprocess.Popen(
+        [*command, "--workers", "2"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+    ) as shell:
+        try:
+            output, _ = shell.communicate(timeout=PATIENCE)
+            assert session_members(shell.pid) == []
+        finally:
+            for pid in session_members(shell.pid):
+                os.kill(pid, signal.SIGKILL)
+    *records, code = output.splitlines()
+    assert int(code) == 74
+    assert len(parse(b"".join(line + b"\n" for line in records))) == lines
+
+
+def test_reader_goes_away_while_a_session_is_open():
+    """The door shuts, the session may finish, then it is exit 74."""
+    with (
+        listening() as server,
+        records_pipe() as (ours, theirs),
+        Relay(server.getsockname(), stdout=theirs, expect_code=74, quiet=False) as relay,
+    ):
+        theirs.close()
+        read_until(ours.fileno(), b"relay.active")
+        with relay.connect_once_open() as client, accept(server) as target:
+            read_until(ours.fileno(), b"session.target_channel_active")
+            family = relay.family()
+            ours.close()
+            eventually(lambda: is_shut(relay.port), "the listener is closed")
+            client.sendall(b"question")
+            client.shutdown(socket.SHUT_WR)
+            assert receive(target) == b"question"
+            target.sendall(b"answer")
+            target.close()
+            assert receive(client) == b"answer"
+        assert relay.finish() == 74
+        assert psutil.wait_procs(family, PATIENCE)[1] == []
+
+
+def test_reader_goes_away_and_a_session_does_not_finish():
+    """For --drain-timeout, and no longer; its peers see a reset."""
+    with (
+        listening() as server,
+        records_pipe() as (ours, theirs),
+        Relay(server.getsockname(), "--drain-timeout", "1", stdout=theirs, expect_code=74, quiet=False) as relay,
+    ):
+        theirs.close()
+        read_until(ours.fileno(), b"relay.active")
+        with relay.connect_once_open() as client, accept(server) as target:
+            read_until(ours.fileno(), b"session.target_channel_active")
+            gone = time.monotonic()
+            ours.close()
+            assert ends_with_reset(client)
+            assert ends_with_reset(target)
+            assert time.monotonic() - gone >= 1
+        assert relay.finish() == 74
+
+
+def test_no_stdout_from_the_start(tool):
+    """Closed with >&-: said on stderr, and no relay without a record."""
+    port = str(free_port())
+    done = run(tool("bash"), "-c", '"$@" >&-', "bash", PROGRAM, port, "127.0.0.1", "9", "ANY")
+    assert done.returncode == 74
+    assert b"stdout" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("redirection", [">&-", ">/dev/full"])
+@pytest.mark.parametrize("asked", ["--help", "--version", ""])
+def test_help_that_nobody_gets(tool, asked, redirection):
+    """What was asked for could not be written: neither a crash nor a success."""
+    done = run(tool("bash"), "-c", f'"$@" {asked} {redirection}', "bash", PROGRAM)
+    assert b"Traceback" not in done.stderr
+    assert done.returncode == 74
+
+
+def test_wrong_parameters_and_no_stdout(tool):
+    """Whichever code it is, it is one of ours, and there is no traceback."""
+    done = run(tool("bash"), "-c", '"$@" >&-', "bash", PROGRAM, "0", "127.0.0.1", "9", "ANY")
+    assert done.returncode in {2, 74}
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "redirection", ["2>&1 | head -1", "2>&- | head -1", "<&- | head -1", "<&- 2>&- | head -1"]
+)
+def test_stdout_is_gone_whatever_the_other_streams_are(redirection):
+    """74, with stderr in the same pipe, closed, or with stdin closed."""
+    command = f"{PROGRAM} {free_port()} 127.0.0.1 9 ANY --workers 1 {redirection}; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", command],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
+        stdin=subprocess.DEVNULL,
+    )
+    first, code = done.stdout.splitlines()
+    assert '"event":"worker.started"' in first
+    assert code == "74"
+
+
+# -- no room -------------------------------------------------------------------------------------------------
+
+
+def test_no_room_for_the_records():
+    """/dev/full: said on stderr; sessions go on; a signal ends it, a second one ends the wait for room."""
+    with (
+        Path("/dev/full").open("wb") as full,
+        listening() as server,
+        Relay(server.getsockname(), stdout=full, expect_code=74, quiet=False) as relay,
+    ):
+        with relay.connect_once_open() as client, accept(server) as target:
+            for _ in range(3):
+                client.sendall(b"question")
+                assert receive(target, 8) == b"question"
+                target.sendall(b"answer")
+                assert receive(client, 6) == b"answer"
+        workers, outlet = workers_of(relay.process.pid), relay.outlet()
+        relay.process.send_signal(signal.SIGTERM)
+        assert psutil.wait_procs(workers, PATIENCE)[1] == []
+        assert is_shut(relay.port)
+        assert relay.process.poll() is None
+        relay.process.send_signal(signal.SIGTERM)
+        assert relay.process.wait(PATIENCE) == 74
+        assert outlet.is_running()  # it still tries to write what it has
+        outlet.kill()
+        relay.finish()
+        assert "No space left on device" in relay.errors
+        assert f"process {outlet.pid} still writes what it has" in relay.errors
+        assert "Traceback" not in relay.errors
+
+
+def test_wrong_parameters_and_no_room():
+    """The records wait for room, as a relay's do; a signal ends that."""
+    with (
+        Path("/dev/full").open("wb") as full,
+        subprocess.Popen([PROGRAM, "0", "127.0.0.1", "9", "ANY"], stdout=full, stderr=subprocess.PIPE) as process,
+    ):
+        try:
+            said = read_until(process.stderr.fileno(), b"No space left on device")
+            process.terminate()
+            process.wait(PATIENCE)
+        finally:
+            process.kill()
+        assert b"Traceback" not in said + process.stderr.read()
+
+
+def test_records_and_complaints_on_the_same_full_disk():
+    """Neither kills the other: after the expiry a signal still ends it."""
+    with open("/dev/full", "wb") as full:  # noqa: PTH123
+        process = subprocess.Popen(
+            [PROGRAM, str(free_port()), "127.0.0.1", "9", "ANY", "--workers", "1", "--absolute-timeout", "3"],
+            stdin=subprocess.DEVNULL,
+            stdout=full,
+            stderr=full,
+        )
+    try:
+        outlet = outlet_of(process.pid)
+        eventually(lambda: len(workers_of(process.pid)) == 1, "a worker")
+        eventually(lambda: not workers_of(process.pid), "expiry")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 74
+        outlet.kill()  # it would try again for ever
+    finally:
+        process.kill()
+        process.wait()

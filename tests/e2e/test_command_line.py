@@ -2,24 +2,18 @@
 
 import os
 import re
-import signal
 import socket
 import subprocess
-import sys
 from contextlib import ExitStack, suppress
 from importlib.metadata import version
-from pathlib import Path
 
 import pytest
-from support.judge import check_run, moment, parse
+from support.judge import check_run, parse
 from support.messages import MESSAGES
-from support.peers import accept, echo, ends_with_reset, free_port, listening, receive
+from support.peers import accept, free_port, listening, receive
 from support.relay import PROGRAM, Relay
-from support.waiting import PATIENCE, eventually
+from support.waiting import PATIENCE
 
-from mprelay.system import cpus
-
-GOOD = ["8080", "127.0.0.1", "80", "ANY"]
 POSITIONS = [
     ("fwd_port", 2),
     ("trg_host", 3),
@@ -30,13 +24,13 @@ POSITIONS = [
     ("absolute_timeout", None),
     ("buffer", 8),
 ]
-MSG_ID = dict(POSITIONS)
+
 REQUIRED = [name for name, _ in POSITIONS[:4]]
-OPTIONAL = [name for name, _ in POSITIONS[4:]]
-FILLERS = ["3", "300", "0", "auto"]  # good values of the last four positions
 
 NO_NUMBERS = ["", "x", "-1", "+1", " 1", "1 ", "1.0", "1e1", "0x1", "1_0", "٣", "²", "9" * 5000]
+
 PORTS = ["0", "65536", "80,81", *NO_NUMBERS]
+
 WRONG = {
     "fwd_port": PORTS,
     "trg_host": [
@@ -104,6 +98,15 @@ WRONG = {
     "drain_timeout": ["", "x", "-1", "nan", "inf", "٣", "1 s", "1h30m", "1M"],
     "stats_interval": ["", "x", "-1", "nan", "inf", "٣", "1 s"],
 }
+
+GOOD = ["8080", "127.0.0.1", "80", "ANY"]
+
+MSG_ID = dict(POSITIONS)
+
+FILLERS = ["3", "300", "0", "auto"]  # good values of the last four positions
+
+OPTIONAL = [name for name, _ in POSITIONS[4:]]
+
 RIGHT = {
     "fwd_port": ["1", "80", "65535"],
     "trg_host": ["127.0.0.1", "192.0.2.254", "::1", "2001:DB8::5"],
@@ -137,23 +140,27 @@ RIGHT = {
     "stats_interval": ["0", "1", "60", "86400", "1h"],
 }
 
+HOSTILE = {
+    "newline": "a\nb\r\n{}\n",
+    "quotes": '"\'\\\\"}{',
+    "controls": "".join(map(chr, range(1, 32))) + "\x7f\x85",
+    "separators": "\u2028\u2029",
+    "braces": "{message}{0}{{%s%d",
+    "unicode": "žluťoučký 😀 ﷽ \u202e",
+}
+
+PLAIN_C = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+"""A locale that knows ASCII only, and a Python that takes it at its word."""
+
+
+# -- wrong values --------------------------------------------------------------------------------------------
+
 
 def run(*args: str | bytes, **options) -> subprocess.CompletedProcess:
     """Run the program to its end."""
     return subprocess.run(
         [PROGRAM, *args], stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE, check=False, **options
     )
-
-
-def refused(*args: str | bytes) -> list[dict]:
-    """Run it with wrong parameters; return the records. All else that it may do is one line for the person."""
-    done = run(*args)
-    assert done.returncode == 2
-    records = parse(done.stdout)
-    check_remark(done.stderr, records)
-    check_run(records)
-    assert [record["event"] for record in records] == ["config.invalid"] * len(records)
-    return records
 
 
 def check_remark(said: bytes, records: list[dict]) -> None:
@@ -169,16 +176,20 @@ def check_remark(said: bytes, records: list[dict]) -> None:
     assert records[0]["problem"].startswith(first)
 
 
+def refused(*args: str | bytes) -> list[dict]:
+    """Run it with wrong parameters; return the records. All else that it may do is one line for the person."""
+    done = run(*args)
+    assert done.returncode == 2
+    records = parse(done.stdout)
+    check_remark(done.stderr, records)
+    check_run(records)
+    assert [record["event"] for record in records] == ["config.invalid"] * len(records)
+    return records
+
+
 def option_of(name: str) -> str:
     """Return the option of a parameter."""
     return "--" + name.replace("_", "-")
-
-
-def by_position(name: str, value: str | bytes) -> list[str | bytes]:
-    """Return a command line whose only oddity is this parameter, given by position."""
-    line = [*GOOD, *FILLERS]
-    line[[position for position, _ in POSITIONS].index(name)] = value
-    return line
 
 
 def by_option(*pairs: tuple[str, str | bytes]) -> list[str | bytes]:
@@ -198,9 +209,6 @@ def judge(record: dict, name: str, value: str | None) -> None:
         assert record["value"] == value
     else:
         assert record["value"].startswith(value[:100])
-
-
-# -- wrong values --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [name for name in WRONG if name not in REQUIRED])
@@ -225,6 +233,13 @@ def test_each_wrong_value_of_a_position_is_refused_with_its_message(row):
     assert len(records) == len(row)
     for record in records:
         judge(record, record["parameter"], row.pop(record["parameter"]))
+
+
+def by_position(name: str, value: str | bytes) -> list[str | bytes]:
+    """Return a command line whose only oddity is this parameter, given by position."""
+    line = [*GOOD, *FILLERS]
+    line[[position for position, _ in POSITIONS].index(name)] = value
+    return line
 
 
 @pytest.mark.parametrize(("name", "value"), [("fwd_port", "0"), ("buffer", "99")])
@@ -453,153 +468,7 @@ def test_right_values_are_not_refused(row, request):
     assert record["value"] == "--no-such-option"
 
 
-def start(*args: str, target=("127.0.0.1", 9), **options) -> Relay:
-    """Make a relay whose command line after TRG_PORT is this, in these words."""
-    relay = Relay(target, **options)
-    relay.args = [*relay.args[:3], *args]
-    return relay
-
-
-def test_defaults():
-    """Nothing but the four required positions."""
-    with listening() as server, start("ANY", target=server.getsockname()) as relay:
-        active = relay.wait("relay.active")
-        assert active["workers"] == min(8, cpus.usable())
-        assert active["max_sessions"] == 500
-        assert active["expires_at"] is None
-        assert active["acl"] == "ANY"
-        assert active["listen_port"] == relay.port
-        assert "labels" not in active
-        assert set(relay.workers()) == set(range(1, active["workers"] + 1))
-        relay.connect("127.0.0.1").close()
-        assert relay.wait("connection.attempt")["client_ip"] == "127.0.0.1"
-        relay.connect("::1").close()
-        assert relay.wait("connection.attempt", 2)["client_ip"] == "::1"
-
-
-def test_default_workers_are_the_usable_cpus(tool):
-    """Usable by this process, not present in the machine."""
-    cpu = str(min(os.sched_getaffinity(0)))
-    with start("ANY", command=(tool("taskset"), "-c", cpu, PROGRAM)) as relay:
-        assert relay.wait("relay.active")["workers"] == 1
-
-
-@pytest.fixture
-def half_a_cpu():
-    """The processes file of a control group that gets half of a CPU's time."""
-    parent = Path("/sys/fs/cgroup/cpu")
-    version_1 = parent.is_dir()
-    group = (parent if version_1 else Path("/sys/fs/cgroup")) / f"mprelay-test-{os.getpid()}"
-    try:
-        group.mkdir()
-    except OSError as failure:
-        pytest.skip(f"no control group to be had: {failure}")
-    try:
-        name, text = ("cpu.cfs_quota_us", "50000") if version_1 else ("cpu.max", "50000 100000")
-        try:
-            (group / name).write_text(text)
-        except OSError as failure:
-            pytest.skip(f"no CPU quota to be had: {failure}")
-        yield group / "cgroup.procs"
-    finally:
-        eventually(lambda: not (group / "cgroup.procs").read_text(), "nobody is in it")
-        group.rmdir()
-
-
-def test_default_workers_are_not_more_than_the_cpu_quota_allows(half_a_cpu, tool):
-    """A container's quota, rounded up."""
-    command = (tool("sh"), "-c", f'echo $$ >{half_a_cpu} && exec "$@"', "sh", PROGRAM)
-    with start("ANY", command=command) as relay:
-        assert relay.wait("relay.active")["workers"] == 1
-
-
-def test_last_four_by_position_take_effect():
-    """Idle timeout 1, absolute timeout 100, buffer 100."""
-    with listening() as server, start("ANY", "1", "1", "100", "100", target=server.getsockname()) as relay:
-        assert relay.wait("relay.active")["expires_at"] is not None
-        with relay.connect() as client, accept(server) as target:
-            client.sendall(b"x" * 1000)
-            assert receive(target, 1000) == b"x" * 1000
-            assert relay.wait("session.closed")["reason"] == "idle_timeout"
-            assert ends_with_reset(client)
-
-
-def test_units_take_effect():
-    """An idle timeout of one second, and an expiry in two hours."""
-    with listening() as server, start("ANY", "1s", "1s", "2h", target=server.getsockname()) as relay:
-        active = relay.wait("relay.active")
-        assert 7190 < moment(active["expires_at"]) - moment(active["timestamp"]) <= 7200
-        with relay.connect(), accept(server):
-            assert relay.wait("session.closed")["reason"] == "idle_timeout"
-
-
-def test_last_four_by_option_take_effect():
-    """The same, options before and between the positions."""
-    with listening() as server:
-        relay = Relay(server.getsockname())
-        port, host, target_port = relay.args[:3]
-        relay.args = ["--idle-timeout=1", port, "--workers", "1", host, target_port, "--buffer", "100", "any"]
-        relay.args += ["--absolute-timeout", "100", "--connect-timeout", "1"]
-        with relay:
-            active = relay.wait("relay.active")
-            assert active["expires_at"] is not None
-            assert active["workers"] == 1
-            with relay.connect() as client, accept(server):
-                assert relay.wait("session.closed")["reason"] == "idle_timeout"
-                assert ends_with_reset(client)
-
-
-def test_max_sessions_is_over_all_workers():
-    """Two workers, one session."""
-    with listening() as server, Relay(server.getsockname(), "--max-sessions", "1") as relay:
-        assert relay.wait("relay.active")["max_sessions"] == 1
-        with relay.connect(), accept(server), relay.connect():
-            assert relay.wait("connection.pool_exhausted")["active"] == 1
-
-
-@pytest.mark.parametrize(("bind", "other"), [("127.0.0.1", "::1"), ("::1", "127.0.0.1")])
-def test_bind_listens_on_that_address_only(bind, other):
-    """The other family's loopback address is somebody else's."""
-    with listening() as server, Relay(server.getsockname(), "--bind", bind, acl="ANY", host=bind) as relay:
-        assert relay.wait("relay.active")["listen_ip"] == bind
-        with pytest.raises(ConnectionRefusedError):
-            relay.connect(other)
-        relay.connect().close()
-        assert relay.wait("connection.attempt")["client_ip"] == bind
-
-
-@pytest.mark.parametrize("acl", ["127.0.0.30/8", "127.0.0.30/255.0.0.0"])
-def test_acl_forms_let_the_same_client_in(acl):
-    """Host bits may be set; the mask says what counts."""
-    with listening() as server, Relay(server.getsockname(), acl=acl) as relay:
-        with relay.connect(), accept(server):
-            assert relay.wait("connection.accepted")["client_ip"] == "127.0.0.1"
-        assert relay.all("connection.rejected") == []
-
-
-def test_ipv6_target_and_client():
-    """Both literals may be of either family."""
-    with (
-        listening(socket.AF_INET6, "::1") as server,
-        Relay(server.getsockname()[:2], acl="::1/128", host="::1") as relay,
-    ):
-        assert relay.wait("relay.active")["target_ip"] == "::1"
-        with relay.connect() as client, accept(server) as target:
-            client.sendall(b"six")
-            assert receive(target, 3) == b"six"
-        assert relay.wait("session.closed")["client_ip"] == "::1"
-
-
 # -- hostile values ------------------------------------------------------------------------------------------
-
-HOSTILE = {
-    "newline": "a\nb\r\n{}\n",
-    "quotes": '"\'\\\\"}{',
-    "controls": "".join(map(chr, range(1, 32))) + "\x7f\x85",
-    "separators": "\u2028\u2029",
-    "braces": "{message}{0}{{%s%d",
-    "unicode": "žluťoučký 😀 ﷽ \u202e",
-}
 
 
 def test_hostile_labels_arrive_unchanged_on_every_record():
@@ -612,10 +481,6 @@ def test_hostile_labels_arrive_unchanged_on_every_record():
         relay.wait("session.closed")
         relay.stop()
         assert [record["labels"] for record in relay.records] == [labels] * len(relay.records)
-
-
-PLAIN_C = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-"""A locale that knows ASCII only, and a Python that takes it at its word."""
 
 
 def test_arguments_are_utf8_whatever_the_locale_is():
@@ -712,33 +577,3 @@ def test_without_parameters_the_help_and_exit_2():
     done = run()
     assert (done.returncode, done.stderr) == (2, b"")
     assert done.stdout == run("--help").stdout
-
-
-def test_as_a_module_it_is_the_same_program():
-    """`python -m mprelay` and `mprelay` start one and the same relay."""
-    command = (sys.executable, "-m", "mprelay")
-    with (
-        listening() as server,
-        Relay(server.getsockname(), command=command) as relay,
-        relay.connect() as client,
-        accept(server) as target,
-    ):
-        client.sendall(b"module")
-        assert receive(target, 6) == b"module"
-
-
-def test_a_frozen_program_runs_its_children_itself(tmp_path):
-    """As PyInstaller's do: sys.executable is the program, so multiprocessing starts it for each child."""
-    program = tmp_path / "frozen"
-    code = "sys.frozen, sys.executable = True, __file__\nfrom mprelay.__main__ import main\nmain()\n"
-    program.write_text(f"#!{sys.executable}\nimport sys\n{code}")
-    program.chmod(0o755)
-    with listening() as server, Relay(server.getsockname(), command=(str(program),)) as relay:
-        assert len(relay.family()) == 4  # two workers, the outlet, the resource tracker
-        (tracker,) = [child for child in relay.family() if "resource_tracker" in " ".join(child.cmdline())]
-        assert str(program) in tracker.cmdline()
-        os.kill(relay.workers()[1], signal.SIGKILL)
-        relay.wait("worker.started", 3)
-        with relay.connect() as client, accept(server) as target:
-            echo(client, target)
-    assert relay.records[-1]["reason"] == "drained"

@@ -1,5 +1,6 @@
-"""The form of the records: json and text, detail, labels, times, order, and the manual's sentences."""
+"""The form of the records: json and text, detail, labels, times, order, and the statistics."""
 
+import contextlib
 import ctypes
 import json
 import os
@@ -13,19 +14,30 @@ import struct
 import subprocess
 import time
 import tty
+from collections import Counter
 from contextlib import closing, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
+import psutil
 import pytest
 from support.judge import check_run, moment, parse
-from support.peers import accept, free_port, listening, receive, reset
+from support.peers import (
+    accept,
+    echoing,
+    free_port,
+    listening,
+    receive,
+    reset,
+)
+from support.processes import open_files
 from support.relay import PROGRAM, Relay, failing
 from support.waiting import PATIENCE, read_until
 
 OPENING = (
     "The relayer is now active.  Data received on TCP port {port} will be forwarded to {target} port {to}..."
 )
+
 LIFE = [
     "Connection attempt made from 127.0.0.1.",
     "Connection from 127.0.0.1 was accepted.  Allocating a session handler.",
@@ -38,6 +50,9 @@ LIFE = [
 ]
 
 
+# -- json and text -------------------------------------------------------------------------------------------
+
+
 @contextmanager
 def terminal():
     """Make a pseudo-terminal that changes nothing of what is written to it: (our end, the program's end)."""
@@ -47,44 +62,6 @@ def terminal():
         yield ours, theirs
     finally:
         os.close(ours)
-
-
-def opened_by(sudo_user: str | None = None) -> str:
-    """Who has started this test, by the contract."""
-    with suppress(FileNotFoundError):
-        login_uid = int(Path("/proc/self/loginuid").read_text())
-        if login_uid != 2**32 - 1:
-            return pwd.getpwuid(login_uid).pw_name
-    return (sudo_user if os.getuid() == 0 else None) or pwd.getpwuid(os.getuid()).pw_name
-
-
-def clock_synchronised() -> bool | None:
-    """What adjtimex(8) would print: whether the error has not been counted up to its end."""
-    timex = ctypes.create_string_buffer(512)
-    if ctypes.CDLL(None).adjtimex(timex) < 0:
-        return None
-    return struct.unpack_from("@Illlli", timex)[3] < 16_000_000
-
-
-def short_session(relay: Relay, server: socket.socket, count: int = 1) -> None:
-    """Have one session that the client ends, and wait for its last record."""
-    with relay.connect() as client, accept(server) as target:
-        client.sendall(b"question")
-        assert receive(target, 8) == b"question"
-        client.shutdown(socket.SHUT_WR)
-        assert receive(target) == b""
-        target.sendall(b"answer")
-        target.close()
-        assert receive(client) == b"answer"
-    relay.wait("session.closed", count)
-
-
-def refused_client(relay: Relay) -> socket.socket:
-    """Connect as a client from 127.0.0.2."""
-    return relay.connect(source="127.0.0.2")
-
-
-# -- json and text -------------------------------------------------------------------------------------------
 
 
 def test_auto_is_text_on_a_terminal():
@@ -193,6 +170,23 @@ def test_auto_is_json_through_a_pipe_and_jq_reads_the_whole_run(tool):
 # -- what a record holds -------------------------------------------------------------------------------------
 
 
+def opened_by(sudo_user: str | None = None) -> str:
+    """Who has started this test, by the contract."""
+    with suppress(FileNotFoundError):
+        login_uid = int(Path("/proc/self/loginuid").read_text())
+        if login_uid != 2**32 - 1:
+            return pwd.getpwuid(login_uid).pw_name
+    return (sudo_user if os.getuid() == 0 else None) or pwd.getpwuid(os.getuid()).pw_name
+
+
+def clock_synchronised() -> bool | None:
+    """What adjtimex(8) would print: whether the error has not been counted up to its end."""
+    timex = ctypes.create_string_buffer(512)
+    if ctypes.CDLL(None).adjtimex(timex) < 0:
+        return None
+    return struct.unpack_from("@Illlli", timex)[3] < 16_000_000
+
+
 def test_relay_active_says_what_the_relay_is():
     """Each field of the contract, with its value."""
     before = time.time()
@@ -260,6 +254,24 @@ def test_each_run_has_its_own_relay_id():
     """Two relays beside each other."""
     with Relay(("127.0.0.1", 9), workers=1) as one, Relay(("127.0.0.1", 9), workers=1) as other:
         assert one.records[0]["relay_id"] != other.records[0]["relay_id"]
+
+
+def short_session(relay: Relay, server: socket.socket, count: int = 1) -> None:
+    """Have one session that the client ends, and wait for its last record."""
+    with relay.connect() as client, accept(server) as target:
+        client.sendall(b"question")
+        assert receive(target, 8) == b"question"
+        client.shutdown(socket.SHUT_WR)
+        assert receive(target) == b""
+        target.sendall(b"answer")
+        target.close()
+        assert receive(client) == b"answer"
+    relay.wait("session.closed", count)
+
+
+def refused_client(relay: Relay) -> socket.socket:
+    """Connect as a client from 127.0.0.2."""
+    return relay.connect(source="127.0.0.2")
 
 
 def test_labels_are_on_every_record_of_every_kind():
@@ -533,3 +545,79 @@ def test_own_sentences_are_filled_in_and_one_line():
         for record in relay.records:
             assert record["message"].isprintable()
             assert not re.search(r"[{}<>]", record["message"])
+
+
+# -- statistics ----------------------------------------------------------------------------------------------
+
+
+def test_stats_match_reality():
+    """Counts, and for the supervisor and each worker pid, CPU, memory, descriptors and sessions."""
+    options = ("--stats-interval", "0.3", "--max-sessions", "5")
+    with (
+        echoing() as server,
+        Relay(server.getsockname(), *options, workers=3) as relay,
+        contextlib.ExitStack() as stack,
+    ):
+        clients = [stack.enter_context(relay.connect()) for _ in range(5)]
+        relay.wait("session.target_channel_active", 5)
+        stack.enter_context(relay.connect(source="127.0.0.1"))
+        relay.wait("connection.pool_exhausted")
+        relay.ticks(2)
+        stats = relay.all("relay.stats")[-1]
+        assert (stats["active"], stats["max_sessions"]) == (5, 5)
+        assert tuple(stats[n] for n in ("attempts", "rejected", "exhausted", "admitted")) == (6, 0, 1, 5)
+        assert relay.process.pid == stats["supervisor"]["pid"]
+        assert relay.workers() == {figures["worker"]: figures["pid"] for figures in stats["worker_stats"]}
+        load = Counter(record["worker"] for record in relay.all("session.allocated"))
+        assert load == {figures["worker"]: figures["sessions"] for figures in stats["worker_stats"]}
+        for figures in (stats["supervisor"], *stats["worker_stats"]):
+            real = psutil.Process(figures["pid"])
+            assert figures["cpu_percent"] >= 0
+            assert figures["rss"] == pytest.approx(real.memory_info().rss, rel=0.2)
+            assert abs(figures["fds"] - open_files(figures["pid"])) <= 1
+        for client in clients:
+            client.shutdown(socket.SHUT_WR)
+            assert receive(client) == b""
+        relay.wait("session.closed", 5)
+        relay.wait("relay.stats", active=0)
+        empty = relay.all("relay.stats", active=0)[-1]
+        assert [figures["sessions"] for figures in empty["worker_stats"]] == [0, 0, 0]
+        files = [sum(f["fds"] for f in record["worker_stats"]) for record in (stats, empty)]
+        assert files[0] - files[1] == 10, "two descriptors for each session"
+
+
+def test_stats_count_the_bytes_of_open_sessions_too():
+    """A transfer that takes hours is seen before its end."""
+    with echoing() as server, Relay(server.getsockname(), "--stats-interval", "0.1") as relay:
+        with relay.connect() as client:
+            client.sendall(b"first")
+            assert receive(client, 5) == b"first"
+            assert relay.wait("relay.stats", bytes_from_client=5, bytes_from_target=5)["active"] == 1
+            client.sendall(b"more")
+            assert receive(client, 4) == b"more"
+            client.shutdown(socket.SHUT_WR)
+            assert receive(client) == b""
+        assert relay.wait("relay.stats", bytes_from_client=9, bytes_from_target=9)["active"] == 0
+
+
+def test_stats_show_the_work_of_a_busy_worker():
+    """The worker that moves bytes has a CPU share; its record tells which one it is."""
+    with echoing() as server, Relay(server.getsockname(), "--stats-interval", "0.3") as relay:
+        with relay.connect() as client:
+            worker = relay.wait("session.connected")["worker"]
+            client.settimeout(PATIENCE)
+            busy = None
+            block = bytes(65536)
+            deadline = time.monotonic() + PATIENCE
+            while busy is None:
+                assert time.monotonic() < deadline
+                for _ in range(50):
+                    client.sendall(block)
+                    receive(client, len(block))
+                for stats in relay.all("relay.stats"):
+                    (figures,) = (f for f in stats["worker_stats"] if f["worker"] == worker)
+                    busy = figures if figures["cpu_percent"] > 1 else busy
+            assert busy["sessions"] == 1
+            client.shutdown(socket.SHUT_WR)
+            assert receive(client) == b""
+        relay.wait("session.closed")

@@ -1,6 +1,5 @@
 """Workers that cannot be started, are of another build, or do not answer: the relay goes on with the others."""
 
-import contextlib
 import importlib.util
 import os
 import re
@@ -13,7 +12,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.judge import moment
 from support.peers import accept, answering, echo, ends_with_reset, listening
 from support.processes import limit, open_files, opened
 from support.relay import Relay, with_site
@@ -212,60 +210,6 @@ def test_a_worker_of_another_build_gets_no_session(package, upgrade):
 # -- that do not answer --------------------------------------------------------------------------------------
 
 
-def test_a_stopped_worker_gets_no_new_sessions_and_is_then_replaced():
-    """From the moment that one is overdue; ten seconds later it is killed. The other worker notices nothing."""
-    with (
-        listening() as server,
-        Relay(server.getsockname(), "--connect-timeout", "1") as relay,
-        relay.connect() as client,
-        accept(server) as target,
-        contextlib.ExitStack() as stack,
-    ):
-        echo(client, target)
-        busy = relay.wait("session.connected")["worker"]
-        pid = relay.workers()[3 - busy]
-        os.kill(pid, signal.SIGSTOP)
-        count = 1
-        while not relay.all("worker.unresponsive"):
-            count += 1
-            fresh = stack.enter_context(relay.connect())
-            if relay.wait("session.allocated", count)["worker"] == busy:
-                echo(fresh, stack.enter_context(accept(server)))
-            threading.Event().wait(0.05)  # all of them stay, and there are 500 slots
-        said = relay.wait("worker.unresponsive")
-        assert (said["worker"], said["pid"], said["level"]) == (3 - busy, pid, "error")
-        assert 11.25 <= said["silent_s"] < 12
-        allocated = [record for record in relay.all("session.allocated") if record["worker"] != busy]
-        first, last = (moment(allocated[index]["timestamp"]) for index in (0, -1))
-        assert len(allocated) > 5
-        assert last - first <= 1.5, "one that is overdue gets no more"
-        died = relay.wait("worker.exited")
-        assert (died["pid"], died["signal"]) == (pid, "SIGKILL")
-        relay.wait("worker.started", 3)
-        relay.wait("session.closed", len(allocated), reason="worker_lost", worker=3 - busy)
-        echo(client, target)
-
-
-def test_a_stopped_worker_with_an_idle_session_is_found_while_draining():
-    """By the idle timeout: its session is lost, so that the drain need not wait for its own end."""
-    options = ("--idle-timeout", "1", "--drain-timeout", "3600")
-    with listening() as server, Relay(server.getsockname(), *options) as relay:
-        with relay.connect() as client, accept(server) as target:
-            echo(client, target)
-            worker = relay.wait("session.connected")["worker"]
-            pid = relay.workers()[worker]
-            os.kill(pid, signal.SIGSTOP)
-            relay.process.send_signal(signal.SIGTERM)
-            relay.wait("relay.draining")
-            said = relay.wait("worker.unresponsive")
-            assert (said["worker"], said["pid"]) == (worker, pid)
-            assert 12.25 <= said["silent_s"] < 14
-            assert ends_with_reset(client)
-            assert ends_with_reset(target)
-        assert relay.finish() == 0
-        assert (relay.records[-1]["reason"], relay.records[-1]["closed"]) == ("drained", {"worker_lost": 1})
-
-
 def test_a_worker_that_goes_on_in_time_loses_nothing():
     """Whoever waits while every worker is late is served when they have caught up; there is no record of it."""
     with (
@@ -293,23 +237,6 @@ def test_a_worker_that_goes_on_in_time_loses_nothing():
                     echo(client, target)
         assert {1: pid} == relay.workers()
         assert not relay.all("worker.unresponsive")
-
-
-def test_a_replacement_that_hangs_before_it_is_ready(tmp_path):
-    """It is killed, and tried again; until then there is no worker, and the statistics say so."""
-    broken, env = breakable(tmp_path, "signal.pause()")
-    with listening() as server, Relay(server.getsockname(), "--stats-interval", "1", env=env, workers=1) as relay:
-        broken.touch()
-        os.kill(relay.workers()[1], signal.SIGKILL)
-        relay.wait("worker.exited")
-        relay.wait("relay.stats", len(relay.all("relay.stats")) + 3)
-        assert relay.all("relay.stats")[-1]["worker_stats"] == []
-        eventually(lambda: relay.all("worker.unresponsive"), "it is found")
-        assert 20 <= relay.wait("worker.unresponsive")["silent_s"] < 21
-        broken.unlink()
-        assert relay.wait("worker.start_failed")["detail"] == "was not ready after 10 seconds"
-        relay.wait("worker.started", 2)
-        one_session(relay, server)
 
 
 def test_a_supervisor_that_stood_still_hears_its_workers_first(tmp_path):

@@ -1,0 +1,398 @@
+"""How a run ends: by expiry, by a signal, or killed. Nothing is left: no process, no door, no session."""
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+import time
+
+import psutil
+import pytest
+from support.judge import moment
+from support.peers import (
+    accept,
+    echoing,
+    ends_with_reset,
+    is_shut,
+    listening,
+    port_of,
+    receive,
+    reset_arrives,
+)
+from support.relay import NOWHERE, Relay, open_sessions
+from support.waiting import PATIENCE, eventually
+
+MIB = 1 << 20
+
+
+# -- expired -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stopped_worker", [False, True])
+def test_expiry_ends_everything_within_a_second(stopped_worker):
+    """With sessions that talk and sessions that do not, and with a worker that stands still."""
+    with listening() as server, Relay(server.getsockname(), "--absolute-timeout", "2") as relay:
+        expires = moment(relay.wait("relay.active")["expires_at"])
+        family = relay.family()
+        with relay.connect() as client, accept(server) as target, relay.connect() as other, accept(server):
+            relay.wait("session.target_channel_active", 2)
+            if stopped_worker:
+                os.kill(relay.workers()[1], signal.SIGSTOP)
+            code = relay.process.wait(PATIENCE)
+            late = time.time() - expires
+            assert code == 0
+            assert 0 <= late < 1
+            assert psutil.wait_procs(family, PATIENCE)[1] == []
+            assert ends_with_reset(client)
+            assert ends_with_reset(target)
+            assert ends_with_reset(other)
+        relay.finish()
+        assert [record["reason"] for record in relay.all("session.closed")] == ["relay_expired"] * 2
+        assert relay.records[-1]["reason"] == "expired"
+        assert relay.records[-1]["closed"] == {"relay_expired": 2}
+        assert len(relay.all("relay.expired")) == 1
+
+
+def judge_expiry(relay: Relay, reasons: dict[str, int] | None = None) -> None:
+    """23 and the end came at the absolute timeout, and within the second that the contract allows."""
+    assert relay.finish() == 0
+    ended = time.time()
+    expires_at = moment(relay.wait("relay.active")["expires_at"])
+    (expired,) = relay.all("relay.expired")
+    last = relay.records[-1]
+    assert (last["event"], last["reason"]) == ("relay.stopped", "expired")
+    assert reasons is None or reasons == last["closed"]
+    assert expires_at <= moment(expired["timestamp"])
+    assert moment(last["timestamp"]) - expires_at <= 1.0
+    assert ended - expires_at <= 2.0  # and the interpreter's own end
+
+
+def test_expiry_with_a_stopped_worker():
+    """A worker that does not move (SIGSTOP) holds nothing up, be its sessions old or just handed over."""
+    with (
+        listening() as server,
+        Relay(server.getsockname(), "--absolute-timeout", "3") as relay,
+        contextlib.ExitStack() as stack,
+    ):
+        made = open_sessions(stack, relay, server, 6)
+        os.kill(relay.workers()[1], signal.SIGSTOP)
+        late = [stack.enter_context(relay.connect()) for _ in range(4)]
+        relay.wait("session.allocated", 10)
+        judge_expiry(relay, {"relay_expired": 10})
+        for client, target in made:
+            assert ends_with_reset(client)
+            assert ends_with_reset(target)
+        assert [ends_with_reset(client) for client in late] == [True] * 4
+
+
+def test_expiry_with_every_worker_stopped():
+    """Not one of them has to help."""
+    with (
+        listening() as server,
+        Relay(server.getsockname(), "--absolute-timeout", "3") as relay,
+        contextlib.ExitStack() as stack,
+    ):
+        made = open_sessions(stack, relay, server, 4)
+        for pid in relay.workers().values():
+            os.kill(pid, signal.SIGSTOP)
+        judge_expiry(relay, {"relay_expired": 4})
+        for client, target in made:
+            assert ends_with_reset(client)
+            assert ends_with_reset(target)
+
+
+def test_expiry_with_peers_that_do_not_read_and_with_quiet_ones():
+    """Data stuck behind a peer does not hold it up either; a target that never answered does not."""
+    with (
+        listening() as server,
+        Relay(server.getsockname(), "--absolute-timeout", "3") as relay,
+        contextlib.ExitStack() as stack,
+    ):
+        made = open_sessions(stack, relay, server, 4)
+        half_closed = made[3][0]
+        half_closed.shutdown(socket.SHUT_WR)
+        for sender in (made[0][0], made[1][1]):
+            sender.settimeout(0.5)
+            with contextlib.suppress(TimeoutError):
+                while True:
+                    sender.send(bytes(MIB))
+            sender.settimeout(PATIENCE)
+        judge_expiry(relay, {"relay_expired": 4})
+        assert reset_arrives(made[0][1])
+        assert reset_arrives(made[1][0])
+        for client, target in made[2:]:
+            assert reset_arrives(client)
+            assert reset_arrives(target)
+
+
+def test_expiry_under_load():
+    """New connections and data all the time, up to the end and over it."""
+    over = threading.Event()
+
+    def load(relay: Relay) -> None:
+        held: list[socket.socket] = []
+        with contextlib.ExitStack() as stack, contextlib.suppress(ConnectionRefusedError):
+            while not over.is_set():
+                held.append(stack.enter_context(relay.connect(source="127.0.0.1")))
+                with contextlib.suppress(OSError):  # one that was not let in, or whose relay has expired
+                    held[-1].sendall(b"x" * 1000)
+                if len(held) > 50:
+                    with held.pop(0) as oldest, contextlib.suppress(OSError):
+                        oldest.recv(1000)
+
+    with echoing() as server, Relay(server.getsockname(), "--absolute-timeout", "3") as relay:
+        threads = [threading.Thread(target=load, args=(relay,)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        try:
+            judge_expiry(relay)
+        finally:
+            over.set()
+            for thread in threads:
+                thread.join(PATIENCE)
+        last = relay.records[-1]
+        assert last["closed"]["relay_expired"] > 0
+        order = [record["event"] for record in relay.records]
+        expired = order.index("relay.expired")
+        reasons = {r["reason"] for r in relay.records[:expired] if r["event"] == "session.closed"}
+        assert "relay_expired" not in reasons
+
+
+def test_workers_keep_the_absolute_timeout_while_the_supervisor_is_stopped():
+    """And when it goes on all is as if it had been there."""
+    with listening() as server, Relay(server.getsockname(), "--absolute-timeout", "3") as relay:
+        with relay.connect() as client, accept(server) as target:
+            client.sendall(b"x")
+            assert receive(target, 1) == b"x"
+            relay.process.send_signal(signal.SIGSTOP)
+            assert ends_with_reset(client)
+            assert ends_with_reset(target)
+            relay.process.send_signal(signal.SIGCONT)
+        assert relay.finish() == 0
+        assert relay.wait("session.closed")["reason"] == "relay_expired"
+        assert relay.records[-1]["reason"] == "expired"
+
+
+def test_expiry_does_not_wait_for_a_drain():
+    """The absolute timeout is absolute."""
+    with listening() as server:
+        options = ["--drain-timeout", "3600", "--absolute-timeout", "2"]
+        with Relay(server.getsockname(), *options) as relay, relay.connect() as client, accept(server):
+            relay.wait("session.target_channel_active")
+            relay.process.send_signal(signal.SIGTERM)
+            relay.wait("relay.draining")
+            assert ends_with_reset(client)
+            assert relay.finish() == 0
+            assert relay.records[-1]["reason"] == "expired"
+            assert relay.records[-1]["closed"] == {"relay_expired": 1}
+
+
+# -- a signal ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_signal_drains(number):
+    """The door shuts, who is inside may finish, exit 0."""
+    with listening() as server, Relay(server.getsockname()) as relay:
+        family = relay.family()
+        with relay.connect() as client, accept(server) as target:
+            relay.wait("session.target_channel_active")
+            relay.process.send_signal(number)
+            assert relay.wait("relay.draining")["active"] == 1
+            assert is_shut(relay.port)
+            client.sendall(b"question")
+            client.shutdown(socket.SHUT_WR)
+            assert receive(target) == b"question"
+            target.sendall(b"answer")
+            target.close()
+            assert receive(client) == b"answer"
+        assert relay.finish() == 0
+        assert relay.records[-1]["reason"] == "drained"
+        assert relay.records[-1]["closed"] == {"requester_read_closed": 1}
+        assert psutil.wait_procs(family, PATIENCE)[1] == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_signal_with_nobody_inside(number):
+    """At once."""
+    with Relay(NOWHERE, "--drain-timeout", "3600") as relay:
+        assert relay.stop(number) == 0
+        assert relay.records[-1]["reason"] == "drained"
+
+
+def test_a_helper_that_is_stopped_holds_nobody_up():
+    """Multiprocessing keeps one, and waits for its end."""
+    with Relay(NOWHERE) as relay:
+        (helper,) = [process for process in relay.family() if "resource_tracker" in " ".join(process.cmdline())]
+        helper.suspend()
+        assert relay.stop() == 0
+        assert psutil.wait_procs([helper], PATIENCE)[1] == []
+
+
+def test_signal_while_starting():
+    """Before the door ever opened."""
+    with Relay(NOWHERE, workers=6, wait_active=False) as relay:
+        relay.wait("worker.started")
+        assert relay.stop() == 0
+        assert relay.records[-1]["reason"] == "drained"
+
+
+def test_a_signal_while_many_workers_start_is_heard_at_once():
+    """One worker is started a turn; who was not ready is ended without a word of alarm."""
+    with Relay(("127.0.0.1", 9), workers=64, wait_active=False) as relay:
+        eventually(lambda: len(relay.family()) > 2, "a worker, beside outlet and resource tracker")
+        relay.process.send_signal(signal.SIGTERM)
+        relay.wait("relay.draining")
+        assert relay.finish() == 0
+        assert len(relay.all("worker.exited")) < 64
+        assert {r["level"] for r in relay.all("worker.exited")} == {"info"}
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_second_signal_cuts_the_drain_short(second):
+    """The sessions are closed as drained, and both peers see that they were cut."""
+    with listening() as server, Relay(server.getsockname(), "--drain-timeout", "3600") as relay:
+        with relay.connect() as client, accept(server) as target:
+            relay.wait("session.target_channel_active")
+            relay.process.send_signal(signal.SIGTERM)
+            relay.wait("relay.draining")
+            assert relay.all("session.closed") == []
+            relay.process.send_signal(second)
+            assert ends_with_reset(client)
+            assert ends_with_reset(target)
+        assert relay.finish() == 0
+        assert relay.records[-1]["reason"] == "signal"
+        assert relay.records[-1]["closed"] == {"drained": 1}
+
+
+@pytest.mark.parametrize("seconds", [0, 1])
+def test_drain_has_a_cap(seconds):
+    """After --drain-timeout what is left is closed as drained."""
+    with listening() as server, Relay(server.getsockname(), "--drain-timeout", str(seconds)) as relay:
+        with relay.connect() as client, accept(server) as target:
+            relay.wait("session.target_channel_active")
+            relay.process.send_signal(signal.SIGTERM)
+            assert ends_with_reset(client)
+            assert ends_with_reset(target)
+        assert relay.finish() == 0
+        assert relay.records[-1]["reason"] == "signal"
+        assert relay.records[-1]["closed"] == {"drained": 1}
+        drained = moment(relay.wait("session.closed")["timestamp"]) - moment(
+            relay.wait("relay.draining")["timestamp"]
+        )
+        assert drained > seconds - 0.01
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_to_the_whole_process_group(number):
+    """Ctrl-C reaches workers and outlet too. They ignore it: sessions finish, and every record comes out."""
+    with listening() as server, Relay(server.getsockname(), start_new_session=True) as relay:
+        with relay.connect() as client, accept(server) as target:
+            relay.wait("session.target_channel_active")
+            os.killpg(relay.process.pid, number)
+            relay.wait("relay.draining")
+            for pid in relay.workers().values():
+                os.kill(pid, signal.SIGTERM)
+            client.sendall(b"still")
+            assert receive(target, 5) == b"still"
+            client.shutdown(socket.SHUT_WR)
+            target.close()
+            assert receive(client) == b""
+        assert relay.finish() == 0
+        assert relay.records[-1]["reason"] == "drained"
+
+
+def test_drain_with_a_stopped_worker():
+    """Its sessions end with the drain time; those of the other worker may still finish."""
+    with listening() as server, Relay(server.getsockname(), "--drain-timeout", "1") as relay:
+        with contextlib.ExitStack() as stack:
+            made = open_sessions(stack, relay, server, 4)
+            os.kill(relay.workers()[1], signal.SIGSTOP)
+            stopped = relay.held_by(1)
+            assert len(stopped) == 2
+            relay.process.send_signal(signal.SIGTERM)
+            assert relay.wait("relay.draining")["active"] == 4
+            for client, target in made:
+                if port_of(client) not in stopped:
+                    client.sendall(b"the last words")
+                    client.shutdown(socket.SHUT_WR)
+                    assert receive(target) == b"the last words"
+                    target.close()
+                    assert receive(client) == b""
+            assert relay.finish() == 0
+            for client, target in made:
+                if port_of(client) in stopped:
+                    assert ends_with_reset(client)
+                    assert ends_with_reset(target)
+        last = relay.records[-1]
+        assert last["closed"] == {"requester_read_closed": 2, "drained": 2}
+        assert last["reason"] == "signal"
+        assert moment(last["timestamp"]) - moment(relay.wait("relay.draining")["timestamp"]) >= 1.0
+
+
+def test_drain_with_a_stopped_worker_that_has_no_session():
+    """Nothing is left to finish: the relay is drained, although that worker cannot answer."""
+    with listening() as server, Relay(server.getsockname(), "--drain-timeout", "60") as relay:
+        os.kill(relay.workers()[2], signal.SIGSTOP)
+        assert relay.stop() == 0
+        assert (relay.records[-1]["reason"], relay.records[-1]["closed"]) == ("drained", {})
+
+
+# -- killed --------------------------------------------------------------------------------------------------
+
+
+def test_killed_supervisor_leaves_nothing_running():
+    """Workers, outlet and resource tracker are gone, the sessions are reset: no relay without a record."""
+    with listening() as server, Relay(server.getsockname(), expect_code=-9, quiet=False) as relay:
+        relay.killed = True
+        family = relay.family()
+        assert len(family) == 4
+        with relay.connect() as client, accept(server) as target:
+            relay.wait("session.target_channel_active")
+            relay.process.kill()
+            assert psutil.wait_procs(family, 2)[1] == []
+            assert ends_with_reset(client)
+            assert ends_with_reset(target)
+        assert is_shut(relay.port)
+
+
+def test_a_killed_supervisor_leaves_no_session_and_no_worker():
+    """No relay without a record: the peers see resets, the workers end."""
+    with (
+        listening() as server,
+        Relay(server.getsockname(), expect_code=-signal.SIGKILL, workers=3) as relay,
+        contextlib.ExitStack() as stack,
+    ):
+        made = open_sessions(stack, relay, server, 6)
+        family = relay.family()
+        workers = [psutil.Process(pid) for pid in relay.workers().values()]
+        assert len(workers) == 3
+        relay.killed = True
+        relay.process.kill()
+        for client, target in made:
+            assert ends_with_reset(client)
+            assert ends_with_reset(target)
+        _gone, alive = psutil.wait_procs({*family, *workers}, timeout=PATIENCE)
+        assert alive == []
+        with pytest.raises(ConnectionRefusedError):
+            relay.connect()
+
+
+def test_a_killed_supervisor_takes_stopped_workers_with_it():
+    """A worker that does not run cannot see that its supervisor is gone: the kernel ends it."""
+    with (
+        listening() as server,
+        Relay(server.getsockname(), expect_code=-signal.SIGKILL) as relay,
+        contextlib.ExitStack() as stack,
+    ):
+        made = open_sessions(stack, relay, server, 4)
+        workers = [psutil.Process(pid) for pid in relay.workers().values()]
+        for worker in workers:
+            worker.suspend()
+        relay.killed = True
+        relay.process.kill()
+        for client, target in made:
+            assert ends_with_reset(client)
+            assert ends_with_reset(target)
+        assert psutil.wait_procs(workers, timeout=PATIENCE)[1] == []

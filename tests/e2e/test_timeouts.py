@@ -1,0 +1,322 @@
+"""The timeouts of a session, whatever the wall clock does, and the absolute timeout of a machine that sleeps."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+
+import pytest
+from support.judge import moment
+from support.peers import (
+    accept,
+    both_end,
+    echo,
+    ends_with_reset,
+    listening,
+    receive,
+    reset_arrives,
+    silent,
+)
+from support.relay import Relay, with_site
+
+MIB = 1 << 20
+
+DAY = 86_400
+
+HOUR = 3600
+
+SLEPT = """
+import os, time
+def jumping(real, clock):
+    def read(*which):
+        return real(*which) + (%d if which == clock and os.path.exists(%r) else 0)
+    return read
+time.clock_gettime = jumping(time.clock_gettime, (time.CLOCK_BOOTTIME,))
+time.time = jumping(time.time, ())
+"""
+"""Python code: from when a file exists on, the machine has slept. CLOCK_MONOTONIC does not know it."""
+
+MOSTLY_ASLEEP = """
+import time
+real = time.monotonic
+time.monotonic = lambda: real() / 1000
+"""
+"""Python code: CLOCK_MONOTONIC nearly stands still, so what depends on it would take a thousand times as long."""
+
+WITHOUT_TIMER = """
+import os, sys
+sys.modules["_ctypes"] = None
+vars(os).pop("timerfd_create", None)
+"""
+
+
+# -- connect -------------------------------------------------------------------------------------------------
+
+
+def test_connect_timeout():
+    """A target that does not answer: message 25, and the client is reset."""
+    with silent() as (server, _filler), Relay(server.getsockname(), "--connect-timeout", "1") as relay:
+        with relay.connect() as client:
+            client.sendall(b"anybody there?")
+            assert ends_with_reset(client)
+        closed = relay.wait("session.closed")
+        assert (closed["msg_id"], closed["reason"]) == (25, "connect_timeout")
+        assert closed["connect_ms"] is None
+        assert (closed["bytes_from_client"], closed["bytes_from_target"]) == (0, 0)
+        assert closed["duration_ms"] >= 1000
+        assert relay.all("session.connected") == []
+
+
+def test_connect_timeout_does_not_hit_an_established_quiet_session():
+    """Twice the connect timeout passes without a byte; then both directions still work."""
+    options = ("--connect-timeout", "1", "--stats-interval", "0.5")
+    with listening() as server, Relay(server.getsockname(), *options) as relay:
+        with relay.connect() as client, accept(server) as target:
+            so_far = len(relay.all("relay.stats"))
+            relay.wait("relay.stats", so_far + 5)
+            assert relay.all("session.closed") == []
+            client.sendall(b"still there?")
+            assert receive(target, 12) == b"still there?"
+            target.sendall(b"yes")
+            assert receive(client, 3) == b"yes"
+            both_end(client, target)
+        assert relay.wait("session.closed")["duration_ms"] > 2000
+
+
+# -- idle ----------------------------------------------------------------------------------------------------
+
+
+def test_idle_timeout_without_data():
+    """Message 24; both peers are reset."""
+    with listening() as server, Relay(server.getsockname(), "--idle-timeout", "1") as relay:
+        with relay.connect() as client, accept(server) as target:
+            assert ends_with_reset(client)
+            assert ends_with_reset(target)
+        closed = relay.wait("session.closed")
+        assert (closed["msg_id"], closed["reason"], closed["error"]) == (24, "idle_timeout", None)
+        assert (closed["bytes_from_client"], closed["bytes_from_target"]) == (0, 0)
+        assert closed["duration_ms"] >= 1000
+
+
+def test_idle_timeout_of_a_half_closed_session():
+    """A target that never ends its direction does not hold the session for ever."""
+    with listening() as server, Relay(server.getsockname(), "--idle-timeout", "1") as relay:
+        with relay.connect() as client, accept(server) as target:
+            client.shutdown(socket.SHUT_WR)
+            assert receive(target) == b""
+            assert ends_with_reset(client)
+            assert reset_arrives(target)
+        assert relay.wait("session.closed")["reason"] == "idle_timeout"
+
+
+@contextlib.contextmanager
+def flooding(sock: socket.socket):
+    """Send without end to `sock`, until it breaks."""
+
+    def flood() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                sock.sendall(bytes(MIB))
+
+    thread = threading.Thread(target=flood)
+    thread.start()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+@pytest.mark.parametrize(("who", "buffer"), [("client", "100"), ("target", "auto")])
+def test_idle_timeout_with_data_stuck_behind_a_peer_that_does_not_read(who, buffer):
+    """Bytes that wait are no activity: the one that sends and the one that does not read are both reset."""
+    options = ("--idle-timeout", "1", "--buffer", buffer)
+    with listening() as server, Relay(server.getsockname(), *options) as relay:
+        with relay.connect() as client, accept(server) as target:
+            sender, sleeper = (client, target) if who == "client" else (target, client)
+            with flooding(sender):
+                closed = relay.wait("session.closed")
+                assert reset_arrives(sleeper)
+        assert closed["reason"] == "idle_timeout"
+        assert closed[f"bytes_from_{who}"] > 0
+
+
+@pytest.mark.parametrize("who", ["client", "target"])
+def test_activity_in_one_direction_keeps_a_session_alive(who):
+    """A byte now and then, for longer than the idle timeout; when it stops the session ends."""
+    options = ("--idle-timeout", "1", "--stats-interval", "0.25")
+    with listening() as server, Relay(server.getsockname(), *options) as relay:
+        with relay.connect() as client, accept(server) as target:
+            sender, other = (client, target) if who == "client" else (target, client)
+            start = len(relay.all("relay.stats"))
+            for tick in range(1, 11):
+                relay.wait("relay.stats", start + tick)
+                sender.sendall(b".")
+                assert receive(other, 1) == b"."
+            assert ends_with_reset(other)
+        closed = relay.wait("session.closed")
+        assert (closed["reason"], closed[f"bytes_from_{who}"]) == ("idle_timeout", 10)
+        assert closed["duration_ms"] >= 3000
+
+
+# -- the wall clock jumps, for the program alone -------------------------------------------------------------
+
+
+class WallClock:
+    """What the program, started in the environment `env`, takes for the wall clock."""
+
+    def __init__(self, faketime, directory):
+        shown = subprocess.run(
+            [faketime, "-f", "+0", "sh", "-c", 'echo "$LD_PRELOAD"'], capture_output=True, text=True, check=True
+        )
+        self._file = directory / "offset"
+        self.jump(0)
+        self.env = os.environ | {
+            "LD_PRELOAD": shown.stdout.strip(),
+            "FAKETIME_TIMESTAMP_FILE": str(self._file),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "FAKETIME_DISABLE_SHM": "1",
+        }
+
+    def jump(self, seconds):
+        """Be so far from the machine's clock."""
+        new = self._file.with_suffix(".new")
+        new.write_text(f"{seconds:+}")
+        new.replace(self._file)
+
+
+@pytest.fixture
+def wall_clock(tool, tmp_path):
+    """A clock that the test sets."""
+    return WallClock(tool("faketime"), tmp_path)
+
+
+@pytest.mark.parametrize("jump", [DAY, -DAY])
+def test_idle_and_absolute_timeout_do_not_follow_a_jump(wall_clock, jump):
+    """They come when they are due, neither at once nor a day later."""
+    options = ("--idle-timeout", "1", "--absolute-timeout", "4", "--stats-interval", "0.5")
+    with listening() as server, Relay(server.getsockname(), *options, env=wall_clock.env) as relay:
+        with relay.connect() as client, accept(server) as target:
+            echo(client, target)
+            wall_clock.jump(jump)
+            echo(client, target)
+            closed = relay.wait("session.closed")
+        assert closed["reason"] == "idle_timeout"
+        assert 1000 <= closed["duration_ms"] < 3000
+        assert relay.finish() == 0
+        stopped = relay.records[-1]
+        assert (stopped["reason"], stopped["closed"]) == ("expired", {"idle_timeout": 1})
+        assert 4 <= stopped["uptime_s"] < 5
+        before = moment(relay.wait("session.allocated")["timestamp"])
+        for record in (closed, relay.wait("relay.expired"), stopped):
+            assert abs(moment(record["timestamp"]) - before - jump) < 10
+        assert len(relay.all("relay.stats")) >= 6
+
+
+@pytest.mark.parametrize("jump", [DAY, -DAY])
+def test_the_connect_timeout_does_not_follow_a_jump(wall_clock, jump):
+    """Nor does what a session took."""
+    with (
+        silent() as (server, _filler),
+        Relay(server.getsockname(), "--connect-timeout", "1", env=wall_clock.env) as relay,
+    ):
+        with relay.connect() as client:
+            relay.wait("session.allocated")
+            wall_clock.jump(jump)
+            assert ends_with_reset(client)
+        closed = relay.wait("session.closed")
+        assert closed["reason"] == "connect_timeout"
+        assert 1000 <= closed["duration_ms"] < 2000
+
+
+@pytest.mark.parametrize("jump", [DAY, -DAY])
+def test_a_drain_does_not_follow_a_jump(wall_clock, jump):
+    """It has its own time, whatever the wall says."""
+    options = ("--drain-timeout", "1")
+    with listening() as server, Relay(server.getsockname(), *options, env=wall_clock.env) as relay:
+        with relay.connect() as client, accept(server) as target:
+            echo(client, target)
+            began = time.monotonic()
+            relay.process.terminate()
+            relay.wait("relay.draining")
+            wall_clock.jump(jump)
+            echo(client, target)
+            assert ends_with_reset(client)
+        assert relay.finish() == 0
+        assert 1 <= time.monotonic() - began < 3
+        assert relay.wait("session.closed")["reason"] == "drained"
+
+
+# -- the machine sleeps --------------------------------------------------------------------------------------
+
+
+def test_the_machine_was_asleep_when_it_was_due(tmp_path):
+    """The door is shut, and the session over, as soon as anything wakes the relay."""
+    slept = tmp_path / "slept"
+    options = ("--absolute-timeout", str(HOUR // 2))
+    env = with_site(tmp_path, SLEPT % (HOUR, str(slept)))
+    with listening() as server, Relay(server.getsockname(), *options, env=env) as relay:
+        with relay.connect() as client, accept(server) as target:
+            echo(client, target)
+            slept.touch()
+            with relay.connect() as late:
+                assert ends_with_reset(late)
+            assert ends_with_reset(client)
+            assert ends_with_reset(target)
+        assert relay.finish() == 0
+        expires = moment(relay.wait("relay.active")["expires_at"])
+        assert 0 <= moment(relay.wait("relay.expired")["timestamp"]) - expires < 1
+        assert relay.records[-1]["reason"] == "expired"
+        assert relay.records[-1]["closed"] == {"relay_expired": 1}
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_timer_wakes_it(tmp_path, stopped):
+    """The supervisor, and the workers too, which need no supervisor for it."""
+    options = ("--absolute-timeout", "3")
+    env = with_site(tmp_path, MOSTLY_ASLEEP)
+    with listening() as server, Relay(server.getsockname(), *options, env=env) as relay:
+        with relay.connect() as client, accept(server) as target:
+            echo(client, target)
+            if stopped:
+                relay.process.send_signal(signal.SIGSTOP)
+            assert ends_with_reset(client)
+            assert ends_with_reset(target)
+            relay.process.send_signal(signal.SIGCONT)
+        assert relay.finish() == 0
+        assert relay.records[-1]["reason"] == "expired"
+        assert relay.records[-1]["closed"] == {"relay_expired": 1}
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_without_such_a_timer(tmp_path, stopped):
+    """A machine that does not sleep needs none."""
+    options = ("--absolute-timeout", "3")
+    env = with_site(tmp_path, WITHOUT_TIMER)
+    with listening() as server, Relay(server.getsockname(), *options, env=env) as relay:
+        with relay.connect() as client, accept(server) as target:
+            echo(client, target)
+            if stopped:
+                relay.process.send_signal(signal.SIGSTOP)
+            assert ends_with_reset(client)
+            assert ends_with_reset(target)
+            relay.process.send_signal(signal.SIGCONT)
+        assert relay.finish() == 0
+        assert relay.records[-1]["closed"] == {"relay_expired": 1}
+
+
+def test_no_expiry_is_stamped_before_its_time():
+    """Two clocks are read, one after the other, and in the right order."""
+    with contextlib.ExitStack() as stack:
+        relays = [
+            stack.enter_context(Relay(("127.0.0.1", 9), "--absolute-timeout", "3", workers=1)) for _ in range(10)
+        ]
+        for relay in relays:
+            assert relay.finish() == 0
+            expires = moment(relay.wait("relay.active")["expires_at"])
+            assert 0 <= moment(relay.wait("relay.expired")["timestamp"]) - expires < 1

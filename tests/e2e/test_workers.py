@@ -1,0 +1,311 @@
+"""Workers that die, and are replaced; a supervisor that stands still."""
+
+import contextlib
+import os
+import shutil
+import signal
+import tempfile
+import threading
+from collections import Counter
+
+import pytest
+from support.judge import moment
+from support.peers import (
+    accept,
+    echo,
+    ends_with_reset,
+    listening,
+    port_of,
+    receive,
+    reset,
+    silent,
+)
+from support.processes import open_files
+from support.relay import NOWHERE, Relay, open_sessions, with_site
+from support.waiting import PATIENCE, eventually
+
+IN_WORKER_MAIN = """import os, sys
+if "--multiprocessing-fork" in sys.orig_argv:
+    import mprelay.worker
+    whole = mprelay.worker.main
+    def main(*given):
+        first()
+        whole(*given)
+    mprelay.worker.main = main
+    def first():
+        """
+
+
+# -- killed --------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_worker_loses_its_own_sessions_and_no_other():
+    """Kill -9: worker_lost for its sessions, a reset for their peers, its slots and its place taken again."""
+    options = ("--max-sessions", "12", "--stats-interval", "0.5")
+    with listening() as server, Relay(server.getsockname(), *options, workers=3) as relay:
+        with contextlib.ExitStack() as stack:
+            made = open_sessions(stack, relay, server, 12)
+            for number, (client, target) in enumerate(made):
+                client.sendall(bytes(1000 + number))
+                receive(target, 1000 + number)
+                target.sendall(bytes(50 + number))
+                receive(client, 50 + number)
+            relay.ticks(6)  # the last known figures are at most seconds old
+            victims = relay.held_by(2)
+            assert len(victims) == 4
+            pid = relay.workers()[2]
+            os.kill(pid, signal.SIGKILL)
+            relay.wait("session.closed", 4)
+            exited = relay.wait("worker.exited")
+            assert (2, pid, "SIGKILL", "error") == tuple(
+                exited[name] for name in ("worker", "pid", "signal", "level")
+            )
+            for number, (client, target) in enumerate(made):
+                if port_of(client) in victims:
+                    assert ends_with_reset(client)
+                    assert ends_with_reset(target)
+                    closed = relay.wait("session.closed", client_port=port_of(client))
+                    assert (closed["reason"], closed["worker"]) == ("worker_lost", 2)
+                    assert (1000 + number, 50 + number) == (
+                        closed["bytes_from_client"],
+                        closed["bytes_from_target"],
+                    )
+                else:
+                    client.sendall(b"unharmed")
+                    assert receive(target, 8) == b"unharmed"
+                    target.sendall(b"so am I")
+                    assert receive(client, 7) == b"so am I"
+            assert pid != relay.wait("worker.started", 2, worker=2)["pid"]
+            of_worker = Counter()
+            for _ in range(4):
+                client = stack.enter_context(relay.connect())
+                target = stack.enter_context(accept(server))
+                client.sendall(b"new")
+                assert receive(target, 3) == b"new"
+                of_worker[relay.wait("session.connected", client_port=port_of(client))["worker"]] += 1
+            assert len(of_worker) == 3, "a replacement gets its share, and not all because it is empty"
+            stack.enter_context(relay.connect(source="127.0.0.1"))
+            relay.wait("connection.pool_exhausted")
+            assert len(relay.all("session.closed")) == 4
+        relay.wait("session.closed", 16)
+
+
+def test_all_workers_killed_at_once():
+    """Every session is lost, each with one record; the relay lives on with new workers."""
+    with (
+        listening() as server,
+        Relay(server.getsockname(), "--max-sessions", "8", workers=4) as relay,
+        contextlib.ExitStack() as stack,
+    ):
+        made = open_sessions(stack, relay, server, 8)
+        for pid in relay.workers().values():
+            os.kill(pid, signal.SIGKILL)
+        # While nobody is there it may wait or be refused, but it has its record.
+        with relay.connect(source="127.0.0.1") as early:
+            early_port = port_of(early)
+            for client, target in made:
+                assert ends_with_reset(client)
+                assert ends_with_reset(target)
+            relay.wait("worker.started", 8)
+            relay.wait("connection.attempt", client_port=early_port)
+            reset(early)
+        relay.wait("session.closed", 8, reason="worker_lost")
+        eventually(
+            lambda: len(relay.all("connection.accepted")) == len(relay.all("session.closed")),
+            "the early one is closed too",
+        )
+        server.settimeout(0)
+        with contextlib.suppress(BlockingIOError):
+            server.accept()[0].close()  # the early one's, if it came so far
+        server.settimeout(PATIENCE)
+        so_far = len(relay.all("session.connected"))
+        for client, target in [
+            (stack.enter_context(relay.connect()), stack.enter_context(accept(server))) for _ in range(8)
+        ]:
+            client.sendall(b"again")
+            assert receive(target, 5) == b"again"
+        relay.wait("session.connected", so_far + 8)
+
+
+def test_a_killed_worker_is_replaced_again_and_again():
+    """Death after death, with a session each: no slot is lost, and each replacement comes later than the last."""
+    with listening() as server, Relay(server.getsockname(), "--max-sessions", "1", workers=1) as relay:
+        for turn in range(1, 5):
+            relay.wait("worker.started", turn)
+            with relay.connect() as client, accept(server) as target:
+                relay.wait("session.target_channel_active", turn)
+                os.kill(relay.workers()[1], signal.SIGKILL)
+                assert ends_with_reset(client)
+                assert ends_with_reset(target)
+            relay.wait("session.closed", turn, reason="worker_lost")
+        died = [moment(record["timestamp"]) for record in relay.all("worker.exited")[:3]]
+        started = [moment(record["timestamp"]) for record in relay.all("worker.started")[1:]]
+        pauses = [later - earlier for earlier, later in zip(died, started, strict=True)]
+        assert all(pause > least for pause, least in zip(pauses, (1, 2, 4), strict=True)), pauses
+
+
+def has_died(relay: Relay, pid: int, number: int) -> None:
+    """The record of a worker's death, and another worker in its place."""
+    exited = relay.wait("worker.exited", pid=pid)
+    assert (exited["level"], exited["signal"]) == ("error", signal.Signals(number).name)
+    relay.wait("worker.started", len(relay.all("worker.exited")) + len(relay.workers()))
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_worker_that_dies_while_it_connects(number):
+    """Its session is lost, and was never connected."""
+    with silent() as (server, _filler), Relay(server.getsockname()) as relay, relay.connect() as client:
+        worker = relay.wait("session.allocated")["worker"]
+        pid = relay.workers()[worker]
+        os.kill(pid, number)
+        assert ends_with_reset(client)
+        closed = relay.wait("session.closed")
+        assert (closed["reason"], closed["worker"], closed["connect_ms"]) == ("worker_lost", worker, None)
+        has_died(relay, pid, number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_worker_that_dies_in_a_bulk_transfer(number):
+    """Both peers see a reset; what is known of the bytes is not more than there were."""
+    with listening() as server, Relay(server.getsockname()) as relay, relay.connect() as client:
+        sent = 0
+
+        def flood() -> None:
+            nonlocal sent
+            with contextlib.suppress(ConnectionError):
+                while True:
+                    sent += client.send(bytes(1 << 20))
+
+        with accept(server) as target:
+            flooding = threading.Thread(target=flood)
+            flooding.start()
+            receive(target, 64 << 20)
+            pid = relay.workers()[relay.wait("session.allocated")["worker"]]
+            os.kill(pid, number)
+            assert ends_with_reset(target)
+            flooding.join()
+        closed = relay.wait("session.closed")
+        assert closed["reason"] == "worker_lost"
+        assert closed["bytes_from_client"] <= sent
+        has_died(relay, pid, number)
+
+
+def test_a_worker_that_is_killed_in_the_middle_of_reporting(many_files):
+    """Nobody hears it (the supervisor is stopped), so a part of its reports is on the way, and a part not yet."""
+    if many_files < 7000:
+        pytest.skip(f"a limit of {many_files} open files")
+    count = 3000
+    with (
+        listening(backlog=4096) as server,
+        Relay(server.getsockname(), "--max-sessions", str(count), "--log-detail", "session", workers=1) as relay,
+    ):
+        (pid,) = relay.workers().values()
+        with contextlib.ExitStack() as stack:
+            at_rest = open_files(pid)
+            clients = [stack.enter_context(relay.connect()) for _ in range(count)]
+            targets = [stack.enter_context(accept(server)) for _ in range(count)]
+            for target in targets:
+                target.sendall(b"x")
+            for client in clients:
+                assert receive(client, 1) == b"x"
+            relay.process.send_signal(signal.SIGSTOP)
+            for sock in (*clients, *targets):
+                sock.close()
+        eventually(lambda: open_files(pid) <= at_rest + 2, "all sessions are over in the worker")
+        os.kill(pid, signal.SIGKILL)
+        relay.process.send_signal(signal.SIGCONT)
+        relay.wait("session.closed", count)
+        heard = relay.all("session.closed", reason="worker_lost")
+        assert 0 < len(heard) < count
+        has_died(relay, pid, signal.SIGKILL)
+
+
+# -- replaced ------------------------------------------------------------------------------------------------
+
+
+def test_a_replacement_that_hangs_at_its_start_holds_nobody_up():
+    """Its channels got the numbers of the dead worker's: an old event once made the supervisor wait for it."""
+    with listening() as server, Relay(server.getsockname(), "--absolute-timeout", "4", workers=2) as relay:
+        with relay.connect() as client, accept(server) as target:
+            client.sendall(b"x")
+            receive(target, 1)
+            busy = relay.wait("session.allocated")["worker"]
+            idle_pid = relay.workers()[3 - busy]
+            known = {process.pid for process in relay.family()}
+            os.kill(idle_pid, signal.SIGKILL)
+            eventually(lambda: {p.pid for p in relay.family()} - known, "another worker")
+            for process in relay.family():
+                if process.pid not in known:
+                    process.suspend()
+            client.sendall(b"y")
+            assert receive(target, 1) == b"y"
+            relay.wait("relay.expired")
+            assert ends_with_reset(client)
+        assert relay.finish() == 0
+
+
+def test_the_working_directory_may_go_away():
+    """A worker is replaced all the same, and the others notice nothing."""
+    place = tempfile.mkdtemp()
+    with (
+        listening() as server,
+        Relay(server.getsockname(), cwd=place, workers=2) as relay,
+        relay.connect() as client,
+        accept(server) as target,
+    ):
+        client.sendall(b"x")
+        receive(target, 1)
+        shutil.rmtree(place)
+        busy = relay.wait("session.allocated")["worker"]
+        os.kill(relay.workers()[3 - busy], signal.SIGKILL)
+        relay.wait("worker.started", 3)
+        client.sendall(b"y")
+        assert receive(target, 1) == b"y"
+
+
+def failed(code: int, *options: str, **given) -> list[dict]:
+    """Run what cannot start; judge its end, and return its records without the last one."""
+    with Relay(NOWHERE, *options, wait_active=False, expect_code=code, **given) as relay:
+        relay.finish()
+    *records, last = relay.records
+    assert (last["event"], last["reason"]) == ("relay.stopped", "failed")
+    assert not relay.all("relay.active")
+    return records
+
+
+def test_workers_that_cannot_be_replaced_end_the_run(tmp_path):
+    """14 and exit 70: a pool that cannot be kept alive; the sessions of the dead worker are accounted for."""
+    broken = tmp_path / "broken"
+    env = with_site(tmp_path, IN_WORKER_MAIN + f"os.path.exists({str(broken)!r}) and os._exit(9)")
+    with listening() as server, Relay(server.getsockname(), workers=1, expect_code=70, env=env) as relay:
+        with relay.connect() as client, accept(server) as target:
+            echo(client, target)
+            broken.touch()
+            os.kill(relay.workers()[1], signal.SIGKILL)
+            assert ends_with_reset(client)
+            assert ends_with_reset(target)
+            relay.finish()
+        assert relay.records[-1]["reason"] == "failed"
+        assert [relay.process.returncode, relay.all("pool.start_failed")[0]["msg_id"]] == [70, 14]
+        assert relay.records[-1]["closed"] == {"worker_lost": 1}
+
+
+# -- a supervisor that stands still --------------------------------------------------------------------------
+
+
+def test_sessions_go_on_while_the_supervisor_is_stopped():
+    """They need it only to begin; who comes meanwhile waits."""
+    with (
+        listening() as server,
+        Relay(server.getsockname()) as relay,
+        relay.connect() as client,
+        accept(server) as target,
+    ):
+        relay.process.send_signal(signal.SIGSTOP)
+        with relay.connect() as late:
+            for _ in range(3):
+                echo(client, target)
+            relay.process.send_signal(signal.SIGCONT)
+            with accept(server) as other:
+                late.sendall(b"late")
+                assert receive(other, 4) == b"late"

@@ -1,0 +1,134 @@
+"""Thousands of sessions: at once, one after another, idle, and when their worker is killed."""
+
+import contextlib
+import resource
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import psutil
+import pytest
+from support.peers import echoing, receive, reset
+from support.processes import open_files
+from support.relay import Relay
+from support.waiting import eventually
+
+pytestmark = pytest.mark.slow
+
+MIB = 1 << 20
+
+
+def test_ten_thousand_short_connections_leave_nothing_behind():
+    """Descriptors of every process end where they began; memory too, but for noise."""
+    options = ("--log-detail", "session", "--stats-interval", "0")
+    with echoing() as server, Relay(server.getsockname(), *options) as relay:
+        processes = [psutil.Process(relay.process.pid), *relay.family()]
+        assert len(processes) >= 3
+        files = {process.pid: open_files(process.pid) for process in processes}
+        expected = len(relay.records)
+        memory = {}
+
+        def connect(count: int) -> None:
+            nonlocal expected
+            for number in range(count):
+                with relay.connect() as client:
+                    client.send(b"hello")
+                    assert client.recv(16) == b"hello"
+                    if number % 4 == 0:
+                        reset(client)
+            expected += count
+            eventually(lambda: len(relay.records) == expected, "a record for each")
+
+        connect(2000)
+        for process in processes:
+            memory[process.pid] = process.memory_info().rss
+        connect(8000)
+        assert files == {process.pid: open_files(process.pid) for process in processes}
+        growth = {process.pid: process.memory_info().rss - memory[process.pid] for process in processes}
+        assert max(growth.values()) < 2 * MIB, growth
+    assert relay.records[-1]["admitted"] == 10_000
+    assert 50_000 == relay.records[-1]["bytes_from_client"] == relay.records[-1]["bytes_from_target"]
+
+
+def switches(processes: list[psutil.Process]) -> dict[int, int]:
+    """How often each process went to sleep so far, all its threads together (proc_pid_status)."""
+    found = {}
+    for process in processes:
+        count = 0
+        for task in Path(f"/proc/{process.pid}/task").iterdir():
+            lines = (task / "status").read_text().splitlines()
+            count += sum(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))
+        found[process.pid] = count
+    return found
+
+
+def nobody_wakes(relay: Relay) -> None:
+    """While nothing happens no process goes to sleep a second time."""
+    processes = [psutil.Process(relay.process.pid), *relay.family()]
+    pause = threading.Event()
+    pause.wait(1.5)  # what was counted in the last second is still reported
+    before = switches(processes)
+    pause.wait(2.0)
+    assert before == switches(processes)
+
+
+@pytest.mark.usefixtures("many_files")
+def test_500_idle_sessions_take_no_cpu():
+    """Nobody wakes up for them."""
+    with echoing() as server, Relay(server.getsockname(), "--stats-interval", "0") as relay:
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(relay.connect()) for _ in range(500)]
+            for client in clients[::5]:
+                client.sendall(b"once")
+                assert receive(client, 4) == b"once"
+            relay.wait("session.target_channel_active", 500)
+            nobody_wakes(relay)
+            for client in clients:
+                client.shutdown(socket.SHUT_WR)
+            for client in clients:
+                assert receive(client) == b""
+        relay.wait("session.closed", 500, reason="requester_read_closed")
+
+
+@contextlib.contextmanager
+def echoing_elsewhere():
+    """The address of a target that sends back what it gets, in another process: its descriptors are its own."""
+    code = """if True:
+        import asyncio, resource
+        resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+        class Echo(asyncio.Protocol):
+            def connection_made(self, transport):
+                self.data_received = transport.write
+        async def serve():
+            server = await asyncio.get_running_loop().create_server(Echo, "127.0.0.1", 0, backlog=4096)
+            print(server.sockets[0].getsockname()[1], flush=True)
+            await server.serve_forever()
+        asyncio.run(serve())
+    """
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        try:
+            yield "127.0.0.1", int(process.stdout.readline())
+        finally:
+            process.kill()
+
+
+@pytest.mark.usefixtures("many_files")
+def test_ten_thousand_sessions_at_once():
+    """All of them relay, the next is refused, nobody wakes up for them, and each has its record."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 10_500:
+        pytest.skip(f"needs 10 500 open files in one process; the hard limit is {hard} (ulimit -Hn)")
+    options = ("--max-sessions", "10000", "--log-detail", "session", "--stats-interval", "0")
+    with echoing_elsewhere() as target, Relay(target, *options) as relay:
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(relay.connect()) for _ in range(10_000)]
+            for client in clients:
+                client.sendall(b"here")
+            assert [receive(client, 4) for client in clients] == [b"here"] * 10_000
+            with relay.connect(source="127.0.0.1"):
+                assert relay.wait("connection.pool_exhausted")["active"] == 10_000
+            nobody_wakes(relay)
+        relay.wait("session.closed", 10_000, reason="requester_read_closed")
+    assert relay.records[-1]["admitted"] == 10_000

@@ -1,0 +1,156 @@
+"""Limits of ten seconds and more, in real time: a start that hangs, a worker that does not answer."""
+
+import contextlib
+import os
+import signal
+import threading
+
+import pytest
+from support.judge import moment
+from support.peers import (
+    accept,
+    echo,
+    ends_with_reset,
+    listening,
+)
+from support.relay import NOWHERE, Relay, with_site
+from support.waiting import eventually
+
+pytestmark = pytest.mark.slow
+
+IN_WORKER_MAIN = """import os, sys
+if "--multiprocessing-fork" in sys.orig_argv:
+    import mprelay.worker
+    whole = mprelay.worker.main
+    def main(*given):
+        first()
+        whole(*given)
+    mprelay.worker.main = main
+    def first():
+        """
+
+IN_OUTLET = """import sys
+if "--multiprocessing-fork" in sys.orig_argv:
+    import mprelay.outlet
+    def main(*given):
+        {}
+    mprelay.outlet.main = main
+"""
+
+IN_WORKERS = "import os, signal, sys\nif '--multiprocessing-fork' in sys.orig_argv:\n    "
+
+
+def failed(code: int, *options: str, **given) -> list[dict]:
+    """Run what cannot start; judge its end, and return its records without the last one."""
+    with Relay(NOWHERE, *options, wait_active=False, expect_code=code, **given) as relay:
+        relay.finish()
+    *records, last = relay.records
+    assert (last["event"], last["reason"]) == ("relay.stopped", "failed")
+    assert not relay.all("relay.active")
+    return records
+
+
+def test_a_worker_that_hangs_at_its_start_ends_the_run(tmp_path):
+    """14 after the start limit, and the worker does not survive it."""
+    env = with_site(tmp_path, IN_WORKER_MAIN + "import signal; signal.pause()")
+    records = failed(70, workers=1, env=env)
+    assert [record["msg_id"] for record in records].count(14) == 1
+
+
+def failures(relay):
+    """The records of a run that never began, without the last one."""
+    relay.finish()
+    *records, last = relay.records
+    assert (last["event"], last["reason"]) == ("relay.stopped", "failed")
+    return [(record["event"], record["error"], record["detail"]) for record in records if "detail" in record]
+
+
+def test_an_outlet_that_hangs_at_its_start(tmp_path):
+    """14 after the start limit; it does not survive that."""
+    env = with_site(tmp_path, IN_OUTLET.format("__import__('signal').pause()"))
+    with Relay(NOWHERE, wait_active=False, expect_code=70, env=env) as relay:
+        detail = "the outlet was not ready after 10 seconds"
+        assert failures(relay) == [("pool.start_failed", "ETIMEDOUT", detail)]
+
+
+def test_a_stopped_worker_gets_no_new_sessions_and_is_then_replaced():
+    """From the moment that one is overdue; ten seconds later it is killed. The other worker notices nothing."""
+    with (
+        listening() as server,
+        Relay(server.getsockname(), "--connect-timeout", "1") as relay,
+        relay.connect() as client,
+        accept(server) as target,
+        contextlib.ExitStack() as stack,
+    ):
+        echo(client, target)
+        busy = relay.wait("session.connected")["worker"]
+        pid = relay.workers()[3 - busy]
+        os.kill(pid, signal.SIGSTOP)
+        count = 1
+        while not relay.all("worker.unresponsive"):
+            count += 1
+            fresh = stack.enter_context(relay.connect())
+            if relay.wait("session.allocated", count)["worker"] == busy:
+                echo(fresh, stack.enter_context(accept(server)))
+            threading.Event().wait(0.05)  # all of them stay, and there are 500 slots
+        said = relay.wait("worker.unresponsive")
+        assert (said["worker"], said["pid"], said["level"]) == (3 - busy, pid, "error")
+        assert 11.25 <= said["silent_s"] < 12
+        allocated = [record for record in relay.all("session.allocated") if record["worker"] != busy]
+        first, last = (moment(allocated[index]["timestamp"]) for index in (0, -1))
+        assert len(allocated) > 5
+        assert last - first <= 1.5, "one that is overdue gets no more"
+        died = relay.wait("worker.exited")
+        assert (died["pid"], died["signal"]) == (pid, "SIGKILL")
+        relay.wait("worker.started", 3)
+        relay.wait("session.closed", len(allocated), reason="worker_lost", worker=3 - busy)
+        echo(client, target)
+
+
+def test_a_stopped_worker_with_an_idle_session_is_found_while_draining():
+    """By the idle timeout: its session is lost, so that the drain need not wait for its own end."""
+    options = ("--idle-timeout", "1", "--drain-timeout", "3600")
+    with listening() as server, Relay(server.getsockname(), *options) as relay:
+        with relay.connect() as client, accept(server) as target:
+            echo(client, target)
+            worker = relay.wait("session.connected")["worker"]
+            pid = relay.workers()[worker]
+            os.kill(pid, signal.SIGSTOP)
+            relay.process.send_signal(signal.SIGTERM)
+            relay.wait("relay.draining")
+            said = relay.wait("worker.unresponsive")
+            assert (said["worker"], said["pid"]) == (worker, pid)
+            assert 12.25 <= said["silent_s"] < 14
+            assert ends_with_reset(client)
+            assert ends_with_reset(target)
+        assert relay.finish() == 0
+        assert (relay.records[-1]["reason"], relay.records[-1]["closed"]) == ("drained", {"worker_lost": 1})
+
+
+def breakable(tmp_path, how):
+    """A file, and an environment in which workers that start while it exists do `how`."""
+    broken = tmp_path / "broken"
+    return broken, with_site(tmp_path, IN_WORKERS + f"if os.path.exists({str(broken)!r}): {how}")
+
+
+def one_session(relay, server):
+    """One more client is served."""
+    with relay.connect() as client, accept(server) as target:
+        echo(client, target)
+
+
+def test_a_replacement_that_hangs_before_it_is_ready(tmp_path):
+    """It is killed, and tried again; until then there is no worker, and the statistics say so."""
+    broken, env = breakable(tmp_path, "signal.pause()")
+    with listening() as server, Relay(server.getsockname(), "--stats-interval", "1", env=env, workers=1) as relay:
+        broken.touch()
+        os.kill(relay.workers()[1], signal.SIGKILL)
+        relay.wait("worker.exited")
+        relay.wait("relay.stats", len(relay.all("relay.stats")) + 3)
+        assert relay.all("relay.stats")[-1]["worker_stats"] == []
+        eventually(lambda: relay.all("worker.unresponsive"), "it is found")
+        assert 20 <= relay.wait("worker.unresponsive")["silent_s"] < 21
+        broken.unlink()
+        assert relay.wait("worker.start_failed")["detail"] == "was not ready after 10 seconds"
+        relay.wait("worker.started", 2)
+        one_session(relay, server)
