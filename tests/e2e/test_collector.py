@@ -13,17 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 from support.judge import check_run, parse
-from support.peers import (
-    accept,
-    answering,
-    echo,
-    ends_with_reset,
-    fill,
-    free_port,
-    is_shut,
-    listening,
-    receive,
-)
+from support.peers import accept, answering, echo, ends_with_reset, fill, free_port, is_shut, listening, receive
 from support.processes import outlet_of, workers_of
 from support.relay import NOWHERE, PROGRAM, Relay, run
 from support.waiting import PATIENCE, eventually, read_until

@@ -10,16 +10,7 @@ import time
 import psutil
 import pytest
 from support.judge import moment
-from support.peers import (
-    accept,
-    echoing,
-    ends_with_reset,
-    is_shut,
-    listening,
-    port_of,
-    receive,
-    reset_arrives,
-)
+from support.peers import accept, echoing, ends_with_reset, is_shut, listening, port_of, receive, reset_arrives
 from support.relay import NOWHERE, Relay, open_sessions
 from support.waiting import PATIENCE, eventually
 

@@ -9,16 +9,7 @@ from pathlib import Path
 import pytest
 from support.judge import moment
 from support.network import FAR, NEAR, Namespace, NotHere, bad_network, lonely_network
-from support.peers import (
-    accept,
-    echo,
-    ends_with_reset,
-    free_port,
-    listening,
-    pattern,
-    receive,
-    reset,
-)
+from support.peers import accept, echo, ends_with_reset, free_port, listening, pattern, receive, reset
 from support.relay import Relay
 from support.waiting import eventually
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 from support.judge import check_run, moment, parse
+from support.patches import instead_of_the_outlet, with_site
 from support.peers import (
     accept,
     answering,
@@ -29,16 +30,8 @@ from support.peers import (
     receive,
 )
 from support.processes import opened, outlet_of
-from support.relay import NOWHERE, PROGRAM, Relay, with_site
+from support.relay import NOWHERE, PROGRAM, Relay
 from support.waiting import PATIENCE, eventually, read_until
-
-IN_OUTLET = """import sys
-if "--multiprocessing-fork" in sys.orig_argv:
-    import mprelay.outlet
-    def main(*given):
-        {}
-    mprelay.outlet.main = main
-"""
 
 
 def listens(process):
@@ -326,7 +319,7 @@ def test_the_end_of_the_relay_is_the_end_for_its_reader(tmp_path, code, options,
     """`mprelay … | cat`: cat ends with it."""
     env = os.environ
     if code == 70:
-        env = with_site(tmp_path, IN_OUTLET.format(environment))
+        env = with_site(tmp_path, instead_of_the_outlet(environment))
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as cat:
         relay = Relay(NOWHERE, *options, stdout=cat.stdin, env=env, expect_code=code, quiet=False)
         with relay:
@@ -376,7 +369,7 @@ def failures(relay):
 
 def test_an_outlet_that_ends_before_it_is_ready(tmp_path):
     """14, and every record is there, written without it; what it said is on stderr."""
-    env = with_site(tmp_path, IN_OUTLET.format("1 / 0"))
+    env = with_site(tmp_path, instead_of_the_outlet("1 / 0"))
     with Relay(NOWHERE, wait_active=False, expect_code=70, env=env, quiet=False) as relay:
         how = "ended before it was ready (exit code 1): ZeroDivisionError: division by zero"
         assert failures(relay) == [("pool.start_failed", None, f"the outlet {how}")]

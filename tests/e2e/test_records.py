@@ -22,14 +22,7 @@ from pathlib import Path
 import psutil
 import pytest
 from support.judge import check_run, moment, parse
-from support.peers import (
-    accept,
-    echoing,
-    free_port,
-    listening,
-    receive,
-    reset,
-)
+from support.peers import accept, echoing, free_port, listening, receive, reset
 from support.processes import open_files
 from support.relay import PROGRAM, Relay, failing
 from support.waiting import PATIENCE, read_until

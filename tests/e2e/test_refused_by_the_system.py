@@ -18,25 +18,16 @@ from pathlib import Path
 import psutil
 import pytest
 from support.judge import moment
+from support.patches import first_in_workers, refusing, with_site
 from support.peers import accept, echo, ends_with_reset, listening, pattern, receive, reset, send_whole
 from support.processes import descriptors, limit, open_files, opened
-from support.relay import FAILING_CALL, NOWHERE, PROGRAM, Relay, failing, with_site
+from support.relay import NOWHERE, PROGRAM, Relay, failing
 from support.waiting import eventually
 
 # With the room that a system grants by default (net.core.wmem_default) some hundred messages fill a channel:
 # setsockopt(SOL_SOCKET, SO_SNDBUF) succeeds and does nothing.
 SMALL_CHANNELS = failing("setsockopt,1=1,2=7:0")
 
-IN_WORKER_MAIN = """import os, sys
-if "--multiprocessing-fork" in sys.orig_argv:
-    import mprelay.worker
-    whole = mprelay.worker.main
-    def main(*given):
-        first()
-        whole(*given)
-    mprelay.worker.main = main
-    def first():
-        """
 
 NOT_NEEDED = {
     call: (call,)
@@ -366,19 +357,12 @@ def test_splicing_that_is_refused_with_data_in_the_pipe(errno_name):
         bulk_both_ways(server, command=failing(*(f"splice,0={n}:{errno_name}" for n in found)))
 
 
-def refusing(*rules: str) -> str:
-    """The line of code that makes these calls fail in the process that runs it, and nowhere else."""
-    tests = str(Path(FAILING_CALL).parent)
-    install = f"seccomp.install(seccomp.compiled({rules!r}, platform.machine()))"
-    return f"import platform; sys.path.append({tests!r}); import seccomp; {install}"
-
-
 def test_sockets_that_cannot_be_made_non_blocking(tmp_path):
     """splice(2) needs that (FIONBIO), copying does not."""
     with listening() as server, Relay(server.getsockname(), workers=1) as relay:
         used = descriptors(relay.workers()[1])
         rules = [f"ioctl,0={n},1=0x5421:EPERM" for n in range(64) if n not in used]
-        bulk_both_ways(server, env=with_site(tmp_path, IN_WORKER_MAIN + refusing(*rules)))
+        bulk_both_ways(server, env=with_site(tmp_path, first_in_workers(refusing(*rules))))
 
 
 @pytest.mark.parametrize("errno_name", ["EPERM", "ENOSYS"])
@@ -386,7 +370,7 @@ def test_sockets_that_cannot_be_made_non_blocking(tmp_path):
 def test_a_half_close_that_is_refused(tmp_path, first, errno_name):
     """shutdown(2): the end of data cannot be passed on by itself. The session goes on and ends normally."""
     answer = pattern(1 << 20)
-    env = with_site(tmp_path, IN_WORKER_MAIN + refusing(f"shutdown:{errno_name}"))
+    env = with_site(tmp_path, first_in_workers(refusing(f"shutdown:{errno_name}")))
     with (
         listening() as server,
         Relay(server.getsockname(), env=env) as relay,
@@ -410,7 +394,7 @@ def test_a_half_close_that_is_refused(tmp_path, first, errno_name):
 @pytest.mark.parametrize("rule", ["ioctl,1=0x5411:EPERM", "getsockname:EPERM"], ids=["SIOCOUTQ", "getsockname"])
 def test_questions_that_the_system_does_not_answer(tmp_path, rule):
     """How much is unacknowledged, and our own address: a session can be relayed without both."""
-    env = with_site(tmp_path, IN_WORKER_MAIN + refusing(rule))
+    env = with_site(tmp_path, first_in_workers(refusing(rule)))
     with listening() as server, Relay(server.getsockname(), "--bind", "127.0.0.1", env=env) as relay:
         with relay.connect() as client, accept(server) as target:
             send_whole(client, b"request")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from support.patches import with_site
 from support.peers import (
     accept,
     answering,
@@ -24,7 +25,7 @@ from support.peers import (
     send_whole,
     silent,
 )
-from support.relay import Relay, with_site
+from support.relay import Relay
 from support.waiting import PATIENCE, eventually
 
 BUFFERS = ["100", "4000", "auto"]

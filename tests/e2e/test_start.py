@@ -10,17 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 from support.judge import check_run, moment, parse
-from support.peers import (
-    accept,
-    both_end,
-    echo,
-    ends_with_reset,
-    free_port,
-    listening,
-    receive,
-    reset,
-)
-from support.relay import NOWHERE, PROGRAM, Relay, failing, run, with_site
+from support.patches import first_in_workers, with_site
+from support.peers import accept, both_end, echo, ends_with_reset, free_port, listening, receive, reset
+from support.relay import NOWHERE, PROGRAM, Relay, failed_start, failing, run
 from support.waiting import eventually
 
 from mprelay.system import cpus
@@ -32,17 +24,6 @@ NAMES = ["mprelay", "mprelay-outlet", "mprelay-w1", "mprelay-w2"]
 NO_PROCESS = ["fork:EAGAIN", "vfork:EAGAIN", "clone,0=0x1200011:EAGAIN", "clone,0=0x4111:EAGAIN"]
 
 NO_THREAD = ["clone3:EAGAIN", "clone:EAGAIN"]
-
-IN_WORKER_MAIN = """import os, sys
-if "--multiprocessing-fork" in sys.orig_argv:
-    import mprelay.worker
-    whole = mprelay.worker.main
-    def main(*given):
-        first()
-        whole(*given)
-    mprelay.worker.main = main
-    def first():
-        """
 
 
 # -- parameters take effect ----------------------------------------------------------------------------------
@@ -321,16 +302,6 @@ def test_privileged_port_as_an_ordinary_user(tool):
     assert (records[0]["event"], records[0]["error"]) == ("listener.bind_failed", "EACCES")
 
 
-def failed(code: int, *options: str, **given) -> list[dict]:
-    """Run what cannot start; judge its end, and return its records without the last one."""
-    with Relay(NOWHERE, *options, wait_active=False, expect_code=code, **given) as relay:
-        relay.finish()
-    *records, last = relay.records
-    assert (last["event"], last["reason"]) == ("relay.stopped", "failed")
-    assert not relay.all("relay.active")
-    return records
-
-
 def test_a_port_in_use_is_a_bind_failure():
     """12, from a port that somebody really holds."""
     with socket.create_server(("127.0.0.1", free_port())) as holder:
@@ -344,7 +315,7 @@ def test_a_port_in_use_is_a_bind_failure():
 
 def test_a_foreign_address_is_a_bind_failure():
     """12, for an address that is nobody's (TEST-NET-1)."""
-    records = failed(69, "--bind", "192.0.2.1")
+    records = failed_start(69, "--bind", "192.0.2.1")
     assert [(r["msg_id"], r["error"]) for r in records] == [(12, "EADDRNOTAVAIL")]
 
 
@@ -360,7 +331,7 @@ def test_a_foreign_address_is_a_bind_failure():
 )
 def test_a_refused_call_at_the_start_is_named(rule, code, msg_id, error):
     """Message, errno and exit code tell which step failed, and nothing is left of the others."""
-    records = failed(code, command=failing(rule))
+    records = failed_start(code, command=failing(rule))
     assert [(msg_id, error)] == [(record["msg_id"], record["error"]) for record in records]
 
 
@@ -392,7 +363,7 @@ def test_an_option_of_a_socket_that_can_be_left_out(rule):
 
 def test_an_option_of_a_socket_that_cannot_be_left_out():
     """11: without SO_LINGER a transfer that is cut would look complete to the other side."""
-    records = failed(69, command=failing("setsockopt,1=1,2=13:EPERM"))
+    records = failed_start(69, command=failing("setsockopt,1=1,2=13:EPERM"))
     assert [(11, "EPERM")] == [(record["msg_id"], record["error"]) for record in records]
 
 
@@ -402,7 +373,7 @@ def test_an_option_of_a_socket_that_cannot_be_left_out():
 @pytest.mark.parametrize("errno_name", ["EPERM", "EINVAL"])
 def test_a_system_that_passes_no_sockets_is_unsupported(errno_name):
     """10: the probe's sendmsg(2) is refused."""
-    records = failed(71, command=failing(f"sendmsg:{errno_name}"))
+    records = failed_start(71, command=failing(f"sendmsg:{errno_name}"))
     assert [record["msg_id"] for record in records] == [10]
     assert errno_name in records[0]["detail"]
 
@@ -417,7 +388,7 @@ def test_a_system_that_passes_no_sockets_is_unsupported(errno_name):
 )
 def test_a_python_that_lacks_something_is_unsupported(tmp_path, code, lacks):
     """10: a record says what is missing, and no import fails over it."""
-    records = failed(71, env=with_site(tmp_path, code))
+    records = failed_start(71, env=with_site(tmp_path, code))
     assert [record["msg_id"] for record in records] == [10]
     assert lacks in records[0]["detail"]
 
@@ -429,7 +400,7 @@ import time, types
 info = time.get_clock_info
 time.get_clock_info = lambda name: types.SimpleNamespace(**{**vars(info(name)), "resolution": 0.0156})
 """
-    records = failed(71, env=with_site(tmp_path, code))
+    records = failed_start(71, env=with_site(tmp_path, code))
     assert [record["msg_id"] for record in records] == [1]
 
 
@@ -450,7 +421,7 @@ def test_too_few_open_files(tool):
 
 def test_without_processes_nothing_can_start():
     """14: fork(2) gives EAGAIN, for the outlet, which is the first."""
-    (record,) = failed(70, command=failing(*NO_PROCESS))
+    (record,) = failed_start(70, command=failing(*NO_PROCESS))
     assert (record["msg_id"], record["error"]) == (14, "EAGAIN")
     assert record["detail"].startswith("the outlet could not be started: ")
 
@@ -477,7 +448,7 @@ def limited(files: str) -> tuple[str, ...]:
 
 def test_a_hard_limit_too_low_is_refused_with_numbers():
     """14: what is needed and what there is; nothing was started."""
-    records = failed(70, "--max-sessions", "500", command=limited("-n 300"))
+    records = failed_start(70, "--max-sessions", "500", command=limited("-n 300"))
     assert [record["msg_id"] for record in records] == [14]
     assert "300" in records[0]["detail"]
     assert "500 sessions" in records[0]["detail"]
@@ -510,12 +481,11 @@ def test_workers_that_cannot_start_end_the_run(tmp_path, workers):
     """14 after a bounded number of tries, without a hang."""
     started = tmp_path / "started"
     note = f"os.write(os.open({str(started)!r}, os.O_CREAT | os.O_APPEND | os.O_WRONLY), b'x')"
-    code = IN_WORKER_MAIN + note + "; os._exit(9)"
-    records = failed(70, workers=workers, env=with_site(tmp_path, code))
-    assert records[-1]["msg_id"] != 15
+    code = first_in_workers(note + "; os._exit(9)")
+    records = failed_start(70, workers=workers, env=with_site(tmp_path, code))
     assert [record["msg_id"] for record in records].count(14) == 1
     exited = [record for record in records if record["event"] == "worker.exited"]
     assert {9} == {record["exitcode"] for record in exited if record["signal"] is None}
-    (failed_start,) = (record for record in records if record["msg_id"] == 14)
-    assert "ended before it was ready (exit code 9), 6 times in a row" in failed_start["detail"]
+    (failure,) = (record for record in records if record["msg_id"] == 14)
+    assert "ended before it was ready (exit code 9), 6 times in a row" in failure["detail"]
     assert workers <= started.stat().st_size <= 10 * workers

@@ -10,17 +10,9 @@ import time
 
 import pytest
 from support.judge import moment
-from support.peers import (
-    accept,
-    both_end,
-    echo,
-    ends_with_reset,
-    listening,
-    receive,
-    reset_arrives,
-    silent,
-)
-from support.relay import Relay, with_site
+from support.patches import with_site
+from support.peers import accept, both_end, echo, ends_with_reset, listening, receive, reset_arrives, silent
+from support.relay import Relay
 
 MIB = 1 << 20
 

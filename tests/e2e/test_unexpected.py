@@ -6,24 +6,33 @@ import signal
 
 import psutil
 import pytest
+from support.patches import (
+    QUEUE,
+    RECORD_CLOSED,
+    RECORD_LOST,
+    RECORD_UNEXPECTED,
+    REPORT,
+    SESSION_BEGINS,
+    SESSION_HEARS,
+    replaced,
+    with_site,
+)
 from support.peers import accept, echo, ends_with_reset, listening, receive
-from support.relay import Relay, with_site
+from support.relay import Relay
 from support.waiting import PATIENCE, eventually
 
 
 def test_in_a_worker_it_costs_that_worker_alone(tmp_path):
     """Its sessions are lost, another takes its place, and serves."""
     code = f"""
-import mprelay.worker.relay
-happened = mprelay.worker.relay.Relay._happened
 def broken(self, link, *what):
     if link.serial == 1:
         raise ZeroDivisionError("by a test")
-    happened(self, link, *what)
-mprelay.worker.relay.Relay._happened = broken
+    whole(self, link, *what)
 open({str(tmp_path / "used")!r}, "w").close()
 """
-    with listening() as server, Relay(server.getsockname(), env=with_site(tmp_path, code), workers=1) as relay:
+    env = with_site(tmp_path, replaced(SESSION_HEARS, code))
+    with listening() as server, Relay(server.getsockname(), env=env, workers=1) as relay:
         assert relay.knock().reset
         crash = relay.wait("internal.error")
         assert (crash["worker"], crash["error"]) == (1, "ZeroDivisionError: by a test")
@@ -41,12 +50,7 @@ open({str(tmp_path / "used")!r}, "w").close()
 
 def test_a_worker_that_crashes_with_half_a_character(tmp_path):
     """It is reported all the same."""
-    code = """
-import mprelay.worker.relay
-def broken(*given):
-    raise RuntimeError("\\udcff")
-mprelay.worker.relay.Relay._open = broken
-"""
+    code = replaced(SESSION_BEGINS, 'def broken(*given):\n    raise RuntimeError("\\udcff")')
     with listening() as server, Relay(server.getsockname(), env=with_site(tmp_path, code), workers=1) as relay:
         assert relay.knock().reset
         assert relay.wait("internal.error")["error"] == "RuntimeError: \\udcff"
@@ -68,17 +72,15 @@ LIES = {
 def test_a_worker_that_reports_what_cannot_be_is_ended(tmp_path, lie):
     """It is not believed; its sessions end, another takes its place, and nobody else notices anything."""
     code = f"""
-import mprelay.channel.up
-put = mprelay.channel.up.Queue.put
 def report(self, frame):
-    put(self, frame)
+    whole(self, frame)
     if any(event[:2] == (1, 1) for event in frame):
-        put(self, {LIES[lie]})
-mprelay.channel.up.Queue.put = report
+        whole(self, {LIES[lie]})
 """
+    env = with_site(tmp_path, replaced(REPORT, code, "report"))
     with (
         listening() as server,
-        Relay(server.getsockname(), "--absolute-timeout", "600", env=with_site(tmp_path, code)) as relay,
+        Relay(server.getsockname(), "--absolute-timeout", "600", env=env) as relay,
     ):
         assert relay.knock().reset
         accept(server).close()
@@ -96,18 +98,16 @@ mprelay.channel.up.Queue.put = report
 
 def test_a_worker_that_crashes_without_end(tmp_path):
     """It is believed once; it gets no further session, and is ended, as it does not end by itself."""
-    code = """
-import mprelay.worker.relay
+    code = f"""
 def broken(self, *given):
     while True:
         try:
-            self._uplink._queue.put([(4, 1.0, "place", "again and again")] * 24)
+            {QUEUE}.put([(4, 1.0, "place", "again and again")] * 24)
         except BlockingIOError:
             pass
-mprelay.worker.relay.Relay._open = broken
 """
-    options = ("--max-sessions", "1")
-    with listening() as server, Relay(server.getsockname(), *options, env=with_site(tmp_path, code)) as relay:
+    options, env = ("--max-sessions", "1"), with_site(tmp_path, replaced(SESSION_BEGINS, code))
+    with listening() as server, Relay(server.getsockname(), *options, env=env) as relay:
         assert relay.knock().reset
         assert relay.wait("internal.error")["error"] == "again and again"
         assert relay.wait("worker.exited")["signal"] == "SIGKILL"
@@ -119,20 +119,19 @@ def test_a_crash_report_that_finds_no_room_waits_for_it(tmp_path):
     """The supervisor stands still, and the way up is full: when it goes on it hears why the worker ended."""
     code = f"""
 import os, signal
-import mprelay.worker.relay
 def broken(self, ticket, client):
     os.kill(os.getppid(), signal.SIGSTOP)
     try:
         while True:
-            self._uplink._queue.put([(2, ticket.serial, 1, 1, 1, 1)])
+            {QUEUE}.put([(2, ticket.serial, 1, 1, 1, 1)])
     except BlockingIOError:
         open({str(tmp_path / "full")!r}, "w").close()
     raise ZeroDivisionError("by a test")
-mprelay.worker.relay.Relay._open = broken
 """
+    env = with_site(tmp_path, replaced(SESSION_BEGINS, code))
     with (
         listening() as server,
-        Relay(server.getsockname(), env=with_site(tmp_path, code), workers=1) as relay,
+        Relay(server.getsockname(), env=env, workers=1) as relay,
         relay.connect() as client,
     ):
         worker = psutil.Process(relay.workers()[1])
@@ -150,7 +149,6 @@ def test_a_worker_that_lives_on_without_its_sentinel(tmp_path):
     """Nobody waits for it: the absolute timeout comes."""
     code = """
 import multiprocessing, os
-import mprelay.worker.relay
 def broken(*given):
     os.close(multiprocessing.parent_process().sentinel)
     for descriptor in map(int, os.listdir("/proc/self/fd")):
@@ -159,10 +157,9 @@ def broken(*given):
                 os.close(descriptor)
         except OSError:
             pass
-mprelay.worker.relay.Relay._open = broken
 """
-    options = ("--absolute-timeout", "3")
-    with listening() as server, Relay(server.getsockname(), *options, env=with_site(tmp_path, code)) as relay:
+    options, env = ("--absolute-timeout", "3"), with_site(tmp_path, replaced(SESSION_BEGINS, code))
+    with listening() as server, Relay(server.getsockname(), *options, env=env) as relay:
         assert relay.knock().reset
         assert relay.finish() == 0
         assert relay.records[-1]["reason"] == "expired"
@@ -183,15 +180,13 @@ def test_a_worker_that_leaves_a_child_behind(tmp_path, does):
     before, without_end = CHILDREN[does]
     code = f"""
 import os, select, signal
-import mprelay.channel.up
-put = mprelay.channel.up.Queue.put
 def talk(self, frame):
     try:
-        put(self, frame)
+        whole(self, frame)
     except BlockingIOError:
         pass
 def report(self, frame):
-    put(self, frame)
+    whole(self, frame)
     if any(event[:2] == (1, 1) for event in frame):
         child = os.fork()
         if child:
@@ -202,10 +197,10 @@ def report(self, frame):
         os.closerange(self.writer.fileno() + 1, 1000)
         while True:
             {without_end}
-mprelay.channel.up.Queue.put = report
 """
     child = tmp_path / "child"
-    with listening() as server, Relay(server.getsockname(), env=with_site(tmp_path, code)) as relay:
+    env = with_site(tmp_path, replaced(REPORT, code, "report"))
+    with listening() as server, Relay(server.getsockname(), env=env) as relay:
         try:
             assert relay.knock().reset
             accept(server).close()
@@ -230,19 +225,14 @@ def test_without_ctypes_it_works(tmp_path):
         echo(client, target)
 
 
-def broken_supervisor(tmp_path, where):
-    """An environment in which the supervisor fails at the end of a session."""
-    return with_site(
-        tmp_path,
-        f"""
-import mprelay.supervisor.book
-whole = mprelay.supervisor.book.Book.{where}
+def broken_supervisor(tmp_path, place):
+    """An environment in which the supervisor fails, once, where it writes a record."""
+    code = f"""
 def broken(*given):
-    mprelay.supervisor.book.Book.{where} = whole
+    {".".join(place)} = whole
     raise ZeroDivisionError("by a test")
-mprelay.supervisor.book.Book.{where} = broken
-""",
-    )
+"""
+    return with_site(tmp_path, replaced(place, code))
 
 
 def ends_with_70(relay, server):
@@ -265,7 +255,7 @@ def nothing_lives_on(relay, server):
 
 def test_in_the_supervisor_it_ends_the_relay_with_70(tmp_path):
     """Every session is closed in the records, every worker ended, and the last record is the last."""
-    env = broken_supervisor(tmp_path, "closed")
+    env = broken_supervisor(tmp_path, RECORD_CLOSED)
     with listening() as server, Relay(server.getsockname(), env=env, expect_code=70) as relay:
         ends_with_70(relay, server)
         (error,) = relay.all("internal.error")
@@ -276,7 +266,7 @@ def test_in_the_supervisor_it_ends_the_relay_with_70(tmp_path):
 
 def test_also_while_a_dead_worker_is_buried(tmp_path):
     """In the midst of it the worker is neither alive nor forgotten."""
-    env = broken_supervisor(tmp_path, "lost")
+    env = broken_supervisor(tmp_path, RECORD_LOST)
     with (
         listening() as server,
         Relay(server.getsockname(), env=env, expect_code=70, workers=1) as relay,
@@ -292,13 +282,8 @@ def test_also_while_a_dead_worker_is_buried(tmp_path):
 
 def test_also_where_that_cannot_be_recorded(tmp_path):
     """No relay without a record: then it is said on stderr, and nothing lives on."""
-    code = """
-import mprelay.records.recorder, mprelay.supervisor.book
-def broken(*given):
-    raise MemoryError("by a test")
-mprelay.supervisor.book.Book.closed = mprelay.records.recorder.Recorder.unexpected = broken
-"""
-    env = with_site(tmp_path, code)
+    broken = 'def broken(*given):\n    raise MemoryError("by a test")'
+    env = with_site(tmp_path, replaced(RECORD_CLOSED, broken) + replaced(RECORD_UNEXPECTED, broken))
     with listening() as server, Relay(server.getsockname(), env=env, expect_code=None, quiet=False) as relay:
         nothing_lives_on(relay, server)
         assert relay.errors.startswith("mprelay: MemoryError: by a test at ")
@@ -307,14 +292,12 @@ mprelay.supervisor.book.Book.closed = mprelay.records.recorder.Recorder.unexpect
 def test_also_where_it_cannot_even_be_said(tmp_path):
     """An exception whose text cannot be had ends everything all the same."""
     code = """
-import mprelay.supervisor.book
 class Unspeakable(Exception):
     def __str__(self):
         raise Unspeakable
 def broken(*given):
     raise Unspeakable
-mprelay.supervisor.book.Book.closed = broken
 """
-    env = with_site(tmp_path, code)
+    env = with_site(tmp_path, replaced(RECORD_CLOSED, code))
     with listening() as server, Relay(server.getsockname(), env=env, expect_code=None, quiet=False) as relay:
         nothing_lives_on(relay, server)

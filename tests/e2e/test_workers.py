@@ -10,31 +10,11 @@ from collections import Counter
 
 import pytest
 from support.judge import moment
-from support.peers import (
-    accept,
-    echo,
-    ends_with_reset,
-    listening,
-    port_of,
-    receive,
-    reset,
-    silent,
-)
+from support.patches import first_in_workers, with_site
+from support.peers import accept, echo, ends_with_reset, listening, port_of, receive, reset, silent
 from support.processes import open_files
-from support.relay import NOWHERE, Relay, open_sessions, with_site
+from support.relay import NOWHERE, Relay, open_sessions
 from support.waiting import PATIENCE, eventually
-
-IN_WORKER_MAIN = """import os, sys
-if "--multiprocessing-fork" in sys.orig_argv:
-    import mprelay.worker
-    whole = mprelay.worker.main
-    def main(*given):
-        first()
-        whole(*given)
-    mprelay.worker.main = main
-    def first():
-        """
-
 
 # -- killed --------------------------------------------------------------------------------------------------
 
@@ -276,7 +256,7 @@ def failed(code: int, *options: str, **given) -> list[dict]:
 def test_workers_that_cannot_be_replaced_end_the_run(tmp_path):
     """14 and exit 70: a pool that cannot be kept alive; the sessions of the dead worker are accounted for."""
     broken = tmp_path / "broken"
-    env = with_site(tmp_path, IN_WORKER_MAIN + f"os.path.exists({str(broken)!r}) and os._exit(9)")
+    env = with_site(tmp_path, first_in_workers(f"os.path.exists({str(broken)!r}) and os._exit(9)"))
     with listening() as server, Relay(server.getsockname(), workers=1, expect_code=70, env=env) as relay:
         with relay.connect() as client, accept(server) as target:
             echo(client, target)

@@ -12,17 +12,26 @@ from pathlib import Path
 
 import psutil
 import pytest
+from support.patches import (
+    IN_A_WORKER,
+    IN_CHILDREN,
+    IN_SUPERVISOR,
+    LATE_LIMIT,
+    RELAY_RUN,
+    START_LIMIT,
+    UPGRADES,
+    assigned,
+    breakable,
+    with_site,
+)
 from support.peers import accept, answering, echo, ends_with_reset, listening
 from support.processes import limit, open_files, opened
-from support.relay import Relay, with_site
+from support.relay import Relay
 from support.waiting import eventually
 
 import mprelay
 from mprelay.channel.build import BUILD
 
-IN_WORKERS = "import os, signal, sys\nif '--multiprocessing-fork' in sys.orig_argv:\n    "
-IN_A_WORKER = "if os.fstat(1).st_ino != os.fstat(2).st_ino: {}"  # not in the outlet, whose streams are one socket
-IN_SUPERVISORS = "import sys\nif '--multiprocessing-fork' not in sys.orig_argv:\n    "
 DEPENDENCIES = ("orjson", "psutil", "structlog")
 
 
@@ -45,12 +54,6 @@ def from_copy(server, package, *options, **given):
     return Relay(
         server.getsockname(), *options, command=command, env=env, cwd=package.parent, quiet=False, **given
     )
-
-
-def breakable(tmp_path, how):
-    """A file, and an environment in which workers that start while it exists do `how`."""
-    broken = tmp_path / "broken"
-    return broken, with_site(tmp_path, IN_WORKERS + f"if os.path.exists({str(broken)!r}): {how}")
 
 
 def one_session(relay, server):
@@ -156,34 +159,21 @@ def test_nothing_is_tried_while_the_log_stands_still(tmp_path):
 
 # -- of another build ----------------------------------------------------------------------------------------
 
-UPGRADES = {
-    "version": ("__init__.py", '"0.', '"9.', rf"is of another build: 9\..*, this relay is {BUILD}"),
-    "order of fields": (
-        "core/protocol.py",
-        "    connect_timeout: float  # seconds, from admission\n    idle_timeout: float",
-        "    idle_timeout: float  # seconds, from admission\n    connect_timeout: float",
-        rf"is of another build: {mprelay.__version__} .*, this relay is {BUILD}",
-    ),
-    "form of a ticket": ("channel/down.py", '"<Qd"', '"<dQ"', rf"is of another build: .*, this relay is {BUILD}"),
-    "first report": (
-        "worker/process.py",
-        "Ready(time.time(), BUILD)",
-        "Ready(BUILD, time.time())",
-        "is perhaps of another build, its first report was none: NotEvents: .*",
-    ),
-    "name of an argument's class": (
-        "core/protocol.py",
-        "class Settings(NamedTuple)",
-        "class Setup(NamedTuple)",
-        r"ended before it was ready \(exit code 1\): AttributeError: .*'Settings'.*",
-    ),
+
+SEEN = {
+    "version": rf"is of another build: 9\..*, this relay is {BUILD}",
+    "order of fields": rf"is of another build: {mprelay.__version__} .*, this relay is {BUILD}",
+    "form of a ticket": rf"is of another build: .*, this relay is {BUILD}",
+    "first report": "is perhaps of another build, its first report was none: NotEvents: .*",
+    "name of an argument's class": r"ended before it was ready \(exit code 1\): AttributeError: .*'Settings'.*",
 }
+"""The detail of the record, by what was changed in the package."""
 
 
 @pytest.mark.parametrize("upgrade", UPGRADES)
 def test_a_worker_of_another_build_gets_no_session(package, upgrade):
     """It is never ready, the records say what it is, and the others serve on; the old build is ready again."""
-    name, old, new, detail = UPGRADES[upgrade]
+    name, old, new = UPGRADES[upgrade]
     with (
         listening() as server,
         from_copy(server, package) as relay,
@@ -197,7 +187,7 @@ def test_a_worker_of_another_build_gets_no_session(package, upgrade):
         os.kill(relay.workers()[3 - busy], signal.SIGKILL)
         relay.wait("worker.start_failed", 2)
         for failed in relay.all("worker.start_failed"):
-            assert re.fullmatch(detail, failed["detail"]), failed["detail"]
+            assert re.fullmatch(SEEN[upgrade], failed["detail"]), failed["detail"]
             assert failed["worker"] == 3 - busy
         echo(client, target)
         one_session(relay, server)
@@ -241,9 +231,8 @@ def test_a_worker_that_goes_on_in_time_loses_nothing():
 
 def test_a_supervisor_that_stood_still_hears_its_workers_first(tmp_path):
     """A replacement was ready long ago, and a session was reported: neither is overdue."""
-    code = "import mprelay.core.roster; mprelay.core.roster.LATE_LIMIT = 1.0\n    "
-    code += "import mprelay.supervisor.crew; mprelay.supervisor.crew.START_LIMIT = 2.0"
-    env = with_site(tmp_path, IN_SUPERVISORS + code)
+    code = f"{assigned(LATE_LIMIT, '1.0')}\n    {assigned(START_LIMIT, '2.0')}"
+    env = with_site(tmp_path, IN_SUPERVISOR + code)
     with (
         listening() as server,
         Relay(server.getsockname(), "--idle-timeout", "2", env=env) as relay,
@@ -296,7 +285,7 @@ CAUSES = {
 def test_why_no_worker_can_begin(tmp_path, cause):
     """The record tells it; all that was said comes out on stderr too."""
     how, detail = CAUSES[cause]
-    env = with_site(tmp_path, IN_WORKERS + IN_A_WORKER.format(how))
+    env = with_site(tmp_path, IN_CHILDREN + IN_A_WORKER.format(how))
     with Relay(("127.0.0.1", 9), workers=1, wait_active=False, expect_code=70, quiet=False, env=env) as relay:
         relay.finish()
         failed = relay.wait("pool.start_failed")["detail"]
@@ -307,9 +296,10 @@ def test_why_no_worker_can_begin(tmp_path, cause):
 
 def test_a_warning_of_a_worker_that_then_is_ready(tmp_path):
     """It comes out on stderr, and so does what the worker says later: no record speaks of it."""
-    late = "import mprelay.worker.relay as r; run = r.Relay.run; "
-    late += "r.Relay.run = lambda self: (print('later', file=sys.stderr), run(self))"
-    env = with_site(tmp_path, IN_WORKERS + IN_A_WORKER.format("os.write(2, b'a warning\\n'); " + late))
+    module, run = RELAY_RUN
+    late = f"import {module} as module; run = module.{run}; "
+    late += f"module.{run} = lambda self: (print('later', file=sys.stderr), run(self))"
+    env = with_site(tmp_path, IN_CHILDREN + IN_A_WORKER.format("os.write(2, b'a warning\\n'); " + late))
     with listening() as server, Relay(server.getsockname(), quiet=False, env=env, workers=1) as relay:
         one_session(relay, server)
         assert opened(relay.workers()[1], 0) == opened(relay.process.pid, 2)

@@ -7,53 +7,18 @@ import threading
 
 import pytest
 from support.judge import moment
-from support.peers import (
-    accept,
-    echo,
-    ends_with_reset,
-    listening,
-)
-from support.relay import NOWHERE, Relay, with_site
+from support.patches import breakable, first_in_workers, instead_of_the_outlet, with_site
+from support.peers import accept, echo, ends_with_reset, listening
+from support.relay import NOWHERE, Relay, failed_start
 from support.waiting import eventually
 
 pytestmark = pytest.mark.slow
 
-IN_WORKER_MAIN = """import os, sys
-if "--multiprocessing-fork" in sys.orig_argv:
-    import mprelay.worker
-    whole = mprelay.worker.main
-    def main(*given):
-        first()
-        whole(*given)
-    mprelay.worker.main = main
-    def first():
-        """
-
-IN_OUTLET = """import sys
-if "--multiprocessing-fork" in sys.orig_argv:
-    import mprelay.outlet
-    def main(*given):
-        {}
-    mprelay.outlet.main = main
-"""
-
-IN_WORKERS = "import os, signal, sys\nif '--multiprocessing-fork' in sys.orig_argv:\n    "
-
-
-def failed(code: int, *options: str, **given) -> list[dict]:
-    """Run what cannot start; judge its end, and return its records without the last one."""
-    with Relay(NOWHERE, *options, wait_active=False, expect_code=code, **given) as relay:
-        relay.finish()
-    *records, last = relay.records
-    assert (last["event"], last["reason"]) == ("relay.stopped", "failed")
-    assert not relay.all("relay.active")
-    return records
-
 
 def test_a_worker_that_hangs_at_its_start_ends_the_run(tmp_path):
     """14 after the start limit, and the worker does not survive it."""
-    env = with_site(tmp_path, IN_WORKER_MAIN + "import signal; signal.pause()")
-    records = failed(70, workers=1, env=env)
+    env = with_site(tmp_path, first_in_workers("signal.pause()"))
+    records = failed_start(70, workers=1, env=env)
     assert [record["msg_id"] for record in records].count(14) == 1
 
 
@@ -67,7 +32,7 @@ def failures(relay):
 
 def test_an_outlet_that_hangs_at_its_start(tmp_path):
     """14 after the start limit; it does not survive that."""
-    env = with_site(tmp_path, IN_OUTLET.format("__import__('signal').pause()"))
+    env = with_site(tmp_path, instead_of_the_outlet("signal.pause()"))
     with Relay(NOWHERE, wait_active=False, expect_code=70, env=env) as relay:
         detail = "the outlet was not ready after 10 seconds"
         assert failures(relay) == [("pool.start_failed", "ETIMEDOUT", detail)]
@@ -125,12 +90,6 @@ def test_a_stopped_worker_with_an_idle_session_is_found_while_draining():
             assert ends_with_reset(target)
         assert relay.finish() == 0
         assert (relay.records[-1]["reason"], relay.records[-1]["closed"]) == ("drained", {"worker_lost": 1})
-
-
-def breakable(tmp_path, how):
-    """A file, and an environment in which workers that start while it exists do `how`."""
-    broken = tmp_path / "broken"
-    return broken, with_site(tmp_path, IN_WORKERS + f"if os.path.exists({str(broken)!r}): {how}")
 
 
 def one_session(relay, server):

@@ -22,15 +22,19 @@ NOWHERE = ("127.0.0.1", 9)  # a target for runs that never come so far
 FAILING_CALL = str(Path(__file__).with_name("seccomp.py"))
 
 
+def failed_start(code: int, *options: str, **given) -> list[dict]:
+    """Run what cannot start; judge its end, and return its records without the last one."""
+    with Relay(NOWHERE, *options, wait_active=False, expect_code=code, **given) as relay:
+        relay.finish()
+    *records, last = relay.records
+    assert (last["event"], last["reason"]) == ("relay.stopped", "failed")
+    assert not relay.all("relay.active")
+    return records
+
+
 def failing(*rules: str) -> tuple[str, ...]:
     """The command that runs the program with these calls failing."""
     return (sys.executable, FAILING_CALL, *rules, "--", PROGRAM)
-
-
-def with_site(directory: Path, code: str) -> dict[str, str]:
-    """Make an environment in which every Python runs `code` before anything else."""
-    (directory / "sitecustomize.py").write_text(code)
-    return os.environ | {"PYTHONPATH": str(directory)}
 
 
 class Relay:

@@ -1,0 +1,104 @@
+"""Python code that changes the program from outside: a ``sitecustomize`` module runs it before anything else.
+
+Every name of mprelay that such code takes hold of stands here, so that a renamed module is followed in one place.
+"""
+
+import os
+from pathlib import Path
+
+Place = tuple[str, str]
+"""A module of mprelay, and what in it is replaced."""
+
+WORKER_MAIN: Place = ("mprelay.worker", "main")
+OUTLET_MAIN: Place = ("mprelay.outlet", "main")
+RELAY_RUN: Place = ("mprelay.worker.relay", "Relay.run")
+SESSION_BEGINS: Place = ("mprelay.worker.relay", "Relay._open")
+"""In a worker: (self, ticket, client)."""
+SESSION_HEARS: Place = ("mprelay.worker.relay", "Relay._happened")
+"""In a worker: (self, link, *what)."""
+REPORT: Place = ("mprelay.channel.up", "Queue.put")
+"""In a worker: (self, frame)."""
+RECORD_CLOSED: Place = ("mprelay.supervisor.book", "Book.closed")
+RECORD_LOST: Place = ("mprelay.supervisor.book", "Book.lost")
+RECORD_UNEXPECTED: Place = ("mprelay.records.recorder", "Recorder.unexpected")
+LATE_LIMIT: Place = ("mprelay.core.roster", "LATE_LIMIT")
+START_LIMIT: Place = ("mprelay.supervisor.crew", "START_LIMIT")
+
+QUEUE = "self._uplink._queue"
+"""The way up, seen from a method of the worker's relay."""
+
+IN_CHILDREN = "import os, signal, sys\nif '--multiprocessing-fork' in sys.orig_argv:\n    "
+"""One line of code after this runs in workers, outlet and helper, and not in the supervisor."""
+IN_A_WORKER = "if os.fstat(1).st_ino != os.fstat(2).st_ino: {}"
+"""After IN_CHILDREN: not in the outlet, whose streams are one socket."""
+IN_SUPERVISOR = "import sys\nif '--multiprocessing-fork' not in sys.orig_argv:\n    "
+
+UPGRADES = {
+    "version": ("__init__.py", '"0.', '"9.'),
+    "order of fields": (
+        "core/protocol.py",
+        "    connect_timeout: float  # seconds, from admission\n    idle_timeout: float",
+        "    idle_timeout: float  # seconds, from admission\n    connect_timeout: float",
+    ),
+    "form of a ticket": ("channel/down.py", '"<Qd"', '"<dQ"'),
+    "first report": ("worker/process.py", "Ready(time.time(), BUILD)", "Ready(BUILD, time.time())"),
+    "name of an argument's class": ("core/protocol.py", "class Settings(NamedTuple)", "class Setup(NamedTuple)"),
+}
+"""What makes the package another build: a file, words in it, and other words."""
+
+
+def with_site(directory: Path, code: str) -> dict[str, str]:
+    """Make an environment in which every Python runs `code` before anything else."""
+    (directory / "sitecustomize.py").write_text(code)
+    return os.environ | {"PYTHONPATH": str(directory)}
+
+
+def replaced(place: Place, code: str, by: str = "broken") -> str:
+    """Code that puts what `code` defines as `by` in a place. What was there before is `whole` to it."""
+    module, attribute = place
+    return f"import {module}\nwhole = {module}.{attribute}\n{code.strip()}\n{module}.{attribute} = {by}\n"
+
+
+def assigned(place: Place, value: str) -> str:
+    """One line of code that gives a place a value. It fails where the place is none."""
+    module, attribute = place
+    return f"import {module}; {module}.{attribute}; {module}.{attribute} = {value}"
+
+
+def first_in_workers(statement: str) -> str:
+    """Code that runs a statement where a worker begins, before all else that it does."""
+    module, attribute = WORKER_MAIN
+    return f"""import os, signal, sys
+if "--multiprocessing-fork" in sys.orig_argv:
+    import {module}
+    whole = {module}.{attribute}
+    def main(*given):
+        {statement}
+        whole(*given)
+    {module}.{attribute} = main
+"""
+
+
+def instead_of_the_outlet(statement: str) -> str:
+    """Code that runs a statement in the place of all that the outlet does."""
+    module, attribute = OUTLET_MAIN
+    return f"""import os, signal, sys
+if "--multiprocessing-fork" in sys.orig_argv:
+    import {module}
+    def main(*given):
+        {statement}
+    {module}.{attribute} = main
+"""
+
+
+def refusing(*rules: str) -> str:
+    """The line of code that makes these calls fail in the process that runs it, and nowhere else."""
+    folder = str(Path(__file__).parent)
+    install = f"seccomp.install(seccomp.compiled({rules!r}, platform.machine()))"
+    return f"import platform; sys.path.append({folder!r}); import seccomp; {install}"
+
+
+def breakable(directory: Path, how: str) -> tuple[Path, dict[str, str]]:
+    """A file, and an environment in which the children that start while it exists do `how`."""
+    broken = directory / "broken"
+    return broken, with_site(directory, IN_CHILDREN + f"if os.path.exists({str(broken)!r}): {how}")
