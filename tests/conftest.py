@@ -13,6 +13,25 @@ import pytest
 from support.processes import limit
 
 
+def pytest_addoption(parser):
+    parser.addoption("--all", action="store_true", help="the slow tests too (tests/slow)")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out the slow ones, unless all, a marker or a place in tests/slow is asked for."""
+    if config.option.all or config.option.markexpr or any("slow" in argument for argument in config.args):
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    config.hook.pytest_deselected(items=slow)
+    items[:] = [item for item in items if item not in slow]
+
+
+def pytest_collection_finish():
+    """Keep what exists by now out of the way of gc.collect(), which runs after each test."""
+    gc.collect()
+    gc.freeze()
+
+
 def _descriptors() -> dict[str, str]:
     found = {}
     for descriptor in Path("/proc/self/fd").iterdir():
@@ -21,15 +40,27 @@ def _descriptors() -> dict[str, str]:
     return found
 
 
+def _children(pid: str = "self") -> set[int]:
+    """The processes below one, without a look at all of this machine's (proc_tid_children(5))."""
+    if not Path("/proc/thread-self/children").exists():  # a kernel without CONFIG_PROC_CHILDREN
+        return {child.pid for child in psutil.Process().children(recursive=True)}
+    found: set[int] = set()
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it, or a thread of it, has ended
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            for child in map(int, (thread / "children").read_text().split()):
+                found |= {child, *_children(str(child))}
+    return found
+
+
 @pytest.fixture(autouse=True)
 def _nothing_left():
     """After each test: no child process and no descriptor that was not there before."""
     before = _descriptors()
-    running = psutil.Process().children(recursive=True)
+    running = _children()
     yield
     resource_tracker._resource_tracker._stop()  # the one process that multiprocessing would keep
     gc.collect()
-    left_running = [child for child in psutil.Process().children(recursive=True) if child not in running]
+    left_running = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in _children() - running]
     assert left_running == [], "processes left behind"
     left = {name: what for name, what in _descriptors().items() if name not in before}
     assert left == {}, "descriptors left behind"
