@@ -14,7 +14,7 @@ import psutil
 import pytest
 from support.judge import check_run, parse
 from support.peers import accept, answering, echo, ends_with_reset, fill, free_port, is_shut, listening, receive
-from support.processes import outlet_of, workers_of
+from support.processes import listens, outlet_of, workers_of
 from support.relay import NOWHERE, PROGRAM, Relay, run
 from support.waiting import PATIENCE, eventually, read_until
 
@@ -137,7 +137,7 @@ def test_expiry_while_the_reader_of_the_records_stands_still():
         with relay.connect_once_open() as client, accept(server):
             assert ends_with_reset(client)
             assert time.monotonic() - started < 4  # 2, a second more, and the start of the interpreter
-            eventually(lambda: is_shut(relay.port), "the listener is closed")
+            eventually(lambda: not listens(relay.process.pid), "the listener is closed")
         output = read_until(ours.fileno(), b"relay.stopped")
         output += read_until(ours.fileno(), None)
         assert relay.finish() == 0
@@ -191,7 +191,7 @@ def test_reader_goes_away_while_a_session_is_open():
             read_until(ours.fileno(), b"session.target_channel_active")
             family = relay.family()
             ours.close()
-            eventually(lambda: is_shut(relay.port), "the listener is closed")
+            eventually(lambda: not listens(relay.process.pid), "the listener is closed")
             client.sendall(b"question")
             client.shutdown(socket.SHUT_WR)
             assert receive(target) == b"question"

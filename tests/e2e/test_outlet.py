@@ -29,14 +29,9 @@ from support.peers import (
     listening,
     receive,
 )
-from support.processes import opened, outlet_of
+from support.processes import listens, opened, outlet_of
 from support.relay import NOWHERE, PROGRAM, Relay
 from support.waiting import PATIENCE, eventually, read_until
-
-
-def listens(process):
-    """Tell whether a relay has its door open, without a knock on it, which it could take for a client."""
-    return psutil.CONN_LISTEN in {c.status for c in psutil.Process(process.pid).net_connections("tcp")}
 
 
 def one_session(relay):
@@ -202,10 +197,10 @@ def test_stdout_and_stderr_on_one_stalled_reader(way_out):
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=writer, stderr=writer) as process:
         try:
             os.close(writer)
-            eventually(lambda: listens(process), "the door is open")
+            eventually(lambda: listens(process.pid), "the door is open")
             family = psutil.Process(process.pid).children()
             process.terminate()
-            eventually(lambda: not listens(process), "the door is shut")
+            eventually(lambda: not listens(process.pid), "the door is shut")
             process.terminate()
             assert process.wait(PATIENCE) == 74
         finally:
@@ -285,7 +280,7 @@ def test_a_killed_outlet_is_the_death_of_stdout():
         with relay.connect() as client, accept(server) as target:
             echo(client, target)
             relay.outlet().kill()
-            eventually(lambda: not listens(relay.process), "the door is shut")
+            eventually(lambda: not listens(relay.process.pid), "the door is shut")
             echo(client, target)
             client.shutdown(socket.SHUT_WR)
             assert receive(target) == b""

@@ -47,10 +47,9 @@ def test_defaults():
         assert active["listen_port"] == relay.port
         assert "labels" not in active
         assert set(relay.workers()) == set(range(1, active["workers"] + 1))
-        relay.connect("127.0.0.1").close()
-        assert relay.wait("connection.attempt")["client_ip"] == "127.0.0.1"
-        relay.connect("::1").close()
-        assert relay.wait("connection.attempt", 2)["client_ip"] == "::1"
+        for count, address in enumerate(("127.0.0.1", "::1"), 1):
+            with relay.connect(address), accept(server):
+                assert relay.wait("connection.attempt", count)["client_ip"] == address
 
 
 def test_default_workers_are_the_usable_cpus(tool):
@@ -140,8 +139,8 @@ def test_bind_listens_on_that_address_only(bind, other):
         assert relay.wait("relay.active")["listen_ip"] == bind
         with pytest.raises(ConnectionRefusedError):
             relay.connect(other)
-        relay.connect().close()
-        assert relay.wait("connection.attempt")["client_ip"] == bind
+        with relay.connect(), accept(server):
+            assert relay.wait("connection.attempt")["client_ip"] == bind
 
 
 def client_family(address: str) -> str:

@@ -170,6 +170,7 @@ def answering(server: socket.socket, greeting: bytes = b"", *, hold: bool = Fals
     finally:
         stop.set()
         thread.join()
+        server.settimeout(PATIENCE)
         end()
 
 

@@ -61,3 +61,8 @@ def descriptors(pid: int, kind: str = "") -> list[int]:
     """The descriptors of a process whose link in /proc starts so, in their order."""
     folder = Path(f"/proc/{pid}/fd")
     return sorted(int(entry.name) for entry in folder.iterdir() if str(entry.readlink()).startswith(kind))
+
+
+def listens(pid: int) -> bool:
+    """Tell whether a relay has its door open, without a knock on it, which it could take for a client."""
+    return psutil.CONN_LISTEN in {c.status for c in psutil.Process(pid).net_connections("tcp")}
