@@ -12,14 +12,20 @@ import psutil
 import pytest
 from support.processes import limit
 
+pytest_plugins = ["support.second_try"]
+
 
 def pytest_addoption(parser):
     parser.addoption("--all", action="store_true", help="the slow tests too (tests/slow)")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """Leave out the slow ones, unless all, a marker or a place in tests/slow is asked for."""
-    if config.option.all or config.option.markexpr or any("slow" in argument for argument in config.args):
+    """Leave out the slow ones, unless all or a place in tests/slow is asked for; mark who must run alone."""
+    for item in items:
+        if bound := item.get_closest_marker("wall_clock"):
+            item.add_marker(pytest.mark.alone(*bound.args))
+    if config.option.all or "slow" in config.option.markexpr or any("slow" in place for place in config.args):
         return
     slow = [item for item in items if item.get_closest_marker("slow")]
     config.hook.pytest_deselected(items=slow)

@@ -212,6 +212,7 @@ def test_whoever_is_too_many_is_refused():
 # -- after a pause -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.wall_clock("the connect timeout, for which a client may wait")
 def test_after_a_stalled_log_only_those_are_admitted_who_still_wait():
     """Neither a client that has reset nor one that waited too long reaches the target; an end of data does."""
     with (

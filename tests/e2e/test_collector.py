@@ -125,6 +125,7 @@ def records_pipe(*, full: bool = False):
         yield ours, theirs
 
 
+@pytest.mark.wall_clock("the contract's one second for an expiry")
 def test_expiry_while_the_reader_of_the_records_stands_still():
     """Sessions and door end in time; the records wait for their reader, and none is lost."""
     with (

@@ -20,6 +20,7 @@ MIB = 1 << 20
 # -- expired -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.wall_clock("the contract's one second for an expiry")
 @pytest.mark.parametrize("stopped_worker", [False, True])
 def test_expiry_ends_everything_within_a_second(stopped_worker):
     """With sessions that talk and sessions that do not, and with a worker that stands still."""
@@ -59,6 +60,7 @@ def judge_expiry(relay: Relay, reasons: dict[str, int] | None = None) -> None:
     assert ended - expires_at <= 2.0  # and the interpreter's own end
 
 
+@pytest.mark.wall_clock("the contract's one second for an expiry")
 def test_expiry_with_a_stopped_worker():
     """A worker that does not move (SIGSTOP) holds nothing up, be its sessions old or just handed over."""
     with (
@@ -77,6 +79,7 @@ def test_expiry_with_a_stopped_worker():
         assert [ends_with_reset(client) for client in late] == [True] * 4
 
 
+@pytest.mark.wall_clock("the contract's one second for an expiry")
 def test_expiry_with_every_worker_stopped():
     """Not one of them has to help."""
     with (
@@ -93,6 +96,7 @@ def test_expiry_with_every_worker_stopped():
             assert ends_with_reset(target)
 
 
+@pytest.mark.wall_clock("the contract's one second for an expiry")
 def test_expiry_with_peers_that_do_not_read_and_with_quiet_ones():
     """Data stuck behind a peer does not hold it up either; a target that never answered does not."""
     with (
@@ -117,6 +121,7 @@ def test_expiry_with_peers_that_do_not_read_and_with_quiet_ones():
             assert reset_arrives(target)
 
 
+@pytest.mark.wall_clock("the contract's one second for an expiry")
 def test_expiry_under_load():
     """New connections and data all the time, up to the end and over it."""
     over = threading.Event()

@@ -249,6 +249,7 @@ def test_a_cable_that_stays_cut(cabled):
         assert ends_with_reset(client)
 
 
+@pytest.mark.wall_clock("the connect timeout, and a second")
 def test_a_target_behind_a_cut_cable(cabled):
     """The connect timeout, and not a moment before; then the next session is as any other."""
     with Site(cabled, "--connect-timeout", "1") as site:
@@ -263,6 +264,7 @@ def test_a_target_behind_a_cut_cable(cabled):
             echo(client, target)
 
 
+@pytest.mark.wall_clock("the connect timeout, and a second")
 def test_a_target_that_answers_after_the_connect_timeout(cabled):
     """Its answer finds nobody; a slow answer within the time is an answer."""
     with Site(cabled, "--connect-timeout", "1") as site:

@@ -131,6 +131,7 @@ def stalled(splicer, *options, **given):
             yield relay, outlet, client, first
 
 
+@pytest.mark.wall_clock("the contract's one second for an expiry")
 def test_the_absolute_timeout_comes_while_a_collector_holds_the_pipe(splicer):
     """Door and sessions end in time, a signal ends the process, and the records come when the collector does."""
     with stalled(splicer, "--absolute-timeout", "5", expect_code=74) as (relay, outlet, client, first):
@@ -259,6 +260,7 @@ def test_a_killed_supervisor_loses_no_record_that_it_has_sent():
         assert closed[:sessions] == list(range(1, sessions + 1))
 
 
+@pytest.mark.wall_clock("the outlet's one second after its supervisor")
 def test_a_killed_supervisor_while_a_worker_stands_still():
     """The kernel ends the worker, and the outlet ends when all is written, within a second."""
     with listening() as server, Relay(server.getsockname(), expect_code=-9, quiet=False) as relay:

@@ -188,6 +188,7 @@ def wall_clock(tool, tmp_path):
     return WallClock(tool("faketime"), tmp_path)
 
 
+@pytest.mark.wall_clock("the contract's one second for an expiry")
 @pytest.mark.parametrize("jump", [DAY, -DAY])
 def test_idle_and_absolute_timeout_do_not_follow_a_jump(wall_clock, jump):
     """They come when they are due, neither at once nor a day later."""
@@ -210,6 +211,7 @@ def test_idle_and_absolute_timeout_do_not_follow_a_jump(wall_clock, jump):
         assert len(relay.all("relay.stats")) >= 6
 
 
+@pytest.mark.wall_clock("the connect timeout, and a second")
 @pytest.mark.parametrize("jump", [DAY, -DAY])
 def test_the_connect_timeout_does_not_follow_a_jump(wall_clock, jump):
     """Nor does what a session took."""
@@ -226,6 +228,7 @@ def test_the_connect_timeout_does_not_follow_a_jump(wall_clock, jump):
         assert 1000 <= closed["duration_ms"] < 2000
 
 
+@pytest.mark.wall_clock("the drain timeout, and two seconds")
 @pytest.mark.parametrize("jump", [DAY, -DAY])
 def test_a_drain_does_not_follow_a_jump(wall_clock, jump):
     """It has its own time, whatever the wall says."""
@@ -247,6 +250,7 @@ def test_a_drain_does_not_follow_a_jump(wall_clock, jump):
 # -- the machine sleeps --------------------------------------------------------------------------------------
 
 
+@pytest.mark.wall_clock("the contract's one second for an expiry")
 def test_the_machine_was_asleep_when_it_was_due(tmp_path):
     """The door is shut, and the session over, as soon as anything wakes the relay."""
     slept = tmp_path / "slept"
@@ -302,6 +306,7 @@ def test_without_such_a_timer(tmp_path, stopped):
         assert relay.records[-1]["closed"] == {"relay_expired": 1}
 
 
+@pytest.mark.wall_clock("the contract's one second for an expiry")
 def test_no_expiry_is_stamped_before_its_time():
     """Two clocks are read, one after the other, and in the right order."""
     with contextlib.ExitStack() as stack:

@@ -200,6 +200,7 @@ def test_a_worker_of_another_build_gets_no_session(package, upgrade):
 # -- that do not answer --------------------------------------------------------------------------------------
 
 
+@pytest.mark.wall_clock("the time after which a worker is late")
 def test_a_worker_that_goes_on_in_time_loses_nothing():
     """Whoever waits while every worker is late is served when they have caught up; there is no record of it."""
     with (
@@ -229,6 +230,7 @@ def test_a_worker_that_goes_on_in_time_loses_nothing():
         assert not relay.all("worker.unresponsive")
 
 
+@pytest.mark.wall_clock("the time after which a worker is late")
 def test_a_supervisor_that_stood_still_hears_its_workers_first(tmp_path):
     """A replacement was ready long ago, and a session was reported: neither is overdue."""
     code = f"{assigned(LATE_LIMIT, '1.0')}\n    {assigned(START_LIMIT, '2.0')}"

@@ -38,6 +38,7 @@ def test_an_outlet_that_hangs_at_its_start(tmp_path):
         assert failures(relay) == [("pool.start_failed", "ETIMEDOUT", detail)]
 
 
+@pytest.mark.wall_clock("the ten seconds after which a worker is killed")
 def test_a_stopped_worker_gets_no_new_sessions_and_is_then_replaced():
     """From the moment that one is overdue; ten seconds later it is killed. The other worker notices nothing."""
     with (
@@ -72,6 +73,7 @@ def test_a_stopped_worker_gets_no_new_sessions_and_is_then_replaced():
         echo(client, target)
 
 
+@pytest.mark.wall_clock("the ten seconds after which a worker is killed")
 def test_a_stopped_worker_with_an_idle_session_is_found_while_draining():
     """By the idle timeout: its session is lost, so that the drain need not wait for its own end."""
     options = ("--idle-timeout", "1", "--drain-timeout", "3600")
@@ -98,6 +100,7 @@ def one_session(relay, server):
         echo(client, target)
 
 
+@pytest.mark.wall_clock("the ten seconds of a start")
 def test_a_replacement_that_hangs_before_it_is_ready(tmp_path):
     """It is killed, and tried again; until then there is no worker, and the statistics say so."""
     broken, env = breakable(tmp_path, "signal.pause()")
