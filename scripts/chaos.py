@@ -599,53 +599,88 @@ class Chaos:
                 free, what = late, ", ".join(fault.name for fault in then) or "no fault"
         return quiet, past, free, what
 
-    def show(self, console: Console) -> None:
-        """Print the table, and what is wrong."""
-        table = Table("fault", *("times", "sessions hit", "lost", "leaked"))
-        for column in table.columns[1:]:
-            column.justify = "right"
+    def summary(self) -> dict[str, Any]:
+        """Sum up the run, for ``--json`` and for :meth:`show`."""
+        faults = {}
         for name in sorted({fault.name for fault in self.caused}):
             these = [fault for fault in self.caused if fault.name == name]
-            sums = [sum(getattr(fault, what) for fault in these) for what in ("hit", "lost", "leaked")]
-            table.add_row(name, str(len(these)), *map(str, sums))
-        console.print(table)
-        last = self.relay.records[-1]
+            sums = {what: sum(getattr(fault, what) for fault in these) for what in ("hit", "lost", "leaked")}
+            faults[name] = {"times": len(these), **sums}
         quiet, past, free, what = self.stalls()
-        console.print(
-            f"{last['admitted']} sessions, {self.bytes / MIB:.0f} MiB, {len(self.relay.records)} records; ends: "
-            + ", ".join(f"{reason} {count}" for reason, count in self.ends.most_common())
-        )
-        console.print(
-            f"longest stall: {quiet * 1000:.0f} ms without faults, {free * 1000:.0f} ms where none hit ({what}), "
-            f"{past * 1000:.0f} ms past the relay or not running; RSS grew by "
-            + ", ".join(f"{grown / MIB:.1f} MiB ({name})" for name, grown in self.growth.items())
-        )
-        if self.samples:
-            self._show_soak(console)
-        for text in self.wrong:
-            console.print("WRONG:", text, style="bold", markup=False)
+        return {
+            "faults": faults,
+            "sessions": self.relay.records[-1]["admitted"],
+            "bytes": self.bytes,
+            "records": len(self.relay.records),
+            "ends": dict(self.ends.most_common()),
+            "longest_stall_s": {"without_faults": quiet, "not_hit": free, "during": what, "elsewhere": past},
+            "growth": self.growth,
+            "processes": self._processes(),
+            "latencies": self._latencies() if self.samples else [],
+            "wrong": self.wrong,
+        }
 
-    def _show_soak(self, console: Console) -> None:
-        """Print how descriptors, RSS and latency went."""
+    def _processes(self) -> dict[str, dict[str, Any]]:
+        """Return how descriptors and RSS of each process went, where there was no fault."""
         times = [at / 3600 for at, _fds, _rss in self.samples]
-        for name in self.samples[0][1]:
+        found = {}
+        for name in self.samples[0][1] if self.samples else ():
             fds = [fds[name] for _at, fds, _rss in self.samples]
             rss = [rss[name] / 1024 for _at, _fds, rss in self.samples]
             half = len(rss) // 2
             slope = statistics.linear_regression(times[half:], rss[half:]).slope
-            console.print(
-                f"{name}: {min(fds)} to {max(fds)} descriptors; RSS {rss[0]:.0f} to {rss[-1]:.0f} KiB, "
-                f"slope {slope:+.0f} KiB/h in the second half"
-            )
+            found[name] = {
+                "descriptors": [min(fds), max(fds)],
+                "rss_kib": [rss[0], rss[-1]],
+                "kib_per_hour": slope,
+            }
+        return found
+
+    def _latencies(self) -> list[dict[str, Any]]:
+        """Return what the first and the last probes took, in milliseconds."""
         pulses = [line for line in self.probes.lines if line.get("latencies") and line["at"] > self.quiet_to]
         window = min(300.0, (pulses[-1]["at"] - pulses[0]["at"]) / 2)
         first = [us for line in pulses if line["at"] <= pulses[0]["at"] + window for us in line["latencies"]]
         last = [us for line in pulses if line["at"] >= pulses[-1]["at"] - window for us in line["latencies"]]
-        for which, found in (("first", first), ("last", last)):
-            p50, p99 = (statistics.quantiles(found, n=100)[index] / 1000 for index in (49, 98))
+        found = []
+        for which, these in (("first", first), ("last", last)):
+            p50, p99 = (statistics.quantiles(these, n=100)[index] / 1000 for index in (49, 98))
+            found.append({"which": which, "seconds": window, "p50": p50, "p99": p99, "answers": len(these)})
+        return found
+
+    def show(self, console: Console) -> None:
+        """Print the table, and what is wrong."""
+        run = self.summary()
+        table = Table("fault", *("times", "sessions hit", "lost", "leaked"))
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for name, counts in run["faults"].items():
+            table.add_row(name, *map(str, counts.values()))
+        console.print(table)
+        console.print(
+            f"{run['sessions']} sessions, {run['bytes'] / MIB:.0f} MiB, {run['records']} records; ends: "
+            + ", ".join(f"{reason} {count}" for reason, count in run["ends"].items())
+        )
+        stall = run["longest_stall_s"]
+        console.print(
+            f"longest stall: {stall['without_faults'] * 1000:.0f} ms without faults, "
+            f"{stall['not_hit'] * 1000:.0f} ms where none hit ({stall['during']}), "
+            f"{stall['elsewhere'] * 1000:.0f} ms past the relay or not running; RSS grew by "
+            + ", ".join(f"{grown / MIB:.1f} MiB ({name})" for name, grown in run["growth"].items())
+        )
+        for name, went in run["processes"].items():
             console.print(
-                f"probes, {which} {window:.0f} s: p50 {p50:.2f} ms, p99 {p99:.2f} ms, {len(found)} answers"
+                f"{name}: {went['descriptors'][0]} to {went['descriptors'][1]} descriptors; "
+                f"RSS {went['rss_kib'][0]:.0f} to {went['rss_kib'][1]:.0f} KiB, "
+                f"slope {went['kib_per_hour']:+.0f} KiB/h in the second half"
             )
+        for took in run["latencies"]:
+            console.print(
+                f"probes, {took['which']} {took['seconds']:.0f} s: p50 {took['p50']:.2f} ms, "
+                f"p99 {took['p99']:.2f} ms, {took['answers']} answers"
+            )
+        for text in self.wrong:
+            console.print("WRONG:", text, style="bold", markup=False)
 
 
 def _lives(pid: int) -> bool:
@@ -687,8 +722,9 @@ def main(argv: list[str] | None = None) -> int:
         help="clients and target across a bad network, two namespaces and a cable (needs root)",
     )
     parser.add_argument("--log-detail", choices=("full", "session"), default="full")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     asked = parser.parse_args(argv)
-    console = Console(width=None if sys.stdout.isatty() else 140, soft_wrap=True)
+    console = Console(width=None if sys.stdout.isatty() else 140, soft_wrap=True, quiet=asked.json)
     console.print(f"seed {asked.seed}: {asked.seconds:g} s of faults, {asked.sessions} sessions at once")
     with ExitStack() as stack:
         try:
@@ -698,7 +734,10 @@ def main(argv: list[str] | None = None) -> int:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         chaos = Chaos(asked.seed, asked.stall, asked.log_detail, net, place)
         chaos.run(asked.seconds, asked.faults, asked.sessions)
-        chaos.show(console)
+        if asked.json:
+            print(json.dumps({"seed": asked.seed, **chaos.summary()}))
+        else:
+            chaos.show(console)
     return 1 if chaos.wrong else 0
 
 

@@ -1,7 +1,6 @@
 """Short runs of ``scripts/chaos``: every fault once, and none; and nothing wrong afterwards."""
 
 import json
-import re
 import socket
 import subprocess
 import sys
@@ -16,29 +15,34 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "chaos.py"
 
 
 def chaos(*arguments):
-    """What it prints; the judge is the script's own."""
+    """What it sums up; the judge is the script's own."""
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--seed", "1", "--sessions", "15", *arguments],
+        [sys.executable, str(SCRIPT), "--json", "--seed", "1", "--sessions", "15", *arguments],
         capture_output=True,
         text=True,
         timeout=110,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return json.loads(done.stdout)
 
 
 def test_every_fault_once():
     """The seed fixes the order."""
-    shown = chaos("--faults", "13", "--stall", "1.5")
-    assert len(re.findall(r"^\u2502 [^\u2502]+\u2502 +1 \u2502", shown, re.MULTILINE)) == 13, shown
+    run = chaos("--faults", "13", "--stall", "1.5")
+    assert [fault["times"] for fault in run["faults"].values()] == [1] * 13
+    assert run["faults"]["kill -9 of all workers"]["hit"] > 0
+    assert run["wrong"] == []
 
 
 def test_a_soak_of_seconds():
     """No fault: nothing is broken, and what was measured is shown."""
-    shown = chaos("--faults", "0", "--seconds", "6", "--log-detail", "session")
-    assert shown.count("descriptors; RSS") == 4, shown
-    assert shown.count("p99") == 2, shown
+    run = chaos("--faults", "0", "--seconds", "6", "--log-detail", "session")
+    assert (run["faults"], run["wrong"]) == ({}, [])
+    assert len(run["processes"]) == 4
+    assert all(process["descriptors"][0] > 0 for process in run["processes"].values())
+    assert all(took["answers"] > 0 and took["p99"] > 0 for took in run["latencies"])
+    assert len(run["latencies"]) == 2
 
 
 def test_the_target_shuts_while_somebody_comes():
