@@ -51,7 +51,7 @@ PIDFD_GETFD = 438  # asm-generic/unistd.h
 
 
 @pytest.mark.parametrize(("entry", "shown", "ipv4", "ipv6"), ENTRIES, ids=[row[0] for row in ENTRIES])
-def test_acl(entry, shown, ipv4, ipv6):
+def test_each_kind_of_entry_lets_in_the_clients_that_it_holds(entry, shown, ipv4, ipv6):
     """Each kind of entry against a client of each family, on the one listener: eighteen combinations."""
     with listening() as server, Relay(server.getsockname(), acl=entry) as relay:
         assert entry == relay.wait("relay.active")["acl"]

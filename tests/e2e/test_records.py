@@ -7,7 +7,6 @@ import os
 import pty
 import pwd
 import re
-import resource
 import signal
 import socket
 import struct
@@ -22,7 +21,7 @@ from pathlib import Path
 import psutil
 import pytest
 from support.judge import check_run, moment, parse
-from support.peers import accept, echoing, free_port, listening, receive, reset
+from support.peers import accept, echoing, listening, receive, reset
 from support.processes import open_files
 from support.relay import PROGRAM, Relay, failing
 from support.waiting import PATIENCE, read_until
@@ -414,7 +413,7 @@ def message_of(relay: Relay, msg_id: int) -> str:
     return record["message"]
 
 
-def test_manual_21_and_38():
+def test_a_full_pool_and_a_target_that_ends_in_the_manuals_words():
     """The pool is exhausted; the target ends."""
     with listening() as server, Relay(server.getsockname(), "--max-sessions", "1") as relay:
         with relay.connect() as client, accept(server) as target, relay.connect():
@@ -426,93 +425,7 @@ def test_manual_21_and_38():
         assert message_of(relay, 38) == "Session handler serial number 1 terminated due to target read closure."
 
 
-def test_manual_22():
-    """The supervisor may open no more files; when it may again, who waited is served."""
-    with listening() as server, Relay(server.getsockname()) as relay:
-        limits = resource.prlimit(relay.process.pid, resource.RLIMIT_NOFILE)
-        resource.prlimit(relay.process.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
-        with relay.connect():
-            failed = relay.wait("connection.accept_failed")
-            assert failed["message"] == "Error number 24 was returned during requester connection attempt."
-            assert failed["error"] == "EMFILE"
-            resource.prlimit(relay.process.pid, resource.RLIMIT_NOFILE, limits)
-            accept(server).close()
-            relay.wait("session.target_channel_active")
-
-
-def test_manual_24():
-    """Nothing moves for the idle timeout."""
-    with listening() as server, Relay(server.getsockname(), "--idle-timeout", "1") as relay:
-        with relay.connect(), accept(server):
-            assert relay.wait("session.closed")["message"] == (
-                "Session handler serial number 1 connecting 127.0.0.1 to 127.0.0.1 exceeded the idle timeout "
-                "and has been terminated."
-            )
-        assert message_of(relay, 24)
-
-
-def test_manual_25():
-    """A target whose queue is full answers nobody."""
-    options = ["--connect-timeout", "1"]
-    with (
-        listening(backlog=0) as server,
-        socket.create_connection(server.getsockname(), PATIENCE),
-        Relay(server.getsockname(), *options) as relay,
-        relay.connect(),
-    ):
-        closed = relay.wait("session.closed")
-        sentence = (
-            "Session handler serial number 1 connecting 127.0.0.1 to 127.0.0.1 has been terminated due to "
-            "an expired target connection attempt."
-        )
-        assert (closed["msg_id"], closed["message"]) == (25, sentence)
-        assert closed["connect_ms"] is None
-
-
-def test_manual_27():
-    """Nobody listens at the target."""
-    with Relay(("127.0.0.1", free_port())) as relay, relay.connect():
-        closed = relay.wait("session.closed")
-        assert (closed["msg_id"], closed["reason"], closed["error"]) == (27, "connect_refused", "ECONNREFUSED")
-        sentence = "The target refused the connection attempt for session handler serial number 1."
-        assert closed["message"] == sentence
-
-
-@pytest.mark.parametrize(
-    ("room", "msg_id", "reason", "sentence"),
-    [
-        (
-            1,
-            19,
-            "target_socket_failed",
-            "Could not allocate a socket to target 127.0.0.1.  Request from 127.0.0.1 aborted.",
-        ),
-        (
-            0,
-            20,
-            "handoff_failed",
-            "Connection from 127.0.0.1 was dropped because the session handler thread failed to start.",
-        ),
-    ],
-)
-def test_manual_19_and_20(room, msg_id, reason, sentence):
-    """A worker that may open one more file, or none; afterwards it serves as before."""
-    with listening() as server, Relay(server.getsockname(), workers=1) as relay:
-        pid = relay.workers()[1]
-        limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-        used = {int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()}
-        free = [number for number in range(limits[0]) if number not in used]
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (free[room], limits[1]))
-        with relay.connect():
-            closed = relay.wait("session.closed")
-        assert (closed["msg_id"], closed["reason"], closed["message"]) == (msg_id, reason, sentence)
-        assert closed["level"] == "error"
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
-        short_session(relay, server, 2)
-        assert relay.workers() == {1: pid}
-
-
-def test_manual_23():
+def test_an_expiry_in_the_manuals_words():
     """The absolute timeout."""
     with Relay(("127.0.0.1", 9), "--absolute-timeout", "2") as relay:
         relay.finish()

@@ -81,6 +81,8 @@ def test_a_supervisor_without_descriptors_pauses_and_goes_on():
             echo(old, old_target)
         failures = relay.all("connection.accept_failed")
         assert {(22, "EMFILE")} == {(record["msg_id"], record["error"]) for record in failures}
+        sentence = "Error number 24 was returned during requester connection attempt."
+        assert {sentence} == {record["message"] for record in failures}
         times = [moment(record["timestamp"]) for record in failures]
         assert all(later - earlier > 0.9 for earlier, later in pairwise(times)), times
         assert all(record["count"] <= 11 for record in failures)
@@ -122,9 +124,13 @@ def test_a_worker_with_no_descriptor_for_the_target():
             assert relay.knock().reset
             closed = relay.wait("session.closed")
         assert says(closed) == (19, "target_socket_failed", "EMFILE")
+        assert closed["message"] == (
+            "Could not allocate a socket to target 127.0.0.1.  Request from 127.0.0.1 aborted."
+        )
         echo(old, old_target)
         with relay.connect() as client, accept(server) as target:
             echo(client, target)
+        assert relay.workers() == {1: pid}
 
 
 def test_a_worker_with_no_descriptor_for_the_client():
@@ -141,6 +147,9 @@ def test_a_worker_with_no_descriptor_for_the_client():
             assert relay.knock().reset
             closed = relay.wait("session.closed")
         assert says(closed) == (20, "handoff_failed", "EMFILE")
+        assert closed["message"] == (
+            "Connection from 127.0.0.1 was dropped because the session handler thread failed to start."
+        )
         echo(old, old_target)
         with relay.connect() as client, accept(server) as target:
             echo(client, target)

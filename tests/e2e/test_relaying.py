@@ -297,6 +297,9 @@ def test_a_target_that_refuses():
         assert relay.knock().reset
         closed = relay.wait("session.closed")
         assert (closed["msg_id"], closed["reason"], closed["error"]) == (27, "connect_refused", "ECONNREFUSED")
+        assert closed["message"] == (
+            "The target refused the connection attempt for session handler serial number 1."
+        )
         assert closed["connect_ms"] is None
         assert (closed["bytes_from_client"], closed["bytes_from_target"]) == (0, 0)
 

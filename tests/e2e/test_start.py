@@ -11,7 +11,7 @@ import psutil
 import pytest
 from support.judge import check_run, moment, parse
 from support.patches import first_in_workers, with_site
-from support.peers import accept, both_end, echo, ends_with_reset, free_port, listening, receive, reset
+from support.peers import accept, both_end, echo, ends_with_reset, listening, receive, reset
 from support.relay import NOWHERE, PROGRAM, Relay, failed_start, failing, run
 from support.waiting import eventually
 
@@ -132,17 +132,6 @@ def test_max_sessions_is_over_all_workers():
             assert relay.wait("connection.pool_exhausted")["active"] == 1
 
 
-@pytest.mark.parametrize(("bind", "other"), [("127.0.0.1", "::1"), ("::1", "127.0.0.1")])
-def test_bind_listens_on_that_address_only(bind, other):
-    """The other family's loopback address is somebody else's."""
-    with listening() as server, Relay(server.getsockname(), "--bind", bind, acl="ANY", host=bind) as relay:
-        assert relay.wait("relay.active")["listen_ip"] == bind
-        with pytest.raises(ConnectionRefusedError):
-            relay.connect(other)
-        with relay.connect(), accept(server):
-            assert relay.wait("connection.attempt")["client_ip"] == bind
-
-
 def client_family(address: str) -> str:
     """IPv4 or IPv6."""
     return "IPv6" if ":" in address else "IPv4"
@@ -156,8 +145,7 @@ def client_family(address: str) -> str:
         ("0.0.0.0", "127.0.0.2", ["::1"]),  # noqa: S104 - what is tested
     ],
 )
-def test_bind(bind, open_at, shut_at):
-    """It listens where it was told, and nowhere else."""
+def test_it_listens_on_the_bind_address_and_nowhere_else(bind, open_at, shut_at):
     with listening() as server, Relay(server.getsockname(), "--bind", bind, acl="ANY") as relay:
         active = relay.wait("relay.active")
         assert (bind, relay.port) == (active["listen_ip"], active["listen_port"])
@@ -276,13 +264,6 @@ def test_second_relay_on_the_same_port():
             relay.wait("session.target_channel_active")
 
 
-def test_address_that_is_not_ours():
-    """192.0.2.1 is nobody's (RFC 5737)."""
-    done = run(PROGRAM, str(free_port()), "127.0.0.1", "9", "ANY", "--bind", "192.0.2.1")
-    assert done.returncode == 69
-    assert (parse(done.stdout)[0]["msg_id"], parse(done.stdout)[0]["error"]) == (12, "EADDRNOTAVAIL")
-
-
 def test_privileged_port_as_an_ordinary_user(tool):
     """EACCES is a port that could not be bound, too."""
     first_free = int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
@@ -299,17 +280,6 @@ def test_privileged_port_as_an_ordinary_user(tool):
     records = parse(done.stdout)
     check_run(records)
     assert (records[0]["event"], records[0]["error"]) == ("listener.bind_failed", "EACCES")
-
-
-def test_a_port_in_use_is_a_bind_failure():
-    """12, from a port that somebody really holds."""
-    with socket.create_server(("127.0.0.1", free_port())) as holder:
-        relay = Relay(NOWHERE, "--bind", "127.0.0.1", wait_active=False, expect_code=69)
-        relay.args[0] = str(holder.getsockname()[1])
-        with relay:
-            relay.finish()
-    assert [(r["msg_id"], r["error"]) for r in relay.records[:-1]] == [(12, "EADDRINUSE")]
-    assert relay.records[-1]["reason"] == "failed"
 
 
 def test_a_foreign_address_is_a_bind_failure():
@@ -404,18 +374,6 @@ time.get_clock_info = lambda name: types.SimpleNamespace(**{**vars(info(name)), 
 
 
 # -- the pool: 14 --------------------------------------------------------------------------------------------
-
-
-def test_too_few_open_files(tool):
-    """The numbers are in the record, and the port is free again."""
-    port = free_port()
-    done = run(tool("prlimit"), "--nofile=200:200", PROGRAM, str(port), "127.0.0.1", "9", "ANY", "--workers", "2")
-    assert (done.returncode, done.stderr) == (70, b"")
-    records = parse(done.stdout)
-    check_run(records)
-    assert [record["event"] for record in records] == ["pool.start_failed", "relay.stopped"]
-    assert records[0]["msg_id"] == 14
-    assert records[0]["message"] == "Error: Unable to start the maintenance thread."
 
 
 def test_without_processes_nothing_can_start():

@@ -56,6 +56,10 @@ def test_connect_timeout():
             assert ends_with_reset(client)
         closed = relay.wait("session.closed")
         assert (closed["msg_id"], closed["reason"]) == (25, "connect_timeout")
+        assert closed["message"] == (
+            "Session handler serial number 1 connecting 127.0.0.1 to 127.0.0.1 has been terminated due to "
+            "an expired target connection attempt."
+        )
         assert closed["connect_ms"] is None
         assert (closed["bytes_from_client"], closed["bytes_from_target"]) == (0, 0)
         assert closed["duration_ms"] >= 1000
@@ -89,6 +93,10 @@ def test_idle_timeout_without_data():
             assert ends_with_reset(target)
         closed = relay.wait("session.closed")
         assert (closed["msg_id"], closed["reason"], closed["error"]) == (24, "idle_timeout", None)
+        assert closed["message"] == (
+            "Session handler serial number 1 connecting 127.0.0.1 to 127.0.0.1 exceeded the idle timeout "
+            "and has been terminated."
+        )
         assert (closed["bytes_from_client"], closed["bytes_from_target"]) == (0, 0)
         assert closed["duration_ms"] >= 1000
 

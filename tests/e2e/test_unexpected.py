@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+from pathlib import Path
 
 import psutil
 import pytest
@@ -215,7 +216,11 @@ def report(self, frame):
 
 def test_without_ctypes_it_works(tmp_path):
     """Then a stopped worker may outlive a killed supervisor, and nothing else is different."""
-    code = "import sys; sys.modules['_ctypes'] = None"
+    code = f"""
+import os, sys
+sys.modules["_ctypes"] = None
+open({str(tmp_path)!r} + f"/without.{{os.getpid()}}", "w").close()
+"""
     with (
         listening() as server,
         Relay(server.getsockname(), env=with_site(tmp_path, code)) as relay,
@@ -223,6 +228,9 @@ def test_without_ctypes_it_works(tmp_path):
         accept(server) as target,
     ):
         echo(client, target)
+        for pid in (relay.process.pid, relay.outlet().pid, *relay.workers().values()):
+            assert (tmp_path / f"without.{pid}").exists()
+            assert "_ctypes" not in Path(f"/proc/{pid}/maps").read_text()
 
 
 def broken_supervisor(tmp_path, place):

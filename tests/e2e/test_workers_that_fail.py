@@ -7,7 +7,6 @@ import resource
 import shutil
 import signal
 import sys
-import threading
 from pathlib import Path
 
 import psutil
@@ -27,7 +26,7 @@ from support.patches import (
 from support.peers import accept, answering, echo, ends_with_reset, listening
 from support.processes import limit, open_files, opened
 from support.relay import Relay
-from support.waiting import eventually
+from support.waiting import eventually, pass_time
 
 import mprelay
 from mprelay.channel.build import BUILD
@@ -149,7 +148,7 @@ def test_nothing_is_tried_while_the_log_stands_still(tmp_path):
         victim = psutil.Process(relay.workers()[1])
         victim.kill()
         eventually(lambda: victim.pid not in [process.pid for process in relay.family()], "it is buried")
-        threading.Event().wait(2.5)
+        pass_time(2.5)
         assert not tries.exists()
         relay.reading.set()
         relay.wait("worker.start_failed", 2)
@@ -215,10 +214,10 @@ def test_a_worker_that_goes_on_in_time_loses_nothing():
         with relay.connect() as early:
             relay.wait("session.allocated", 2)
             supervisor = psutil.Process(relay.process.pid)
-            threading.Event().wait(2.5)
+            pass_time(2.5)
             with relay.connect() as late:
                 used = sum(supervisor.cpu_times()[:2])
-                threading.Event().wait(1.0)
+                pass_time(1.0)
                 assert sum(supervisor.cpu_times()[:2]) - used < 0.1
                 assert len(relay.all("connection.attempt")) == 2
                 os.kill(pid, signal.SIGCONT)
@@ -248,13 +247,13 @@ def test_a_supervisor_that_stood_still_hears_its_workers_first(tmp_path):
         eventually(lambda: {process.pid for process in relay.family()} - known, "a replacement")
         relay.process.send_signal(signal.SIGSTOP)
         for _ in range(20):
-            threading.Event().wait(0.25)
+            pass_time(0.25)
             echo(client, target)
         relay.process.send_signal(signal.SIGCONT)
         (replacement,) = {process.pid for process in relay.family()} - known
         assert relay.wait("worker.started", 3)["pid"] == replacement
         for _ in range(8):
-            threading.Event().wait(0.25)
+            pass_time(0.25)
             echo(client, target)
         assert not relay.all("worker.unresponsive")
         assert len(relay.all("worker.exited")) == 1

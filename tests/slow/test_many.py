@@ -5,7 +5,6 @@ import resource
 import socket
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import psutil
@@ -13,7 +12,7 @@ import pytest
 from support.peers import echoing, receive, reset
 from support.processes import open_files
 from support.relay import Relay
-from support.waiting import eventually
+from support.waiting import eventually, pass_time
 
 pytestmark = pytest.mark.slow
 
@@ -67,10 +66,9 @@ def switches(processes: list[psutil.Process]) -> dict[int, int]:
 def nobody_wakes(relay: Relay) -> None:
     """While nothing happens no process goes to sleep a second time."""
     processes = [psutil.Process(relay.process.pid), *relay.family()]
-    pause = threading.Event()
-    pause.wait(1.5)  # what was counted in the last second is still reported
+    pass_time(1.5)  # what was counted in the last second is still reported
     before = switches(processes)
-    pause.wait(2.0)
+    pass_time(2.0)
     assert before == switches(processes)
 
 

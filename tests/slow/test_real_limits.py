@@ -3,14 +3,13 @@
 import contextlib
 import os
 import signal
-import threading
 
 import pytest
 from support.judge import moment
 from support.patches import breakable, first_in_workers, instead_of_the_outlet, with_site
 from support.peers import accept, echo, ends_with_reset, listening
 from support.relay import NOWHERE, Relay, failed_start
-from support.waiting import eventually
+from support.waiting import eventually, pass_time
 
 pytestmark = pytest.mark.slow
 
@@ -58,7 +57,7 @@ def test_a_stopped_worker_gets_no_new_sessions_and_is_then_replaced():
             fresh = stack.enter_context(relay.connect())
             if relay.wait("session.allocated", count)["worker"] == busy:
                 echo(fresh, stack.enter_context(accept(server)))
-            threading.Event().wait(0.05)  # all of them stay, and there are 500 slots
+            pass_time(0.05)  # all of them stay, and there are 500 slots
         said = relay.wait("worker.unresponsive")
         assert (said["worker"], said["pid"], said["level"]) == (3 - busy, pid, "error")
         assert 11.25 <= said["silent_s"] < 12

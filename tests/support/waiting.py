@@ -2,19 +2,22 @@
 
 import os
 import select
-import threading
 import time
 
 PATIENCE = 20.0  # seconds: the timeout of everything that must happen; no test measures time with it
 
 
+def pass_time(seconds: float) -> None:
+    """Sleep. Only where the point is that nothing, or not too much, happens meanwhile."""
+    time.sleep(seconds)
+
+
 def eventually(condition, what: str) -> None:
     """Wait until `condition()` holds; for what has no descriptor, record or sentinel to wait on (/proc)."""
     deadline = time.monotonic() + PATIENCE
-    pause = threading.Event()
     while not condition():
         assert time.monotonic() < deadline, f"never: {what}"
-        pause.wait(0.01)
+        time.sleep(0.01)
 
 
 def read_until(descriptor: int, word: bytes | None) -> bytes:
