@@ -433,6 +433,7 @@ def test_a_low_soft_limit_is_raised_for_the_supervisor_too():
         assert len(relay.workers()) == 16
 
 
+@pytest.mark.alone("six starts of each worker within the ten seconds of the relay's start")
 @pytest.mark.parametrize("workers", [1, 3])
 def test_workers_that_cannot_start_end_the_run(tmp_path, workers):
     """14 after a bounded number of tries, without a hang."""
