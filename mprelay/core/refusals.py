@@ -1,9 +1,10 @@
-"""Refused connections that are summed up, because the log has no room for a record of each.
+"""Refused connections, summed up because the log has no room for a record of each.
 
 Rules:
 
-1. Nothing is lost but detail: each refusal is counted once, under its client and the kind of refusal.
-2. Memory is bounded. At most :data:`MOST` clients are kept apart; what comes beyond is counted under no client.
+1. Only detail is lost: each refusal is counted once, under its client and its kind.
+2. Memory is bounded. At most :data:`CLIENTS_LIMIT` sums are kept by client. Further refusals of other clients are
+   counted by kind alone.
 3. No clock: moments are arguments.
 """
 
@@ -11,14 +12,14 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 
 Kind: TypeAlias = Literal["rejected", "abandoned", "exhausted"]
 
-MOST: Final = 4096
-"""Clients that are kept apart."""
+CLIENTS_LIMIT: Final = 4096
+"""Sums that are kept by client."""
 
 
 class Sum(NamedTuple):
-    """What became of the connections of one client."""
+    """The refusals of one kind, of one client or of several."""
 
-    client_ip: str | None  # None: of several clients
+    client_ip: str | None  # None: several clients
     refused: Kind
     times: int
     first_at: float  # Unix time, seconds
@@ -37,7 +38,7 @@ class Refusals:
     def add(self, client_ip: str, refused: Kind, at: float) -> None:
         """Count one refusal."""
         key: tuple[str | None, Kind] = (client_ip, refused)
-        if key not in self._sums and len(self._sums) >= MOST:
+        if key not in self._sums and len(self._sums) >= CLIENTS_LIMIT:
             key = (None, refused)
         before = self._sums.get(key)
         if before is None:
@@ -45,7 +46,7 @@ class Refusals:
         else:
             self._sums[key] = before._replace(times=before.times + 1, last_at=at)
 
-    def take(self, most: int) -> list[Sum]:
-        """Return up to `most` sums, those that began first, and forget them."""
-        keys = list(self._sums)[:most]
+    def take(self, limit: int) -> list[Sum]:
+        """Return up to `limit` sums, those that began first, and forget them."""
+        keys = list(self._sums)[:limit]
         return [self._sums.pop(key) for key in keys]

@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mprelay.core.refusals import MOST, Refusals, Sum
+from mprelay.core.refusals import CLIENTS_LIMIT, Refusals, Sum
 
 
 def test_each_client_and_kind_has_its_sum():
@@ -27,12 +27,12 @@ def test_each_client_and_kind_has_its_sum():
 def test_a_flood_from_many_addresses_is_bounded():
     """What is beyond the bound is counted under no client, by its kind."""
     refusals = Refusals()
-    for number in range(MOST + 500):
+    for number in range(CLIENTS_LIMIT + 500):
         refusals.add(f"client {number}", "rejected", float(number))
     refusals.add("another", "abandoned", 9.0)
-    assert len(refusals) == MOST + 2
-    *_, rejected, abandoned = refusals.take(MOST + 2)
-    assert rejected == Sum(None, "rejected", 500, float(MOST), MOST + 499.0)
+    assert len(refusals) == CLIENTS_LIMIT + 2
+    *_, rejected, abandoned = refusals.take(CLIENTS_LIMIT + 2)
+    assert rejected == Sum(None, "rejected", 500, float(CLIENTS_LIMIT), CLIENTS_LIMIT + 499.0)
     assert abandoned == Sum(None, "abandoned", 1, 9.0, 9.0)
 
 
