@@ -1,32 +1,38 @@
-"""The program: standard streams, arguments, and one run of the relay; or what is wrong with the arguments."""
+"""The program: standard streams, the command line, and one run of the relay.
+
+    argv ─▶ cli ─▶ Config ──▶ Run
+                   Text ────▶ stdout
+                   Refusal ─▶ records on stdout, one line on stderr
+
+Each of the three ends with an exit code (:mod:`mprelay.core.exits`).
+"""
 
 import os
 import socket
 import time
 from collections.abc import Sequence
-from typing import Final
 
 from mprelay.config import cli
-from mprelay.config.parameters import Config, Network
+from mprelay.config.host import Host
+from mprelay.config.validation import Config
 from mprelay.core.exits import Exit
-from mprelay.core.texts import CONTROL, shown
+from mprelay.core.texts import CONTROL, REMARK_LIMIT, shown
 from mprelay.core.unexpected import describe, place_of
 from mprelay.records.recorder import Recorder
 from mprelay.records.render import Renderer, renderer
 from mprelay.records.writer import Writer
 from mprelay.supervisor.run import Run
-from mprelay.system import addresses, signals, titles
+from mprelay.system import addresses, cpus, signals, titles
 from mprelay.system.streams import STDERR, STDIN, STDOUT, Sink, complain, remark
-
-_SPOKEN: Final = 250  # characters of a problem that are said on stderr
 
 
 def main(argv: Sequence[str]) -> int:
     """Do what the command line says; return the exit code."""
     started = time.monotonic()
-    asked = cli.parse(_as_typed(argv), Network(addresses.is_broadcast, addresses.own_addresses))
+    host = Host(cpus.usable(), addresses.is_broadcast, addresses.own_addresses)
+    asked = cli.parse(_as_typed(argv), host)
     if not isinstance(asked, Config):
-        signals.release()  # nothing will hear them, and who reads stdout may stall: they act by default
+        signals.release()  # no loop will hear them, and the reader of stdout may stall: they act by default
     try:
         _need_standard_streams()
         if isinstance(asked, cli.Text):
@@ -42,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _as_typed(argv: Sequence[str]) -> list[str]:
-    """Read the arguments as UTF-8, whatever the locale is: bytes that are none stay half characters.
+    """Read the arguments as UTF-8, whatever the locale is. Bytes that are not UTF-8 stay half characters.
 
     Python has decoded them by the locale, and in LC_ALL=C (with PYTHONUTF8=0) has kept each byte above 127 apart.
     """
@@ -50,17 +56,17 @@ def _as_typed(argv: Sequence[str]) -> list[str]:
 
 
 def _need_standard_streams() -> None:
-    """See that descriptors 0 to 2 are open, before a socket gets the number of one. OSError: no stdout.
+    """Make sure that descriptors 0 to 2 are open, before a socket gets one of these numbers. OSError: no stdout.
 
-    In the place of one that is closed comes a socket whose other end is closed. /dev/null would do too, but a
-    sandbox may have none.
+    A closed one is replaced by a socket whose other end is closed. /dev/null would do too, but a sandbox may lack
+    it.
     """
     no_stdout = None
     for descriptor in (STDIN, STDOUT, STDERR):
         try:
             os.fstat(descriptor)
         except OSError as failure:
-            place, other = socket.socketpair()  # the kernel gives the lowest number that is free: this one
+            place, other = socket.socketpair()  # the kernel gives the lowest free number: this one
             place.detach()
             other.close()
             if descriptor == STDOUT:
@@ -86,11 +92,11 @@ def _renderer(log_format: str) -> Renderer:
 
 
 def _refuse(refusal: cli.Refusal) -> int:
-    """Write a record for each wrong value. OSError: nobody will read it."""
+    """Write a record of each wrong value. OSError: nobody will ever read them."""
     writer = Writer()
     recorder = Recorder(_renderer(refusal.log_format), writer.put, labels=refusal.labels)
     for wrong in refusal.problems:
-        recorder.refuse(*wrong)
+        recorder.refuse(wrong.parameter, wrong.value, wrong.message, wrong.problem)
     recorder.flush()
     writer.write_directly()
     if not os.isatty(STDOUT):
@@ -99,8 +105,8 @@ def _refuse(refusal: cli.Refusal) -> int:
 
 
 def _tell_person(refusal: cli.Refusal) -> None:
-    """Say on stderr too what is wrong: records that go to a file tell the person who typed nothing."""
+    """Say on stderr too what is wrong: the person who typed it does not see records that go to a file."""
     first, *others = (wrong.problem for wrong in refusal.problems)
     more = f"and {len(others)} more; " if others else ""
-    said = shown(first.removesuffix("."), _SPOKEN).translate(CONTROL)
-    remark(f"{said} ({more}see the records on stdout)")
+    sentence = shown(first.removesuffix("."), REMARK_LIMIT).translate(CONTROL)
+    remark(f"{sentence} ({more}see the records on stdout)")

@@ -20,9 +20,7 @@ def options() -> str:
     """The parameters, in the order of the help."""
     rows = ["| parameter | option | values | default | |", "|---|---|---|---|---|"]
     for parameter in PARAMETERS:
-        default = parameter.default or ("required" if parameter.position else "")
-        if parameter.name == "workers":
-            default = "usable CPUs, at most 8"
+        default = "required" if parameter.required else parameter.default or ""
         position = f"`{parameter.metavar}`" if parameter.position else ""
         option = (
             f"`{parameter.option}{'' if parameter.position else ' ' + parameter.metavar}`"

@@ -1,21 +1,25 @@
-"""The command line: arguments → :class:`~mprelay.config.parameters.Config`, or all that is wrong with them.
+"""The command line: arguments become a :class:`~mprelay.config.validation.Config`, a text or a refusal.
 
-argparse splits the arguments and writes the help. The parser is made from the table of parameters
-(:mod:`mprelay.config.parameters`). argparse stops at the first error and writes it to stderr. Here each error
-becomes a :class:`~mprelay.config.parameters.Problem`, because the contract wants a record for every one.
+argparse splits the arguments and writes the help, both from the table (:mod:`mprelay.config.parameters`). By
+itself argparse would stop at the first error and write it to stderr. Here each error becomes a
+:class:`~mprelay.config.validation.Problem`, because the contract wants a record of every one.
 """
 
 import argparse
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from mprelay import __version__
-from mprelay.config.parameters import PARAMETERS, UNASKED, Config, Network, Parameter, Problem, problem, validate
+from mprelay.config.host import UNKNOWN_HOST, Host
+from mprelay.config.parameters import PARAMETERS, Parameter
+from mprelay.config.sources import ARGUMENT, Given
+from mprelay.config.validation import Config, Problem, make_problem, validate
+from mprelay.core.exits import Exit
+from mprelay.core.texts import quoted
 from mprelay.records import catalogue
 
-_BY_POSITION = [parameter for parameter in PARAMETERS if parameter.position]
-
-_EPILOG = """\
+_BY_POSITION: Final = [parameter for parameter in PARAMETERS if parameter.position]
+_EPILOG: Final = """\
 Example: let 10.1.2.3 reach a web server through port 8080 for ten minutes:
 
   mprelay 8080 192.0.2.10 80 10.1.2.3/32 --absolute-timeout 10m
@@ -29,7 +33,7 @@ listener, 70 internal failure or no workers, 71 platform, 74 stdout is gone.
 
 
 class Text(NamedTuple):
-    """What the command line asked to be shown, and the exit code after it."""
+    """A text to show instead of running, and the exit code after it."""
 
     text: str
     code: int
@@ -43,33 +47,33 @@ class Refusal(NamedTuple):
     labels: dict[str, str]
 
 
-def parse(argv: Sequence[str], network: Network = UNASKED) -> Config | Text | Refusal:
-    """Understand the arguments (without the program's name). `network` is asked about the target."""
+def parse(argv: Sequence[str], host: Host = UNKNOWN_HOST) -> Config | Text | Refusal:
+    """Understand the arguments (without the program's name) on `host`."""
     if not argv:
-        return Text(make_parser(for_help=True).format_help(), 2)
-    asked, others = make_parser().parse_known_args(argv)
+        return Text(_help(host), Exit.USAGE)
+    asked, others = _make_parser().parse_known_args(argv)
     positions, unknown = _split(others)
     if not {"--help", "-h"}.isdisjoint(unknown):
-        return Text(make_parser(for_help=True).format_help(), 0)
+        return Text(_help(host), Exit.OK)
     if "--version" in unknown:
-        return Text(f"mprelay {__version__}\n", 0)
-    problems = [_usage("unknown option", text) for text in unknown]
-    problems += [_usage("one parameter too many", text) for text in positions[len(_BY_POSITION) :]]
-    given: dict[str, list[str]] = {}
+        return Text(f"mprelay {__version__}\n", Exit.OK)
+    problems = [_usage_problem("unknown option", text) for text in unknown]
+    problems += [_usage_problem("one parameter too many", text) for text in positions[len(_BY_POSITION) :]]
+    given: dict[str, list[Given]] = {}
     for parameter in PARAMETERS:
         for text in getattr(asked, parameter.name, None) or ():
             if text is None:
-                problems.append(problem(parameter, None, "needs a value"))
+                problems.append(make_problem(parameter, None, "needs a value"))
             else:
-                given.setdefault(parameter.name, []).append(text)
+                given.setdefault(parameter.name, []).append(Given(text, ARGUMENT))
     for parameter, text in zip(_BY_POSITION, positions, strict=False):
         if parameter.name in given:
-            twice = f"is given by position ({text[:60]!r}) and by option: give it once"
-            both = problem(parameter, given[parameter.name][-1], twice)
-            problems.append(both._replace(message=catalogue.CONFIG_INVALID))
+            wrong = f"is given by position ({quoted(text, mark='')}) and by option: give it once"
+            twice = make_problem(parameter, given[parameter.name][-1], wrong)
+            problems.append(twice._replace(message=catalogue.CONFIG_INVALID))
         else:
-            given[parameter.name] = [text]
-    values, wrong_values = validate(given, network)
+            given[parameter.name] = [Given(text, ARGUMENT)]
+    values, wrong_values = validate(given, host)
     problems += wrong_values
     if problems:
         return Refusal(problems, values["log_format"] or "auto", values["labels"])
@@ -83,13 +87,26 @@ def _split(others: list[str]) -> tuple[list[str], list[str]]:
     return [text for text in others[:end] if text not in unknown] + others[end + 1 :], unknown
 
 
-def make_parser(*, for_help: bool = False) -> argparse.ArgumentParser:
-    """Make the parser from the table.
+def _usage_problem(what: str, text: str) -> Problem:
+    sentence = f"{what}: {quoted(text, mark='')}; see mprelay --help."
+    return Problem("arguments", text, catalogue.CONFIG_INVALID, sentence, ARGUMENT)
 
-    All values stay text. The parameters by position are in it only for the help: else argparse would stop at
-    the first that is missing, or one too many, and could not say which.
+
+def _make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the options. Values stay text.
+
+    The parameters by position are not in it: argparse would stop at the first that is missing, or one too many,
+    and could not say which. Neither are the flags: argparse would stop at ``--version=1``.
     """
-    parser = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(prog="mprelay", add_help=False, allow_abbrev=False, exit_on_error=False)
+    for parameter in PARAMETERS:
+        if parameter.option:
+            parser.add_argument(parameter.option, dest=parameter.name, action="append", nargs="?")
+    return parser
+
+
+def _help(host: Host) -> str:
+    writer = argparse.ArgumentParser(
         prog="mprelay",
         usage="mprelay [options] FWD_PORT TRG_HOST TRG_PORT ACL [C_TO [I_TO [A_TO [BUF]]]]",
         description="Relay TCP connections from a port of this host to one target: only for the addresses of\n"
@@ -97,36 +114,20 @@ def make_parser(*, for_help: bool = False) -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         add_help=False,
-        allow_abbrev=False,
-        exit_on_error=False,
     )
-    if for_help:
-        positions = parser.add_argument_group("parameters")
-        for parameter in _BY_POSITION:
-            text = f"the same as {parameter.option}" if parameter.option else _help(parameter)
-            positions.add_argument(f"_{parameter.name}", metavar=parameter.metavar, help=text)
-    options = parser.add_argument_group("options")
+    positions = writer.add_argument_group("parameters")
+    for parameter in _BY_POSITION:
+        text = f"the same as {parameter.option}" if parameter.option else _help_on(parameter, host)
+        positions.add_argument(parameter.name, metavar=parameter.metavar, help=text)
+    options = writer.add_argument_group("options")
     for parameter in PARAMETERS:
         if parameter.option:
-            options.add_argument(
-                parameter.option,
-                dest=parameter.name,
-                metavar=parameter.metavar,
-                action="append",
-                nargs=None if for_help else "?",
-                help=_help(parameter),
-            )
-    if for_help:  # flags are looked for among what argparse does not know: it would stop at --version=1
-        options.add_argument("--version", action="store_true", help="show the version")
-        options.add_argument("--help", "-h", action="store_true", help="show this help")
-    return parser
+            options.add_argument(parameter.option, metavar=parameter.metavar, help=_help_on(parameter, host))
+    options.add_argument("--version", action="store_true", help="show the version")
+    options.add_argument("--help", "-h", action="store_true", help="show this help")
+    return writer.format_help()
 
 
-def _help(parameter: Parameter) -> str:
-    default = "" if parameter.default is None else f"; default {parameter.default}"
-    return f"{parameter.help} ({parameter.values}{default})"
-
-
-def _usage(what: str, text: str | None) -> Problem:
-    shown = "" if text is None else f": {text[:60]!r}"
-    return Problem("arguments", text, catalogue.CONFIG_INVALID, f"{what}{shown}; see mprelay --help.")
+def _help_on(parameter: Parameter, host: Host) -> str:
+    default = parameter.typed_default(host)
+    return f"{parameter.help} ({parameter.values}{'' if default is None else f'; default {default}'})"

@@ -1,4 +1,7 @@
-"""Texts that come from outside, made fit for a record: valid Unicode, cut, and without control characters."""
+"""Texts from outside, made fit for a record: valid Unicode, cut, and without control characters.
+
+Each limit has its name here.
+"""
 
 from typing import Final
 
@@ -11,15 +14,22 @@ CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 16
 """What would break a line of text, or a terminal, and how it is shown instead."""
 
 VALUE_LIMIT: Final = 200
-"""Characters of what a user typed that a record repeats."""
+"""Characters of a value, as the user typed it, that a record repeats."""
+
+QUOTE_LIMIT: Final = 60
+"""Characters of it that a sentence quotes."""
 
 PROBLEM_LIMIT: Final = 600
-"""Bytes of what is said of it. A record may have it twice."""
+"""Bytes of the sentence about a wrong value, as they stand in its record. The record may have it twice."""
+
+REMARK_LIMIT: Final = 250
+"""Characters of that sentence on stderr."""
 
 UNEXPECTED_LIMIT: Final = 150
-"""Characters of what is said of an exception."""
+"""Characters of an unexpected exception, with its type, in a record."""
 
 PLACE_LIMIT: Final = 60
+"""Characters of the place where it was raised."""
 
 ACL_LIMIT: Final = 1024
 """Bytes of the ACL, as typed, that a record repeats."""
@@ -28,22 +38,27 @@ NAME_LIMIT: Final = 64
 """Characters of the name of a machine, or of a person."""
 
 
-def shown(value: str, most: int = VALUE_LIMIT) -> str:
-    """Make any argument fit for a record: valid Unicode, and at most `most` characters."""
+def shown(value: str, limit: int = VALUE_LIMIT) -> str:
+    """Make any argument fit for a record: valid Unicode, and at most `limit` characters."""
     text = valid(value)
-    return text if len(text) <= most else text[: most - 1] + "…"
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def cut(value: str, most: int) -> str:
-    """Make any argument fit for a record: valid Unicode, and its beginning if it is longer than `most` bytes.
+def quoted(value: str, mark: str = "…") -> str:
+    """Quote any argument in a sentence: at most its first :data:`QUOTE_LIMIT` characters, then `mark`."""
+    return repr(value if len(value) <= QUOTE_LIMIT else value[:QUOTE_LIMIT] + mark)
 
-    Bytes as they stand in the record, an escaped character as what it takes there.
+
+def cut(value: str, limit: int) -> str:
+    """Make any argument fit for a record: valid Unicode, and its beginning if it is longer than `limit` bytes.
+
+    Bytes are counted as they stand in the record, where an escaped character takes several.
     """
     text = valid(value)
     size = 0
     for place, character in enumerate(text):
         size += len(orjson.dumps(character)) - len('""')
-        if size > most:
+        if size > limit:
             return text[:place]
     return text
 

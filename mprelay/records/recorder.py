@@ -99,7 +99,7 @@ class Recorder:
         self.happened(time.time() if at is None else at, (message, fields))
 
     def refuse(self, parameter: str, value: str | None, message: Message, problem: str) -> None:
-        """2 to 8, and ours: a wrong parameter (a :class:`mprelay.config.parameters.Problem`)."""
+        """2 to 8, and ours: a wrong parameter (a :class:`mprelay.config.validation.Problem`)."""
         typed = None if value is None else shown(value)
         self.write(message, None, parameter=parameter, value=typed, problem=cut(problem, PROBLEM_LIMIT))
 

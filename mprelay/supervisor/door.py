@@ -17,7 +17,7 @@ import os
 from typing import Final, TypeAlias
 
 from mprelay.channel.down import BATCH
-from mprelay.config.parameters import Config
+from mprelay.config.validation import Config
 from mprelay.core.admission import Patience, Policy, PortSearch
 from mprelay.core.ledger import Session
 from mprelay.core.phases import Course, Phase

@@ -43,7 +43,7 @@ from typing import Final
 
 from mprelay import __version__
 from mprelay.channel.down import BATCH
-from mprelay.config.parameters import Config
+from mprelay.config.validation import Config
 from mprelay.core.ledger import Ledger
 from mprelay.core.phases import Action, Course, Happening, Phase
 from mprelay.core.protocol import Closed, CloseReason, Connected, Progress, Settings

@@ -21,7 +21,8 @@ import orjson
 
 from mprelay.channel.up import EventReader, Queue, pack
 from mprelay.config.cli import Refusal, Text, parse
-from mprelay.config.parameters import LABELS_LIMIT, Config
+from mprelay.config.parameters import LABELS_LIMIT
+from mprelay.config.validation import Config
 from mprelay.core.acl import Acl
 from mprelay.core.admission import Outcome, Verdict
 from mprelay.core.protocol import Closed, CloseReason, Connected, Crashed, Progress, Ready
@@ -73,7 +74,7 @@ def argv(data: bytes) -> None:
             kept.recorder.write(catalogue.RELAY_ACTIVE, 1.0, listen_port=asked.fwd_port, **facts)
         else:
             for problem in asked.problems:
-                kept.recorder.refuse(*problem)
+                kept.recorder.refuse(problem.parameter, problem.value, problem.message, problem.problem)
         kept.recorder.flush()
         count = 1 if isinstance(asked, Config) else len(asked.problems)
         _check_lines(kept.lines, count, labels, as_text=log_format == "text")

@@ -19,7 +19,7 @@ FLOORS = {
     "supervisor": {"config", "records", "channel", "system", "core", "worker:main", "outlet:main"},
     "worker": {"channel", "system", "core"},
     "outlet": {"system"},
-    "config": {"records.catalogue", "core", "system.cpus"},
+    "config": {"records.catalogue", "core"},
     "records": {"core", "system"},
     "channel": {"core", "system"},
     "system": set(),

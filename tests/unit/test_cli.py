@@ -1,12 +1,16 @@
 """The command line: any argv is a Config, a text, or problems."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mprelay import __version__
 from mprelay.config.cli import Refusal, Text, parse
-from mprelay.config.parameters import PARAMETERS, Config
+from mprelay.config.host import Host
+from mprelay.config.parameters import PARAMETERS
+from mprelay.config.validation import Config
 
 GOOD = ["8080", "192.0.2.1", "80", "ANY"]
 
@@ -77,6 +81,14 @@ def test_help_names_every_parameter():
     assert all(len(line) <= 120 for line in text.splitlines())
 
 
+def test_help_tells_the_defaults_of_this_host():
+    """A worker for each CPU, at most eight."""
+    for cpus, workers in ((3, 3), (64, 8)):
+        text = parse(["--help"], Host(cpus=cpus)).text
+        assert f"(1..64; default {workers})" in text
+    assert " ".join(re.findall(r"default (\w+)\)", text)) == "3 300 0 auto 8 500 auto full 10 60"
+
+
 def test_version():
     """On stdout, exit 0."""
     assert parse(["--version"]) == Text(f"mprelay {__version__}\n", 0)
@@ -103,6 +115,27 @@ def test_wrong_usage_is_a_problem_with_a_name(argv, expected):
     """Never argparse's own exit."""
     problems = parse(argv).problems
     assert [(p.parameter, p.value) for p in problems] == expected
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        ([*GOOD, "--odd"], "unknown option: '--odd'; see mprelay --help."),
+        ([*GOOD, "--" + "x" * 99], f"unknown option: '--{'x' * 58}'; see mprelay --help."),
+        ([*GOOD, "3", "300", "0", "auto", "more"], "one parameter too many: 'more'; see mprelay --help."),
+        ([*GOOD, "--workers"], "--workers needs a value."),
+        (GOOD[:3], "<ACL> is missing."),
+        (["x" * 61, *GOOD[1:]], f"<fwd port> '{'x' * 60}…' must be a whole number from 1 to 65535."),
+        (
+            [*GOOD, "1", "--connect-timeout", "2"],
+            "<c t/o> or --connect-timeout '2' is given by position ('1') and by option: give it once.",
+        ),
+    ],
+)
+def test_a_problem_in_words(argv, sentence):
+    """The sentence that the record and stderr repeat."""
+    ((problem,), _, _) = parse(argv)
+    assert problem.problem == sentence
 
 
 @given(

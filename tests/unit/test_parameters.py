@@ -6,16 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mprelay.config.parameters import (
-    LABELS_LIMIT,
-    PARAMETERS,
-    UNITS,
-    Config,
-    Network,
-    seconds,
-    validate,
-    whole_seconds,
-)
+from mprelay.config import validation
+from mprelay.config.host import UNKNOWN_HOST, Host
+from mprelay.config.parameters import LABELS_LIMIT, PARAMETERS
+from mprelay.config.parsers import UNITS, seconds, whole_seconds
+from mprelay.config.sources import ARGUMENT, Given, Source
+from mprelay.config.validation import Config
 
 NO_DURATIONS = [
     *["-1", "0.5", "x", "99999999999", "", "s", "0.5h", "1.0m", "36601d", "99999999999d"],
@@ -40,6 +36,11 @@ NO_DURATIONS = [
 GOOD = {"fwd_port": ["8080"], "trg_host": ["192.0.2.1"], "trg_port": ["80"], "acl": ["ANY"]}
 
 
+def validate(texts, host=UNKNOWN_HOST, source=ARGUMENT):
+    """Validate texts by the names of their parameters."""
+    return validation.validate({name: [Given(text, source) for text in texts[name]] for name in texts}, host)
+
+
 def only_problem(**wrong):
     _, problems = validate(GOOD | wrong)
     assert len(problems) == 1
@@ -54,12 +55,20 @@ def test_defaults_are_the_contracts():
     assert (made.fwd_port, made.trg_host, made.trg_port, str(made.acl)) == (8080, "192.0.2.1", 80, "ANY")
     assert (made.connect_timeout, made.idle_timeout, made.absolute_timeout) == (3, 300, 0)
     assert made.buffer is None
-    assert 1 <= made.workers <= 8
+    assert made.workers == 1
     assert made.max_sessions == 500
     assert made.bind is None
     assert (made.log_format, made.log_detail) == ("auto", "full")
     assert made.labels == {}
     assert (made.drain_timeout, made.stats_interval) == (10, 60)
+
+
+@pytest.mark.parametrize(("cpus", "workers"), [(1, 1), (3, 3), (8, 8), (9, 8), (512, 8)])
+def test_as_many_workers_as_the_host_has_cpus(cpus, workers):
+    """Up to eight, unless the user says otherwise."""
+    host = Host(cpus=cpus)
+    assert validate(GOOD, host)[0]["workers"] == workers
+    assert validate(GOOD | {"workers": ["64"]}, host)[0]["workers"] == 64
 
 
 @pytest.mark.parametrize(
@@ -152,6 +161,37 @@ def test_every_wrong_value_is_told_and_not_only_the_first():
     ]
 
 
+def test_a_problem_knows_where_the_value_came_from():
+    """A message names the place, but for an argument; a missing value has none."""
+    line = Source("line 4 of mprelay.toml")
+    texts = {"fwd_port": ["8080"], "trg_port": ["0"], "workers": ["many"], "label": ["a=1", "a=2"]}
+    _, problems = validate(texts, source=line)
+    wrong = {problem.parameter: problem for problem in problems}
+    assert {name: wrong[name].source for name in wrong} == {
+        **dict.fromkeys(("trg_host", "acl")),
+        **dict.fromkeys(("trg_port", "workers", "label"), line),
+    }
+    assert wrong["workers"].problem == (
+        "--workers 'many' in line 4 of mprelay.toml must be a whole number from 1 to 64."
+    )
+    assert wrong["acl"].problem == "<ACL> is missing."
+    typed = only_problem(workers=["many"])
+    assert typed.source == ARGUMENT
+    assert typed.problem == "--workers 'many' must be a whole number from 1 to 64."
+
+
+def test_a_check_across_parameters_knows_the_source_too():
+    """It names the one that was given last."""
+    line = Source("MPRELAY_TRG_HOST")
+    texts = GOOD | {"trg_host": ["127.0.0.1"], "trg_port": ["8080"]}
+    (wrong,) = validate(texts, source=line)[1]
+    assert wrong.source == line
+    assert wrong.problem == (
+        "<trg host> '127.0.0.1' in MPRELAY_TRG_HOST and port 8080 are where this relay listens: "
+        "it would relay to itself."
+    )
+
+
 def test_labels_are_collected():
     """Repeatable."""
     values, _ = validate(GOOD | {"label": ["ticket=CHG-1", "owner=a=b"]})
@@ -218,14 +258,14 @@ def test_a_target_that_nobody_can_connect_to_is_told_why(target, reason):
 def test_a_broadcast_address_of_this_hosts_network_is_refused():
     """Only the system knows it; it is asked about valid IPv4 addresses alone, as they are, however written."""
     asked = []
-    network = Network(is_broadcast=lambda ip: asked.append(ip) or ip == "192.0.2.255")
+    host = Host(is_broadcast=lambda ip: asked.append(ip) or ip == "192.0.2.255")
     for target in ("192.0.2.255", "::ffff:192.0.2.255"):
-        (wrong,) = validate(GOOD | {"trg_host": [target]}, network)[1]
+        (wrong,) = validate(GOOD | {"trg_host": [target]}, host)[1]
         assert (wrong.parameter, wrong.value, wrong.message.msg_id) == ("trg_host", target, 3)
         assert "broadcast" in wrong.problem
-    assert validate(GOOD | {"trg_host": ["192.0.2.254"]}, network)[1] == []
-    validate(GOOD | {"trg_host": ["2001:db8::1"]}, network)
-    validate(GOOD | {"trg_host": ["localhost"]}, network)
+    assert validate(GOOD | {"trg_host": ["192.0.2.254"]}, host)[1] == []
+    validate(GOOD | {"trg_host": ["2001:db8::1"]}, host)
+    validate(GOOD | {"trg_host": ["localhost"]}, host)
     assert asked == ["192.0.2.255", "192.0.2.255", "192.0.2.254"]
 
 
@@ -272,7 +312,7 @@ def test_a_target_that_is_the_own_listener_is_refused(target, bind, refused):
     typed = GOOD | {"trg_host": [target], "trg_port": GOOD["fwd_port"]}
     if bind is not None:
         typed["bind"] = [bind]
-    problems = validate(typed, Network(own_addresses=lambda: OWN))[1]
+    problems = validate(typed, Host(own_addresses=lambda: OWN))[1]
     assert [(p.parameter, p.value, p.message.msg_id) for p in problems] == [("trg_host", target, 3)] * refused
     assert all("listens" in p.problem for p in problems)
 
@@ -283,10 +323,10 @@ def test_own_addresses_are_asked_for_only_if_the_ports_are_equal():
     def ask():
         raise AssertionError
 
-    network = Network(own_addresses=ask)
-    assert validate(GOOD | {"trg_host": ["127.0.0.1"]}, network)[1] == []
-    assert len(validate({"trg_host": ["127.0.0.1"]}, network)[1]) == 3
-    assert len(validate({**GOOD, "fwd_port": ["x"], "trg_port": ["x"]}, network)[1]) == 2
+    host = Host(own_addresses=ask)
+    assert validate(GOOD | {"trg_host": ["127.0.0.1"]}, host)[1] == []
+    assert len(validate({"trg_host": ["127.0.0.1"]}, host)[1]) == 3
+    assert len(validate({**GOOD, "fwd_port": ["x"], "trg_port": ["x"]}, host)[1]) == 2
 
 
 def test_an_unusable_target_is_told_beside_all_that_is_wrong():

@@ -1,0 +1,19 @@
+"""What the configuration needs to know of the host that the relay runs on. Its caller asks the system."""
+
+from collections.abc import Callable, Collection
+from typing import Final, NamedTuple
+
+
+class Host(NamedTuple):
+    """One host, as far as its system can tell."""
+
+    cpus: int = 1
+    """CPUs that this process may use."""
+    is_broadcast: Callable[[str], bool] = lambda _ip: False
+    """Tells whether an IPv4 address is a broadcast address of a network that the host is in."""
+    own_addresses: Callable[[], Collection[str]] = tuple
+    """Lists the addresses of the host's interfaces. Called only where it matters, because it may take a while."""
+
+
+UNKNOWN_HOST: Final = Host()
+"""A host with one CPU and no network."""

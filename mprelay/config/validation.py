@@ -1,0 +1,160 @@
+"""Validation: what was given becomes a :class:`Config`, or a :class:`Problem` for each wrong value.
+
+Rules:
+
+1. :func:`validate` reports every wrong value, not only the first. A :class:`Config` is made if there is none.
+2. A parser checks one value. :func:`_check_across`, and nothing else, checks what must hold between parameters.
+3. A target must not lead back to the relay's own listener.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from json import dumps
+from typing import Any, Final, Literal, NamedTuple
+
+from mprelay.config.host import UNKNOWN_HOST, Host
+from mprelay.config.parameters import LABELS_LIMIT, PARAMETERS, Parameter
+from mprelay.config.sources import Given, Source
+from mprelay.core.acl import Acl
+from mprelay.core.texts import quoted
+from mprelay.records.catalogue import Message
+
+_BY_NAME: Final = {parameter.name: parameter for parameter in PARAMETERS}
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What the user asked for, checked. Times are seconds, sizes bytes."""
+
+    fwd_port: int
+    trg_host: str
+    trg_port: int
+    acl: Acl
+    connect_timeout: int
+    idle_timeout: int
+    absolute_timeout: int  # 0: never
+    buffer: int | None  # None: auto
+    workers: int
+    max_sessions: int
+    bind: str | None  # None: all interfaces
+    log_format: Literal["auto", "json", "text"]
+    log_detail: Literal["full", "session"]
+    labels: Mapping[str, str]
+    drain_timeout: float
+    stats_interval: float  # 0: none
+
+
+class Problem(NamedTuple):
+    """One wrong value: what a ``config.invalid`` record says."""
+
+    parameter: str
+    value: str | None  # None: missing
+    message: Message
+    problem: str  # the sentence of `message` where that is ours; else what the manual's sentence leaves open
+    source: Source | None  # None: missing
+
+
+def validate(
+    given: Mapping[str, Sequence[Given]], host: Host = UNKNOWN_HOST
+) -> tuple[dict[str, Any], list[Problem]]:
+    """Check what was given: by each parameter's name, its values in their order (a missing name: not given).
+
+    Returns the fields of a :class:`Config`, None where there is no good value, and every problem.
+    """
+    values: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for parameter in PARAMETERS:
+        parsed: list[tuple[Given, Any]] = []
+        for one in given.get(parameter.name, ()):
+            try:
+                parsed.append((one, parameter.parse(one.text)))
+            except ValueError as wrong:
+                problems.append(make_problem(parameter, one, str(wrong)))
+        if parameter.repeat:
+            values["labels"], wrong_labels = _collect_labels(parameter, parsed)
+            problems += wrong_labels
+        elif parsed:
+            _, values[parameter.name] = parsed[-1]
+        elif parameter.name in given:
+            values[parameter.name] = None
+        else:
+            default = parameter.typed_default(host)
+            values[parameter.name] = None if default is None else parameter.parse(default)
+            if parameter.required:
+                problems.append(make_problem(parameter, None, "is missing"))
+    for name, wrong_pair in _check_across(values, host):
+        problems.append(make_problem(_BY_NAME[name], given[name][-1], wrong_pair))
+    return values, problems
+
+
+def make_problem(parameter: Parameter, given: Given | None, wrong: str) -> Problem:
+    """Say what is wrong with one parameter, in the manual's words where it has some.
+
+    `wrong` goes on from the parameter's name and its value: what would be right ("must be …"), or what is wrong
+    ("is …").
+    """
+    both = (f"<{parameter.position}>" if parameter.position else "", parameter.option or "")
+    subject = " or ".join(filter(None, both))  # it may have been given either way
+    if given is None:
+        return Problem(parameter.name, None, parameter.message, f"{subject} {wrong}.", None)
+    subject += f" {quoted(given.text)}"
+    if given.source.place:
+        subject += f" in {given.source.place}"
+    return Problem(parameter.name, given.text, parameter.message, f"{subject} {wrong}.", given.source)
+
+
+def _check_across(values: Mapping[str, Any], host: Host) -> Iterator[tuple[str, str]]:
+    """Find what is wrong between parameters that are right by themselves: the name of one, and what is wrong.
+
+    A value that is wrong by itself is None.
+    """
+    if values["trg_host"] is not None and (wrong := _wrong_with_target(values, host)):
+        yield "trg_host", wrong
+
+
+def _wrong_with_target(values: Mapping[str, Any], host: Host) -> str | None:
+    """Say why the target cannot be used from this host and behind this listener; None: it can."""
+    target, port = values["trg_host"], values["trg_port"]
+    if ":" not in target and host.is_broadcast(target):
+        return "is a broadcast address of this host's network; TCP connects to one host"
+    if (
+        port is not None
+        and port == values["fwd_port"]
+        and _leads_back(target, values["bind"], host.own_addresses())
+    ):
+        return f"and port {port} are where this relay listens: it would relay to itself"
+    return None
+
+
+def _leads_back(target: str, bind: str | None, own: Collection[str]) -> bool:
+    """Tell whether `target` is an address that the relay itself listens on.
+
+    `own` are the addresses of this host. Loopback is its own in any case. The address that the relay is bound to
+    need not be on an interface: it can come later (ip_nonlocal_bind), or be routed here (``ip route add local``).
+    """
+    ip = ip_address(target)
+    bound = None if bind is None else ip_address(bind)
+    if bound is not None and not bound.is_unspecified:
+        return bound == ip
+    if bound == IPv4Address(0) and isinstance(ip, IPv6Address):  # but :: takes IPv4 too
+        return False
+    return ip.is_loopback or target in own
+
+
+def _collect_labels(
+    parameter: Parameter, parsed: Sequence[tuple[Given, tuple[str, str]]]
+) -> tuple[dict[str, str], list[Problem]]:
+    labels: dict[str, str] = {}
+    problems = []
+    for given, (key, value) in parsed:
+        if key in labels:  # an audit label that silently replaces another would make the log lie
+            problems.append(make_problem(parameter, given, "must not give a key for the second time"))
+        else:
+            labels[key] = value
+    size = len(dumps(labels, ensure_ascii=False).encode())
+    if size > LABELS_LIMIT:
+        wrong = f"is the longest of labels that take {size} bytes as JSON, with quotes: at most {LABELS_LIMIT}"
+        longest, _ = max(parsed, key=lambda label: len(label[1][1]))
+        return {}, [*problems, make_problem(parameter, longest, wrong)]
+    return labels, problems
