@@ -1,4 +1,4 @@
-"""Writes the tables of README between their marks: from the catalogue, the parameters and docs/bench.json.
+"""Writes the tables of README between their marks: from the code and docs/bench.json.
 
     .venv/bin/python scripts/readme_tables.py
 
@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 from mprelay.config.parameters import PARAMETERS
+from mprelay.core.exits import Exit
 from mprelay.records.catalogue import MESSAGES, SESSION_CLOSED, Message
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,6 +45,11 @@ def records() -> str:
         sentence = message.sentence.replace("<", "&lt;").replace("{", "*").replace("}", "*").replace("  ", " ")
         rows.append(f"| {message.msg_id or ''} | `{message.event}` | {message.level} | {carries} | {sentence} |")
     return "\n".join(rows)
+
+
+def exits() -> str:
+    """The exit codes."""
+    return "\n".join(["| code | |", "|---|---|", *(f"| {code:d} | {code.meaning} |" for code in Exit)])
 
 
 def figures() -> str:

@@ -6,6 +6,7 @@ itself argparse would stop at the first error and write it to stderr. Here each 
 """
 
 import argparse
+import textwrap
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -19,7 +20,7 @@ from mprelay.core.texts import quoted
 from mprelay.records import catalogue
 
 _BY_POSITION: Final = [parameter for parameter in PARAMETERS if parameter.position]
-_EPILOG: Final = """\
+_EXAMPLE: Final = """\
 Example: let 10.1.2.3 reach a web server through port 8080 for ten minutes:
 
   mprelay 8080 192.0.2.10 80 10.1.2.3/32 --absolute-timeout 10m
@@ -27,9 +28,8 @@ Example: let 10.1.2.3 reach a web server through port 8080 for ten minutes:
 Seconds may have a unit: 90s, 10m, 2h, 1d.
 
 Records go to stdout: one JSON object a line, or text on a terminal.
-Exit codes: 0 expired or stopped by a signal, 2 wrong parameters, 69 no
-listener, 70 internal failure or no workers, 71 platform, 74 stdout is gone.
 """
+_EPILOG_WIDTH: Final = 79  # argparse does not wrap the epilog, because of the example
 
 
 class Text(NamedTuple):
@@ -111,7 +111,7 @@ def _help(host: Host) -> str:
         usage="mprelay [options] FWD_PORT TRG_HOST TRG_PORT ACL [C_TO [I_TO [A_TO [BUF]]]]",
         description="Relay TCP connections from a port of this host to one target: only for the addresses of\n"
         "the ACL, only until the absolute timeout, with a record of everything.",
-        epilog=_EPILOG,
+        epilog="\n".join((_EXAMPLE, "Exit codes:", *map(_exit_line, Exit))),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         add_help=False,
     )
@@ -131,3 +131,7 @@ def _help(host: Host) -> str:
 def _help_on(parameter: Parameter, host: Host) -> str:
     default = parameter.typed_default(host)
     return f"{parameter.help} ({parameter.values}{'' if default is None else f'; default {default}'})"
+
+
+def _exit_line(code: Exit) -> str:
+    return textwrap.fill(f"{code:4d}  {code.meaning}", _EPILOG_WIDTH, subsequent_indent=" " * 6)

@@ -5,12 +5,12 @@ from typing import Self
 
 
 class Exit(IntEnum):
-    """How a process of the relay ended."""
+    """How a process of the relay ended. README and ``--help`` are made from it."""
 
     meaning: str
 
     def __new__(cls, code: int, meaning: str) -> Self:
-        """Make a member with its meaning, as README and ``--help`` tell it."""
+        """Make a member of a code and its meaning."""
         member = int.__new__(cls, code)
         member._value_ = code
         member.meaning = meaning
@@ -18,7 +18,10 @@ class Exit(IntEnum):
 
     OK = 0, "expired, drained, or stopped by a signal"
     USAGE = 2, "wrong or missing parameters"
-    UNAVAILABLE = 69, "no listener (messages 11 to 13)"
-    SOFTWARE = 70, "an internal failure, or no workers could be started or kept alive (message 14)"
-    OSERR = 71, "the platform lacks something (messages 1, 9 and 10)"
-    IOERR = 74, "stdout is gone: its reader has closed it"
+    UNAVAILABLE = 69, "the listener could not be made (messages 11 to 13)"
+    SOFTWARE = 70, "internal failure, or the pool could not be started or kept alive (14)"
+    OSERR = 71, "the platform lacks something (1, 9, 10)"
+    IOERR = (
+        74,
+        "stdout is gone: the reader of the records closed it, or did not take them all, or the outlet was killed",
+    )

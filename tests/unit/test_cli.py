@@ -11,6 +11,7 @@ from mprelay.config.cli import Refusal, Text, parse
 from mprelay.config.host import Host
 from mprelay.config.parameters import PARAMETERS
 from mprelay.config.validation import Config
+from mprelay.core.exits import Exit
 
 GOOD = ["8080", "192.0.2.1", "80", "ANY"]
 
@@ -87,6 +88,13 @@ def test_help_tells_the_defaults_of_this_host():
         text = parse(["--help"], Host(cpus=cpus)).text
         assert f"(1..64; default {workers})" in text
     assert " ".join(re.findall(r"default (\w+)\)", text)) == "3 300 0 auto 8 500 auto full 10 60"
+
+
+def test_help_tells_the_exit_codes():
+    """From the one table."""
+    text = " ".join(parse(["--help"]).text.split())
+    codes = " ".join(f"{code:d} {code.meaning}" for code in Exit)
+    assert text.endswith(f"Exit codes: {codes}")
 
 
 def test_version():
