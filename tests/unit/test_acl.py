@@ -1,4 +1,4 @@
-"""The source filter, against `ipaddress` as oracle."""
+"""The access list, with `ipaddress` as oracle."""
 
 import ipaddress
 
@@ -13,8 +13,8 @@ V6 = st.ip_addresses(v=6)
 
 
 @pytest.mark.parametrize("text", ["ANY", "any", "Any", "aNY"])
-def test_any_lets_everybody_in(text):
-    """ANY in any case."""
+def test_any_allows_every_client(text):
+    """The word may be in any case."""
     acl = Acl.parse(text)
     assert acl.decide("203.0.113.9").allowed
     assert acl.decide("2001:db8::1").allowed
@@ -38,7 +38,7 @@ def test_any_lets_everybody_in(text):
     ],
 )
 def test_entries_are_named_in_canonical_form(text, canonical):
-    """Host bits may be set; masks in each notation."""
+    """Host bits may be set, and a mask may be in either notation."""
     assert str(Acl.parse(text)) == canonical
 
 
@@ -76,15 +76,15 @@ def test_entries_are_named_in_canonical_form(text, canonical):
         "10.0.0.0/" + "9" * 5000,
     ],
 )
-def test_what_is_no_entry_is_an_error(text):
-    """No guess at a bare address, a mask with a gap, an inverse mask."""
+def test_anything_else_is_an_error(text):
+    """A bare address, a mask with a gap and an inverse mask are not guessed at."""
     with pytest.raises(ValueError):  # noqa: PT011 - the text is the user's business, the manual's sentence is shown
         Acl.parse(text)
 
 
 @given(V4, st.integers(0, 32), V4)
 def test_ipv4_decides_as_ipaddress_does(net, prefix, client):
-    """Prefix and dotted mask mean the same."""
+    """A prefix length and its dotted mask mean the same."""
     network = ipaddress.ip_network(f"{net}/{prefix}", strict=False)
     expected = client in network
     assert Acl.parse(f"{net}/{prefix}").decide(str(client)).allowed == expected
@@ -94,8 +94,8 @@ def test_ipv4_decides_as_ipaddress_does(net, prefix, client):
 
 
 @given(V4, st.integers(0, 31), st.integers(0, 2**32 - 1))
-def test_every_client_of_the_network_passes(net, prefix, host):
-    """Two random addresses seldom share a network: here they do."""
+def test_every_client_of_the_network_is_allowed(net, prefix, host):
+    """Two random addresses seldom share a network, so this client is drawn from it."""
     network = ipaddress.ip_network(f"{net}/{prefix}", strict=False)
     client = network[host % network.num_addresses]
     assert Acl.parse(f"{net}/{prefix}").decide(str(client)).allowed
@@ -103,7 +103,7 @@ def test_every_client_of_the_network_passes(net, prefix, host):
 
 @given(V6, st.integers(0, 128), V6)
 def test_ipv6_decides_as_ipaddress_does(net, prefix, client):
-    """IPv6 entries."""
+    """An IPv4-mapped client is judged as IPv4."""
     network = ipaddress.ip_network(f"{net}/{prefix}", strict=False)
     seen = client.ipv4_mapped or client
     mapped_entry = network.subnet_of(ipaddress.ip_network("::ffff:0:0/96"))
@@ -112,8 +112,8 @@ def test_ipv6_decides_as_ipaddress_does(net, prefix, client):
 
 
 @given(V4)
-def test_the_ipv6_world_holds_no_ipv4_client(client):
-    """``::/0`` does not let in IPv4, however it is written."""
+def test_all_of_ipv6_holds_no_ipv4_client(client):
+    """``::/0`` does not allow IPv4, however the client is written."""
     assert not Acl.parse("::/0").decide(str(client)).allowed
     assert not Acl.parse("::/0").decide(f"::ffff:{client}").allowed
     assert not Acl.parse("0.0.0.0/0").decide("2001:db8::1").allowed
@@ -121,7 +121,7 @@ def test_the_ipv6_world_holds_no_ipv4_client(client):
 
 @given(st.text())
 def test_any_text_is_an_entry_or_a_value_error(text):
-    """Nothing else comes out."""
+    """No other exception. The canonical form is an entry too, and the same one."""
     try:
         acl = Acl.parse(text)
     except ValueError:
@@ -130,7 +130,7 @@ def test_any_text_is_an_entry_or_a_value_error(text):
 
 
 def test_an_entry_is_a_value():
-    """Equal where it filters the same, whatever it was written like."""
+    """Entries that allow the same clients are equal, however they were written."""
     assert {Acl.parse("10.1.2.3/8"), Acl.parse("10.0.0.0/255.0.0.0")} == {Acl.parse("10.0.0.0/8")}
     assert repr(Acl.parse("10.1.2.3/8")) == "Acl('10.0.0.0/8')"
 
@@ -147,7 +147,7 @@ def test_an_entry_is_a_value():
     ],
 )
 def test_an_error_offers_what_would_be_right(text, offer):
-    """And that is taken."""
+    """The offer is accepted."""
     with pytest.raises(ValueError, match=f"{offer}( |$)"):
         Acl.parse(text)
     Acl.parse(offer)
@@ -169,7 +169,7 @@ def test_an_error_offers_what_would_be_right(text, offer):
     ],
 )
 def test_an_error_names_the_bound(text, named):
-    """What would be right, not only that this is wrong."""
+    """It says what would be right, not only that this is wrong."""
     with pytest.raises(ValueError, match=named):
         Acl.parse(text)
 
@@ -190,14 +190,14 @@ def test_a_decision_names_the_entry(text, client, decision):
 
 
 def test_a_client_must_be_an_address():
-    """ANY asks nothing of it."""
+    """Except for ANY, which does not look at it."""
     with pytest.raises(ValueError, match="nobody"):
         Acl.parse("10.0.0.0/8").decide("nobody")
     assert Acl.parse("ANY").decide("nobody").allowed
 
 
 def test_what_was_typed_is_kept():
-    """For the record of who may connect."""
+    """The record of the start repeats it."""
     assert Acl.parse("10.1.2.3/255.0.0.0").written == "10.1.2.3/255.0.0.0"
     assert Acl.parse("::ffff:10.1.2.3/104").written == "::ffff:10.1.2.3/104"
     assert (Acl.parse("any").written, Acl.parse("2001:DB8::/32").written) == ("any", "2001:DB8::/32")

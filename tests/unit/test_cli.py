@@ -29,7 +29,7 @@ def test_all_by_position():
 
 
 def test_all_by_option_and_anywhere():
-    """Options before, between and after; with a blank and with an equals sign."""
+    """Before, between and after the positions, with a blank or an equals sign."""
     config = parse(
         [
             "--connect-timeout",
@@ -58,7 +58,7 @@ def test_all_by_option_and_anywhere():
     ],
 )
 def test_by_position_and_by_option_is_an_error_that_says_so(option, place, name):
-    """Not the one silently over the other."""
+    """Neither silently overrides the other."""
     ((problem,), _, _) = parse([*GOOD, *["2", "30", "600", "200"][:place], option, "3" if place == 1 else "300"])
     assert problem.parameter == name
     assert "by position" in problem.problem
@@ -75,7 +75,7 @@ def test_without_parameters_the_help_and_2():
 
 
 def test_help_names_every_parameter():
-    """From the table."""
+    """The table makes it."""
     text = parse(["--help"]).text
     for parameter in PARAMETERS:
         assert (parameter.option or parameter.metavar) in text
@@ -91,7 +91,7 @@ def test_help_tells_the_defaults_of_this_host():
 
 
 def test_help_tells_the_exit_codes():
-    """From the one table."""
+    """All of them, with their meanings."""
     text = " ".join(parse(["--help"]).text.split())
     codes = " ".join(f"{code:d} {code.meaning}" for code in Exit)
     assert text.endswith(f"Exit codes: {codes}")
@@ -120,7 +120,7 @@ def test_version():
     ],
 )
 def test_wrong_usage_is_a_problem_with_a_name(argv, expected):
-    """Never argparse's own exit."""
+    """The parser never exits by itself, as argparse would."""
     problems = parse(argv).problems
     assert [(p.parameter, p.value) for p in problems] == expected
 

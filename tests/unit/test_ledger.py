@@ -20,7 +20,7 @@ FIRST, NEXT = CONNECT + SLACK, IDLE + PROGRESS_AFTER + SLACK
 
 
 class Books(RuleBasedStateMachine):
-    """Admissions, reports, silences, closes and deaths in whatever order; the model is a few dicts."""
+    """Admissions, reports, silences, closes and deaths in any order. The model is a few dicts."""
 
     def __init__(self):
         super().__init__()
@@ -38,17 +38,17 @@ class Books(RuleBasedStateMachine):
         self.last_serial = 0
 
     def loads(self):
-        """How many sessions each worker has that may get new ones."""
+        """The sessions of each worker that may get new ones."""
         ready = self.up - set(self.owed)
         return {worker: sum(held == worker for held in self.held.values()) for worker in ready}
 
     def weight(self, worker, load):
-        """As what a worker counts."""
+        """The load that a worker seems to have, its handicap included."""
         sessions, until = self.handicaps.get(worker, (0, 0.0))
         return load + (sessions if self.now < until else 0)
 
     def answer(self, serial):
-        """Nothing is expected of it any more."""
+        """No report of the session is expected any more."""
         self.heard.pop(serial, None)
         for worker, serials in list(self.owed.items()):
             serials.pop(serial, None)
@@ -57,7 +57,7 @@ class Books(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([0.0, 0.1, 1.0, 5.0, 30.0]))
     def time_passes(self, seconds):
-        """And nothing happens."""
+        """Nothing else happens."""
         self.now += seconds
 
     @rule(worker=st.integers(1, 3), replaces=st.booleans())
@@ -72,21 +72,21 @@ class Books(RuleBasedStateMachine):
 
     @rule()
     def reject(self):
-        """The ACL refuses."""
+        """The ACL refuses a client."""
         self.ledger.reject()
         self.attempts += 1
         self.rejected += 1
 
     @rule()
     def abandon(self):
-        """Somebody has given up."""
+        """A client has given up."""
         self.ledger.abandon()
         self.attempts += 1
         self.abandoned += 1
 
     @rule()
     def admit(self):
-        """Somebody comes."""
+        """A client connects, and its session is placed if a worker has room."""
         self.attempts += 1
         assert self.ledger.full == (len(self.held) == LIMIT)
         if self.ledger.full:
@@ -127,7 +127,7 @@ class Books(RuleBasedStateMachine):
 
     @rule()
     def judge(self):
-        """Who owes a report gets no new session; who owes it for long is named."""
+        """A worker that owes a report gets no new session; one that has owed it for too long is returned."""
         silent = self.ledger.workers.judge(self.now)
         for serial, (last, within) in sorted(self.heard.items(), key=lambda item: item[1][1]):
             if last + within > self.now:
@@ -178,7 +178,7 @@ class Books(RuleBasedStateMachine):
     @precondition(lambda self: self.heard)
     @rule(data=st.data())
     def place_elsewhere(self, data):
-        """A hand-over failed: another worker, or nobody."""
+        """A hand-over failed, so the session goes to another worker, or to none."""
         serial = data.draw(st.sampled_from(sorted(self.heard)))
         before = self.held[serial]
         but = set() if before is None else {before}
@@ -191,7 +191,7 @@ class Books(RuleBasedStateMachine):
     @precondition(lambda self: self.up)
     @rule(data=st.data())
     def worker_is_closed(self, data):
-        """It is no longer believed, and about to die."""
+        """The supervisor no longer believes a worker, and is about to kill it."""
         worker = data.draw(st.sampled_from(sorted(self.up)))
         self.up.remove(worker)
         self.owed.pop(worker, None)
@@ -200,7 +200,7 @@ class Books(RuleBasedStateMachine):
     @precondition(lambda self: set(self.held.values()) - {None})
     @rule(data=st.data())
     def worker_dies(self, data):
-        """Exactly its sessions are lost."""
+        """The sessions of a dead worker are lost, and no others."""
         worker = data.draw(st.sampled_from(sorted(set(self.held.values()) - {None})))
         self.up.discard(worker)
         self.owed.pop(worker, None)
@@ -215,7 +215,7 @@ class Books(RuleBasedStateMachine):
 
     @invariant()
     def what_is_due_is_known(self):
-        """The nearest moment of all: nobody has to wake up before, and nobody may sleep longer."""
+        """It is the nearest moment of all: no need to wake up earlier, no right to sleep longer."""
         moments = [last + within for last, within in self.heard.values()]
         moments += [next(iter(serials.values()))[0] + LATE_LIMIT for serials in self.owed.values()]
         assert self.ledger.workers.due() == min(moments, default=inf)
@@ -223,12 +223,12 @@ class Books(RuleBasedStateMachine):
 
     @invariant()
     def there_is_room_where_there_is_room(self):
-        """With late, closed and dead workers."""
+        """A late, closed or dead worker has none."""
         assert self.ledger.workers.has_room() == any(load < CAPACITY for load in self.loads().values())
 
     @invariant()
     def the_books_agree(self):
-        """Rule 3, and the limits."""
+        """Rule 3 of the ledger, and the limits."""
         book = self.ledger
         assert 0 <= book.active == len(self.held) <= LIMIT
         assert (book.attempts, book.rejected, book.exhausted) == (self.attempts, self.rejected, self.exhausted)
@@ -249,8 +249,8 @@ TestBooks = Books.TestCase
 TestBooks.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 
 
-def test_a_load_of_nobody_is_none():
-    """An unknown worker has no sessions."""
+def test_an_unknown_worker_has_no_load():
+    """It was never ready, so it was never opened."""
     assert Ledger(1).workers.load(7) == 0
 
 
@@ -265,12 +265,12 @@ def test_a_worker_that_died_before_it_was_ready_takes_no_room_with_it():
 
 
 def placed(ledger, now, count):
-    """Where so many new sessions go."""
+    """The workers that `count` new sessions go to."""
     return [ledger.workers.place(ledger.admit("192.0.2.7", 1234, now), now) for _ in range(count)]
 
 
 def test_a_replacement_is_no_favourite_for_a_while():
-    """A dead worker's successor is empty, and still gets no more than its share; afterwards what it lacks."""
+    """It is empty and gets no more than its share at first, and then what it lacks."""
     ledger = Ledger(100)
     ledger.workers.open(1, 50)
     ledger.workers.open(2, 50)
@@ -283,8 +283,8 @@ def test_a_replacement_is_no_favourite_for_a_while():
     assert placed(ledger, 2.0 + PROBATION, 4) == [2] * 4
 
 
-def test_a_replacement_takes_what_nobody_else_can():
-    """It has no favour, but room."""
+def test_a_replacement_takes_what_no_other_worker_can():
+    """A worker on probation has room all the same."""
     ledger = Ledger(100)
     ledger.workers.open(1, 2)
     assert placed(ledger, 1.0, 2) == [1, 1]
@@ -293,13 +293,13 @@ def test_a_replacement_takes_what_nobody_else_can():
     assert not ledger.workers.has_room()
 
 
-def test_a_worker_reports_as_soon_as_the_ledger_expects():
-    """Both halves speak of the same second."""
+def test_a_worker_reports_as_soon_as_the_roster_expects():
+    """The worker and the supervisor mean the same second."""
     assert relay._PROGRESS_AFTER <= PROGRESS_AFTER
 
 
 def test_lateness_is_that_of_one_session():
-    """Sessions that overlap, each reported a little late, are no silence of ten seconds."""
+    """Several sessions, each a little late, do not add up to a silence of ten seconds."""
     ledger = Ledger(3, (CONNECT, IDLE))
     ledger.workers.open(1, 3)
     heard = [0.0, 4.0, 8.0]
@@ -343,7 +343,7 @@ def test_a_late_worker_that_catches_up_gets_sessions_again():
 
 
 def test_nothing_is_expected_of_a_session_without_a_worker():
-    """It was admitted, and could be placed nowhere."""
+    """It was admitted, and no worker could take it."""
     ledger = Ledger(1, (CONNECT, IDLE))
     serial = ledger.admit("192.0.2.7", 1234, 0.0).serial
     assert ledger.workers.judge(FIRST) == []

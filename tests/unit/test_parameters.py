@@ -1,4 +1,4 @@
-"""The table of parameters: each bound from both sides, every wrong value told."""
+"""The table of parameters and its validation: each bound from both sides, a problem for every wrong value."""
 
 import re
 
@@ -48,7 +48,7 @@ def only_problem(**wrong):
 
 
 def test_defaults_are_the_contracts():
-    """What is not given."""
+    """Each parameter that may be left out has its default."""
     values, problems = validate(GOOD)
     assert problems == []
     made = Config(**values)
@@ -133,7 +133,7 @@ def test_as_many_workers_as_the_host_has_cpus(cpus, workers):
     ],
 )
 def test_bounds(name, msg_id, good, bad):
-    """Each value just inside is taken; each outside is one problem that names it."""
+    """A value just inside is accepted; a value outside is one problem that names it."""
     for text in good:
         assert validate(GOOD | {name: [text]})[1] == []
     for text in bad:
@@ -142,14 +142,14 @@ def test_bounds(name, msg_id, good, bad):
         assert wrong.problem
 
 
-def test_each_parameter_of_the_table_is_tried_above():
-    """A new row needs a new line of bounds."""
+def test_each_parameter_of_the_table_is_tested_above():
+    """A new row of the table needs a new row of bounds."""
     (mark,) = [mark for mark in test_bounds.pytestmark if mark.name == "parametrize"]
     assert {row[0] for row in mark.args[1]} == {parameter.name for parameter in PARAMETERS}
 
 
-def test_every_wrong_value_is_told_and_not_only_the_first():
-    """All at once, missing ones too."""
+def test_every_wrong_value_is_reported_and_not_only_the_first():
+    """All at once, missing parameters included."""
     _, problems = validate({"fwd_port": ["0"], "trg_host": ["x"], "idle_timeout": ["0"], "workers": ["0"]})
     assert [(p.parameter, p.value) for p in problems] == [
         ("fwd_port", "0"),
@@ -162,7 +162,7 @@ def test_every_wrong_value_is_told_and_not_only_the_first():
 
 
 def test_a_problem_knows_where_the_value_came_from():
-    """A message names the place, but for an argument; a missing value has none."""
+    """The sentence names the place, unless it is the command line. A missing value has no source."""
     line = Source("line 4 of mprelay.toml")
     texts = {"fwd_port": ["8080"], "trg_port": ["0"], "workers": ["many"], "label": ["a=1", "a=2"]}
     _, problems = validate(texts, source=line)
@@ -181,7 +181,7 @@ def test_a_problem_knows_where_the_value_came_from():
 
 
 def test_a_check_across_parameters_knows_the_source_too():
-    """It names the one that was given last."""
+    """Its sentence names the place of the target."""
     line = Source("MPRELAY_TRG_HOST")
     texts = GOOD | {"trg_host": ["127.0.0.1"], "trg_port": ["8080"]}
     (wrong,) = validate(texts, source=line)[1]
@@ -193,13 +193,13 @@ def test_a_check_across_parameters_knows_the_source_too():
 
 
 def test_labels_are_collected():
-    """Repeatable."""
+    """The option may be repeated."""
     values, _ = validate(GOOD | {"label": ["ticket=CHG-1", "owner=a=b"]})
     assert values["labels"] == {"ticket": "CHG-1", "owner": "a=b"}
 
 
 def test_a_label_given_twice_is_an_error():
-    """One must not silently replace the other; each is told."""
+    """A label must not silently replace another. Each repetition is a problem."""
     assert only_problem(label=["a=1", "a=2"]).value == "a=2"
     _, problems = validate(GOOD | {"label": ["a=1", "a=2", "a=3", "b=1", "b=2"]})
     assert [problem.value for problem in problems] == ["a=2", "a=3", "b=2"]
@@ -211,7 +211,7 @@ def test_ipv4_is_shown_as_ipv4_however_it_was_written():
     assert (values["trg_host"], values["bind"]) == ("192.0.2.1", "127.0.0.1")
 
 
-def test_labels_that_would_burst_a_record_are_an_error():
+def test_labels_too_large_for_a_record_are_an_error():
     """Every record stays below 4096 bytes, escapes counted."""
     fits = "x" * (LABELS_LIMIT - len('{"a": ""}'))
     assert validate(GOOD | {"label": [f"a={fits}"]})[1] == []
@@ -223,7 +223,7 @@ def test_labels_that_would_burst_a_record_are_an_error():
     st.dictionaries(st.sampled_from([p.name for p in PARAMETERS]), st.lists(st.text(), min_size=1, max_size=3))
 )
 def test_any_texts_make_a_config_or_problems(given_texts):
-    """Never an exception; without a problem nothing that is required is missing."""
+    """Never an exception. Without a problem, every required parameter has a value."""
     values, problems = validate(given_texts)
     if not problems:
         made = Config(**values)
@@ -247,7 +247,7 @@ def test_any_texts_make_a_config_or_problems(given_texts):
         ("localhost", "IPv4 or IPv6 address"),
     ],
 )
-def test_a_target_that_nobody_can_connect_to_is_told_why(target, reason):
+def test_the_problem_says_why_a_target_cannot_be_connected_to(target, reason):
     """The manual's sentence says only that it is invalid."""
     wrong = only_problem(trg_host=[target])
     assert (wrong.message.msg_id, wrong.value) == (3, target)
@@ -256,7 +256,7 @@ def test_a_target_that_nobody_can_connect_to_is_told_why(target, reason):
 
 
 def test_a_broadcast_address_of_this_hosts_network_is_refused():
-    """Only the system knows it; it is asked about valid IPv4 addresses alone, as they are, however written."""
+    """Only the system knows them. It is asked about valid IPv4 addresses only, in their plain form."""
     asked = []
     host = Host(is_broadcast=lambda ip: asked.append(ip) or ip == "192.0.2.255")
     for target in ("192.0.2.255", "::ffff:192.0.2.255"):
@@ -317,8 +317,8 @@ def test_a_target_that_is_the_own_listener_is_refused(target, bind, refused):
     assert all("listens" in p.problem for p in problems)
 
 
-def test_own_addresses_are_asked_for_only_if_the_ports_are_equal():
-    """It may take a while."""
+def test_own_addresses_are_listed_only_if_the_ports_are_equal():
+    """The list may take a while."""
 
     def ask():
         raise AssertionError
@@ -329,15 +329,15 @@ def test_own_addresses_are_asked_for_only_if_the_ports_are_equal():
     assert len(validate({**GOOD, "fwd_port": ["x"], "trg_port": ["x"]}, host)[1]) == 2
 
 
-def test_an_unusable_target_is_told_beside_all_that_is_wrong():
-    """And with whatever else is wrong."""
+def test_an_unusable_target_is_reported_with_all_other_problems():
+    """The check across parameters does not depend on the others being right."""
     typed = GOOD | {"trg_host": ["127.0.0.1"], "trg_port": ["8080"], "workers": ["0"], "acl": ["x"]}
     assert sorted(p.parameter for p in validate(typed)[1]) == ["acl", "trg_host", "workers"]
 
 
 @given(st.integers(0, 10**12), st.sampled_from(sorted(UNITS)), st.integers(0, 10**6), st.integers(0, 10**6))
 def test_a_unit_is_the_same_as_its_seconds(number, unit, low, high):
-    """Within the same bounds, and with the same words when it is wrong."""
+    """The bounds are the same, and so are the words when it is wrong."""
 
     def outcome(parse, text):
         try:
@@ -358,7 +358,7 @@ def test_fractions_have_units_too(number, unit):
 
 @given(st.text("0123456789.smhdMHD -+_e", max_size=8))
 def test_a_duration_is_one_number_and_at_most_one_unit(text):
-    """Neither capitals, nor blanks, nor two of them; the error says what would be right."""
+    """No capitals, no blanks, no second unit. The error says what would be right."""
     right = re.fullmatch(r"(\d+)([smhd]?)", text)
     if right and int(right[1]) * UNITS.get(right[2], 1) <= 10**9:
         assert whole_seconds(0, 10**9)(text) == int(right[1]) * UNITS.get(right[2], 1)

@@ -1,4 +1,4 @@
-"""Refused connections that are summed up: each is counted once, and memory is bounded."""
+"""Sums of refused connections: each refusal is counted once, and memory is bounded."""
 
 from collections import Counter
 
@@ -9,7 +9,7 @@ from mprelay.core.refusals import CLIENTS_LIMIT, Refusals, Sum
 
 
 def test_each_client_and_kind_has_its_sum():
-    """The first and the last moment, and how many."""
+    """A sum has the number, the first moment and the last."""
     refusals = Refusals()
     for at in (1.0, 2.0, 5.0):
         refusals.add("192.0.2.1", "rejected", at)
@@ -25,7 +25,7 @@ def test_each_client_and_kind_has_its_sum():
 
 
 def test_a_flood_from_many_addresses_is_bounded():
-    """What is beyond the bound is counted under no client, by its kind."""
+    """Beyond the bound, refusals are counted by kind alone."""
     refusals = Refusals()
     for number in range(CLIENTS_LIMIT + 500):
         refusals.add(f"client {number}", "rejected", float(number))
@@ -41,7 +41,7 @@ def test_a_flood_from_many_addresses_is_bounded():
     st.integers(1, 4),
 )
 def test_nothing_is_lost(refused, most):
-    """Whatever comes, and in whatever portions it is taken."""
+    """Whatever is added, and in portions of whatever size it is taken."""
     refusals = Refusals()
     for at, (client, kind) in enumerate(refused):
         refusals.add(str(client), kind, float(at))
