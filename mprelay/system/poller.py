@@ -10,9 +10,6 @@ import select
 import sys
 from typing import Final
 
-MOST: Final = 256
-"""Events that one :meth:`Poller.wait` returns at most. CPython allocates 12 bytes for each at every call."""
-
 _LONGEST: Final = 86400.0  # seconds; epoll_wait(2) takes an int of milliseconds, less than 25 days
 
 
@@ -33,6 +30,9 @@ if sys.platform == "linux":
     class Poller:
         """A set of descriptors, waited for together. Without EDGE readiness is level-triggered."""
 
+        EVENTS_AT_ONCE: Final = 256
+        """Events that one :meth:`wait` returns at most. CPython allocates 12 bytes for each at every call."""
+
         def __init__(self) -> None:
             self._epoll = select.epoll()
             self.add = self._epoll.register
@@ -52,7 +52,7 @@ if sys.platform == "linux":
             else:
                 left = _LONGEST
             try:
-                return self._epoll.poll(left, MOST)
+                return self._epoll.poll(left, self.EVENTS_AT_ONCE)
             except MemoryError:
                 return self._epoll.poll(left, 1)  # one at a time needs none that is not there
 
@@ -65,6 +65,8 @@ else:
 
     class Poller:
         """Not here: see :func:`missing`."""
+
+        EVENTS_AT_ONCE: Final = 1
 
         def add(self, fd: int, mask: int) -> None:
             """Not here."""

@@ -327,7 +327,7 @@ class Relay:
         is first in, first out. So after as many events as there are descriptors nothing is left of what was ready
         then, however much is ready now.
         """
-        if seen < poller.MOST:
+        if seen < poller.Poller.EVENTS_AT_ONCE:
             self._to_see = None
             return True
         if self._to_see is None:

@@ -273,7 +273,7 @@ def test_a_session_that_ended_is_not_heard_of_again(client):
 
 def test_no_session_is_idle_whose_event_was_not_seen_yet(client, monkeypatch):
     """A loop that was held up, and then sees only a part of what came meanwhile."""
-    monkeypatch.setattr(poller, "MOST", 1)
+    monkeypatch.setattr(poller.Poller, "EVENTS_AT_ONCE", 1)
     with listening() as server, connected() as other:
         running = Running(server.getsockname())
         relay = running.relay
@@ -299,7 +299,7 @@ def test_no_session_is_idle_whose_event_was_not_seen_yet(client, monkeypatch):
 
 def test_timeouts_are_not_put_off_for_ever_by_a_storm_of_events(client, monkeypatch):
     """More events in every turn than one wait returns. Each was seen once, so who is idle is known."""
-    monkeypatch.setattr(poller, "MOST", 1)
+    monkeypatch.setattr(poller.Poller, "EVENTS_AT_ONCE", 1)
     _far, near = client
     with listening() as server, connected() as (chatty, other), ExitStack() as stack:
         running = Running(server.getsockname())
@@ -488,7 +488,7 @@ def test_a_survivor_that_takes_a_little_at_a_time_gets_it_all(client, monkeypatc
 @pytest.mark.parametrize("slept", [False, True])
 def test_the_deadline_is_met_in_a_storm_of_events(client, monkeypatch, slept):
     """At once; after a sleep, which the monotonic clock does not know, when it is the timer's turn."""
-    monkeypatch.setattr(poller, "MOST", 1)
+    monkeypatch.setattr(poller.Poller, "EVENTS_AT_ONCE", 1)
     far, near = client
     with listening() as server:
         running = Running(server.getsockname(), deadline=boottime.now() + 0.2)
@@ -534,7 +534,7 @@ def test_nothing_is_kept_of_a_session_that_ended(client):
 def test_more_events_than_one_wait_returns():
     """What was not yet seen is seen in the next turn; no session is idle meanwhile."""
     with listening(backlog=512) as server, Running(server.getsockname(), idle_timeout=1800.0) as running:
-        count = poller.MOST // 2 + 20
+        count = poller.Poller.EVENTS_AT_ONCE // 2 + 20
         clients = []
         with socket.create_server(("127.0.0.1", 0), backlog=512) as door:
             for serial in range(1, count + 1):
