@@ -108,7 +108,7 @@ class Signals:
     """
 
     def __init__(self, child_ended: Callable[[], None] | None = None) -> None:
-        from mprelay.system.poller import Waker  # noqa: PLC0415 - the outlet, and who only begins, need none
+        from mprelay.system.waker import Waker  # noqa: PLC0415 - the outlet never needs one
 
         self._waker = Waker()
         self._fd_before = signal.set_wakeup_fd(self._waker.writer, warn_on_full_buffer=False)

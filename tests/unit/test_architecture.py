@@ -38,7 +38,7 @@ IMPURE_LIBRARIES = {"socket", "select", "time", "multiprocessing", "threading", 
 
 # What a platform may lack, and where it may be spoken of.
 PLACES = {
-    "epoll": "system.poller",
+    "epoll": "system.poller system.poller_epoll",
     "SCM_RIGHTS": "channel.down",
     "SEQPACKET": "channel.down",
     "RLIMIT": "system.limits",
