@@ -4,17 +4,18 @@ import zlib
 from typing import Final
 
 from mprelay import __version__
-from mprelay.channel.down import TICKET_FORMAT
-from mprelay.channel.up import FRAME, KINDS
-from mprelay.core.protocol import CloseReason, Settings, Ticket
+from mprelay.channel import down, up
+from mprelay.core.protocol import CloseReason, Settings
 
 
 def _build() -> str:
     # A CRC is enough: this guards against mistakes, not against forgery. hashlib would load OpenSSL, which takes
     # 4 ms and 3.7 MiB in each worker.
-    fields = [(shape.__name__, list(shape.__annotations__.items())) for shape in (Settings, Ticket, *KINDS)]
-    shapes = repr((fields, list(CloseReason), TICKET_FORMAT, FRAME))
-    return f"{__version__} {zlib.crc32(shapes.encode()):08x}"
+    shapes = (Settings, *(kind.shape for kind in down.KINDS), *up.KINDS)
+    fields = [(shape.__name__, list(shape.__annotations__.items())) for shape in shapes]
+    names = [kind.name for kind in down.KINDS]
+    everything = repr((fields, names, list(CloseReason), down.TICKET_FORMAT, up.FRAME))
+    return f"{__version__} {zlib.crc32(everything.encode()):08x}"
 
 
 BUILD: Final = _build()

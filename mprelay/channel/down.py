@@ -1,186 +1,276 @@
-"""The hand-off channel: sockets and their tickets go from the supervisor to a worker.
+"""The way down: sockets with their tickets, and orders, go from the supervisor to a worker.
 
-The only file that knows SOCK_SEQPACKET and SCM_RIGHTS (unix(7)).
+How sockets get into another process is the business of :mod:`mprelay.system.passing`.
 
 Rules:
 
-1. One message carries many tickets and as many sockets. It arrives whole or not at all.
+1. One message is a batch of tickets with as many sockets, in the same order, or it is one order.
 2. Ownership: after :meth:`Sender.send` returned, the message owns the sockets; the sender closes its copies
-   at once and never touches them again. A message that nobody receives is closed by the kernel with what is
-   in it, which resets the clients. When it raises, the caller still owns them.
-3. A received descriptor is close-on-exec from the start: ``socket.recv_fds`` ignores its flags, so recvmsg is
-   called here, with MSG_CMSG_CLOEXEC.
-4. A receiver at its descriptor limit gets the message with fewer sockets than tickets (MSG_CTRUNC). The
-   kernel installs the first ones in order, so the last tickets are those that stay without.
-5. End-of-file is the stop message, whether the sender closed the channel or died.
+   at once and never touches them again. When it raises, the caller still owns them. :meth:`Receiver.receive`
+   gives them to its caller.
+3. A worker that has too few descriptors left gets all tickets, and the last ones without their sockets.
+4. The end of the channel is the stop message, whether the supervisor closed it or died.
+5. A message has one of two forms, told apart by its length. Tickets that say nothing but serial and moment are
+   rows of a fixed, even size: that is the usual case, and costs least. Anything else is JSON of an odd length.
+   Each of its kinds is one row in the table KINDS.
+6. What arrives is checked: shapes, bounds and numbers. Only a bug can send anything else. Then the worker ends
+   with a report, and the supervisor starts another.
 """
 
-import array
-import errno
 import os
-import socket
 import struct
-import sys
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple, TypeAlias
 
-from mprelay.core.protocol import Ticket
+import orjson
+
+from mprelay.core.protocol import (
+    IP_LENGTH_LIMIT,
+    PORTS_END,
+    Address,
+    CloseReason,
+    Kill,
+    NewDeadline,
+    Order,
+    Ticket,
+)
+from mprelay.system import passing
 
 BATCH: Final = 64
-"""Tickets in one message; the kernel allows 253 descriptors (SCM_MAX_FD)."""
+"""Tickets in one message, at most."""
+
+KILL_BATCH: Final = 512
+"""Sessions that one Kill ends, at most."""
+
+MESSAGE_SIZE: Final = 16 * 1024
+"""Bytes of one message, at most. A test fills it with the longest tickets, and with the longest order."""
 
 TICKET_FORMAT: Final = "<Qd"
-"""Of a ticket in a message, as :mod:`struct` has it."""
+"""A row of a ticket that says nothing but serial and moment, for :mod:`struct`."""
 
-_TICKET: Final = struct.Struct(TICKET_FORMAT)
-_ROOM: Final = 4 * 1024 * 1024
-"""Bytes asked for in the channel; the kernel grants at most net.core.wmem_max. A message of one ticket takes
-about 800, so that hundreds can wait for a busy worker."""
+_ROW: Final = struct.Struct(TICKET_FORMAT)
+_ROW_SIZE: Final = _ROW.size
+_ROWS_SIZE: Final = BATCH * _ROW_SIZE
+_pack_row: Final = _ROW.pack
+_iterate_rows: Final = _ROW.iter_unpack
+_new: Final = tuple.__new__  # the constructor of a named tuple takes twice as long
 
-
-class NoSockets(Exception):  # noqa: N818 - it says what is the matter
-    """The system gives no local sockets at all (message 9)."""
-
-    def __init__(self, failure: OSError) -> None:
-        super().__init__(failure)
-        self.errno = failure.errno
-
-
-class NoPassing(Exception):  # noqa: N818 - it says what is the matter
-    """The system cannot pass a socket to another process (message 10)."""
+_REASONS: Final = {reason.value: reason for reason in CloseReason}
+_SERIALS_END: Final = 2**64
+_MOMENTS_END: Final = 1e11
+"""Seconds since the machine was started are below: three thousand years."""
 
 
-def missing() -> str | None:
-    """Say what this platform lacks, or None."""
-    for name in ("AF_UNIX", "SOCK_SEQPACKET", "SCM_RIGHTS", "MSG_CMSG_CLOEXEC", "MSG_DONTWAIT"):
-        if not hasattr(socket, name):
-            return name
-    return None
+Received: TypeAlias = list[tuple[Ticket, int | None]] | Order
+"""Tickets, each with its socket's descriptor or None, or an order."""
 
 
-class Sender(ABC):
-    """The supervisor's end of one worker's channel, around the first socket of :func:`channel`."""
+class NotMessage(Exception):  # noqa: N818 - it says what came
+    """What no supervisor of ours sends."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _ROOM)
 
-    @abstractmethod
+class Kind(NamedTuple):
+    """How one kind of message travels in JSON: as a list of its name and its values."""
+
+    name: str
+    shape: type
+    values: Callable[[Any], list[Any]]  # takes a message apart
+    make: Callable[[list[Any]], Any]  # checks the values and makes the message again. Raises NotMessage
+
+
+def _ticket_values(tickets: Sequence[Ticket]) -> list[Any]:
+    return [tuple(ticket) for ticket in tickets]
+
+
+def _make_tickets(values: list[Any]) -> list[Ticket]:
+    if not 0 < len(values) <= BATCH:
+        raise NotMessage(f"{len(values)} tickets")
+    return [_make_ticket(value) for value in values]
+
+
+def _make_ticket(value: Any) -> Ticket:  # noqa: ANN401 - that is the question
+    if type(value) is list and len(value) == len(Ticket._fields):
+        serial, admitted_at, *addresses = value
+        if _is_serial(serial) and _is_moment(admitted_at):
+            return Ticket(serial, admitted_at, *map(_make_address, addresses))
+    raise NotMessage("a value that is no ticket")
+
+
+def _make_address(value: Any) -> Address | None:  # noqa: ANN401
+    if value is None:
+        return None
+    if type(value) is list and _types(value) == (str, int):
+        ip, port = value
+        if 0 < len(ip) <= IP_LENGTH_LIMIT and ip.isascii() and ip.isprintable() and 0 <= port < PORTS_END:
+            return ip, port
+    raise NotMessage("a value that is no address")
+
+
+def _kill_values(kill: Kill) -> list[Any]:
+    if len(kill.serials) > KILL_BATCH:
+        raise ValueError(f"a kill of {len(kill.serials)} sessions")
+    return [kill.serials, kill.reason.value]
+
+
+def _make_kill(values: list[Any]) -> Kill:
+    if _types(values) == (list, str):
+        serials, reason = values
+        if len(serials) <= KILL_BATCH and all(map(_is_serial, serials)) and reason in _REASONS:
+            return Kill(tuple(serials), _REASONS[reason])
+    raise NotMessage("values that are no kill")
+
+
+def _deadline_values(order: NewDeadline) -> list[Any]:
+    return [order.deadline]
+
+
+def _make_deadline(values: list[Any]) -> NewDeadline:
+    if len(values) == 1 and (values[0] is None or _is_moment(values[0])):
+        return NewDeadline(values[0])
+    raise NotMessage("values that are no deadline")
+
+
+def _types(values: list[Any]) -> tuple[type, ...]:
+    return tuple(type(value) for value in values)
+
+
+def _is_serial(value: Any) -> bool:  # noqa: ANN401
+    return type(value) is int and 0 <= value < _SERIALS_END
+
+
+def _is_moment(value: Any) -> bool:  # noqa: ANN401
+    return type(value) is float and 0.0 <= value < _MOMENTS_END
+
+
+KINDS: Final = (
+    Kind("tickets", Ticket, _ticket_values, _make_tickets),
+    Kind("kill", Kill, _kill_values, _make_kill),
+    Kind("deadline", NewDeadline, _deadline_values, _make_deadline),
+)
+"""All kinds of message in JSON."""
+
+_BY_NAME: Final = {kind.name: kind for kind in KINDS}
+_BY_SHAPE: Final = {kind.shape: kind for kind in KINDS}
+
+
+def pack_tickets(tickets: Sequence[Ticket]) -> bytes:
+    """Make a message of at most BATCH tickets. ValueError: an address is none, and too long."""
+    rows = [
+        _pack_row(serial, admitted_at)
+        for serial, admitted_at, client, listener, target in tickets
+        if client is None and listener is None and target is None
+    ]
+    return b"".join(rows) if len(rows) == len(tickets) else _pack(_BY_SHAPE[Ticket], tickets)
+
+
+def pack_order(order: Order) -> bytes:
+    """Make a message of an order. ValueError: it is too long for one."""
+    return _pack(_BY_SHAPE[type(order)], order)
+
+
+def _pack(kind: Kind, content: Order | Sequence[Ticket]) -> bytes:
+    message = orjson.dumps([kind.name, *kind.values(content)])
+    if len(message) >= MESSAGE_SIZE:
+        raise ValueError(f"{kind.name}: a message of {len(message)} bytes")
+    return message if len(message) % 2 else message + b" "  # rule 5
+
+
+def unpack(message: bytes, descriptors: list[int]) -> Received:
+    """Make the tickets, each with its socket's descriptor, or the order again. Raises NotMessage."""
+    size = len(message)
+    if size % 2:
+        return _unpack_json(message, descriptors)
+    sockets = descriptors if len(descriptors) * _ROW_SIZE == size else _fill(descriptors, size // _ROW_SIZE)
+    try:
+        tickets = [
+            (_new(Ticket, (serial, admitted_at, None, None, None)), descriptor)
+            for (serial, admitted_at), descriptor in zip(_iterate_rows(message), sockets)  # noqa: B905 - of one length
+            if 0.0 <= admitted_at < _MOMENTS_END
+        ]
+    except struct.error as wrong:
+        raise NotMessage(f"tickets of {size} bytes") from wrong
+    if len(tickets) * _ROW_SIZE != size or size > _ROWS_SIZE:
+        raise NotMessage("tickets beyond all bounds")
+    return tickets
+
+
+def _fill(descriptors: list[int], count: int) -> list[int | None]:
+    """Add None for each socket of `count` that is missing (rule 3)."""
+    if len(descriptors) > count:
+        raise NotMessage("more sockets than tickets")
+    return [*descriptors, *[None] * (count - len(descriptors))]
+
+
+def _unpack_json(message: bytes, descriptors: list[int]) -> Received:
+    try:
+        values = orjson.loads(message)
+    except ValueError as wrong:
+        raise NotMessage(str(wrong)) from wrong
+    name = values[0] if type(values) is list and values else None
+    kind = _BY_NAME.get(name) if type(name) is str else None
+    if kind is None:
+        raise NotMessage("a message of no kind")
+    made: list[Ticket] | Order = kind.make(values[1:])
+    if isinstance(made, list):
+        return [*zip(made, _fill(descriptors, len(made)), strict=True)]
+    if descriptors:
+        raise NotMessage("an order with sockets")
+    return made
+
+
+class Sender:
+    """The supervisor's end of one worker's channel, which it owns."""
+
+    def __init__(self, end: passing.End) -> None:
+        self._passing = passing.Sender(end)
+        self._send = self._passing.send
+
     def send(self, tickets: Sequence[Ticket], descriptors: Sequence[int]) -> None:
         """Hand over sockets by their descriptors, each with its ticket; at most BATCH. Never blocks.
 
         Raises OSError: EAGAIN (the channel is full), EPIPE or ECONNRESET (the worker is gone),
-        ETOOMANYREFS (too many descriptors under way). Nothing was handed over then.
+        ETOOMANYREFS (too many descriptors are under way). Then nothing was handed over.
         """
+        self._send(pack_tickets(tickets), descriptors)
+
+    def send_order(self, order: Order) -> None:
+        """Give an order. Never blocks. Raises OSError as :meth:`send` does; ValueError: it is too long."""
+        self._send(pack_order(order), ())
 
     def close(self) -> None:
         """Tell the worker to stop."""
-        self._sock.close()
+        self._passing.close()
 
 
-class Receiver(ABC):
-    """The worker's end, around the second socket of :func:`channel`."""
+class Receiver:
+    """The worker's end, which it owns."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
+    def __init__(self, end: passing.End) -> None:
+        self._passing = passing.Receiver(end, MESSAGE_SIZE, BATCH)
+        self._receive = self._passing.receive
 
     def fileno(self) -> int:
         """Return the descriptor that is readable when a message waits, or the end."""
-        return self._sock.fileno()
+        return self._passing.fileno()
 
-    @abstractmethod
-    def receive(self) -> list[tuple[Ticket, int | None]] | None:
-        """Take one message: tickets, each with its socket's descriptor, now the caller's, or None.
+    def receive(self) -> Received | None:
+        """Take one message; [] if nothing waits, None at the end: stop. The descriptors are now the caller's.
 
-        Returns [] where nothing waits, None at the end: stop.
+        Raises NotMessage, or OSError with EMSGSIZE; the sockets that came with it are closed.
         """
+        try:
+            message, descriptors = self._receive()
+        except BlockingIOError:
+            return []
+        if not message:
+            return None
+        try:
+            return unpack(message, descriptors)
+        except NotMessage:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise
 
     def close(self) -> None:
         """Give the descriptor back."""
-        self._sock.close()
-
-
-if sys.platform == "linux":
-    # Made here, for `|` of two of socket's flags takes as long as a short system call (enum: 0.7 µs).
-    # Where `missing` names one of them, nothing is ever sent.
-    _SEND: Final = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-    _RECEIVE: Final = int(socket.MSG_DONTWAIT | getattr(socket, "MSG_CMSG_CLOEXEC", 0))
-    _PLACE: Final = socket.CMSG_SPACE(BATCH * 4)
-
-    class _RightsSender(Sender):
-        """With SCM_RIGHTS."""
-
-        def send(self, tickets: Sequence[Ticket], descriptors: Sequence[int]) -> None:
-            packed = b"".join([_TICKET.pack(ticket.serial, ticket.admitted_at) for ticket in tickets])
-            self._sock.sendmsg(
-                [packed],
-                [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))],
-                _SEND,
-            )
-
-    class _RightsReceiver(Receiver):
-        """With SCM_RIGHTS."""
-
-        def receive(self) -> list[tuple[Ticket, int | None]] | None:
-            try:
-                packed, ancillary, _flags, _address = self._sock.recvmsg(BATCH * _TICKET.size, _PLACE, _RECEIVE)
-            except BlockingIOError:
-                return []
-            except ConnectionResetError:  # the sender died with messages of ours unread: there are none
-                return None
-            if not packed:
-                return None
-            descriptors = array.array("i")
-            for level, kind, data in ancillary:
-                if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                    descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
-            tickets = [Ticket(*fields) for fields in _TICKET.iter_unpack(packed)]
-            without: list[int | None] = [None] * (len(tickets) - len(descriptors))
-            return list(zip(tickets, descriptors.tolist() + without, strict=True))
-
-    def channel() -> tuple[socket.socket, socket.socket]:
-        """Make a channel: the socket for the sender, the one for the receiver. Raises OSError."""
-        return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-
-    def sender(sock: socket.socket) -> Sender:
-        """Make the supervisor's end, which owns `sock`."""
-        return _RightsSender(sock)
-
-    def receiver(sock: socket.socket) -> Receiver:
-        """Make the worker's end, which owns `sock`."""
-        return _RightsReceiver(sock)
-
-else:
-    # Windows: socket.share() takes its place here.
-
-    def channel() -> tuple[socket.socket, socket.socket]:
-        """Not here: see :func:`missing`."""
-        raise NotImplementedError
-
-    def sender(sock: socket.socket) -> Sender:
-        """Not here: see :func:`missing`."""
-        raise NotImplementedError
-
-    def receiver(sock: socket.socket) -> Receiver:
-        """Not here: see :func:`missing`."""
-        raise NotImplementedError
-
-
-def probe() -> None:
-    """Pass a socket to ourselves. Raises NoSockets or NoPassing where that does not work."""
-    try:
-        down, up = channel()
-    except OSError as failure:
-        raise NoSockets(failure) from failure
-    with down, up:
-        try:
-            sender(down).send([Ticket(0, 0.0)], [up.fileno()])
-            got = receiver(up).receive()
-        except OSError as failure:
-            name = errno.errorcode.get(failure.errno or 0)
-            raise NoPassing(f"SCM_RIGHTS: {name}") from failure
-        descriptor = got[0][1] if got else None
-        if descriptor is None:
-            raise NoPassing("SCM_RIGHTS: the message arrived without its descriptor")
-        os.close(descriptor)
+        self._passing.close()

@@ -34,7 +34,19 @@ from typing import Any, Final, get_args
 
 import orjson
 
-from mprelay.core.protocol import Closed, CloseReason, Connected, Crashed, Event, PeerEnd, Progress, Ready, Side
+from mprelay.core.protocol import (
+    IP_LENGTH_LIMIT,
+    PORTS_END,
+    Closed,
+    CloseReason,
+    Connected,
+    Crashed,
+    Event,
+    PeerEnd,
+    Progress,
+    Ready,
+    Side,
+)
 
 FRAME: Final = 13
 """Events in one frame. The largest (Closed, all numbers of 64 bits) takes below 310 bytes: a test counts."""
@@ -76,9 +88,6 @@ _SHAPES: Final[dict[tuple[type, ...], int]] = {
 _LONGEST: Final = 32
 """Characters of an errno's name, at most."""
 
-_LONGEST_IP: Final = 45
-"""Characters of an address, at most: INET6_ADDRSTRLEN (netinet/in.h) without its NUL."""
-
 _LONGEST_BUILD: Final = 64
 """Characters of a build's name, at most."""
 
@@ -90,7 +99,6 @@ _LONGEST_MS: Final = 1e14
 """Milliseconds of one session, below: three thousand years."""
 
 
-_PORTS: Final = 2**16
 _SIDES: Final = {None, *get_args(Side)}
 _PEER_ENDS: Final = {None, *get_args(PeerEnd)}
 
@@ -122,7 +130,10 @@ def unpack(packed: Any) -> Event:  # noqa: ANN401 - that is the question
             and 0 <= to_client <= from_target < _MOST
             and name in _REASONS
             and (error is None or (error.isascii() and len(error) <= _LONGEST))
-            and (inbound is None or (inbound.isascii() and len(inbound) <= _LONGEST_IP and inbound.isprintable()))
+            and (
+                inbound is None
+                or (inbound.isascii() and len(inbound) <= IP_LENGTH_LIMIT and inbound.isprintable())
+            )
             and error_from in _SIDES
             and client_end in _PEER_ENDS
             and target_end in _PEER_ENDS
@@ -131,7 +142,7 @@ def unpack(packed: Any) -> Event:  # noqa: ANN401 - that is the question
             return Closed(*packed[1:])
     elif code == _CONNECTED:
         _, serial, at, connect_ms, outbound_port = packed
-        if 0.0 <= at < _LATEST and 0.0 <= connect_ms < _LONGEST_MS and 0 <= outbound_port < _PORTS:
+        if 0.0 <= at < _LATEST and 0.0 <= connect_ms < _LONGEST_MS and 0 <= outbound_port < PORTS_END:
             return Connected(serial, at, connect_ms, outbound_port)
     elif code == _PROGRESS:
         progress = Progress(*packed[1:])

@@ -1,4 +1,4 @@
-"""The vocabulary between supervisor and worker: tickets go down, events come up.
+"""The vocabulary between supervisor and worker: tickets and orders go down, events come up.
 
 Rules:
 
@@ -6,12 +6,13 @@ Rules:
 2. A ticket travels with a socket; whoever holds the ticket owns that socket (see :mod:`mprelay.channel.down`).
 3. For each ticket that a worker receives it reports :class:`Connected` at most once and :class:`Closed`
    exactly once, unless the worker dies; then the supervisor closes the session in its place.
-4. Moments: ``at`` is Unix time in seconds (for a record's timestamp); durations were measured on the
+4. An order has no answer. Its effect shows in the events.
+5. Moments: ``at`` is Unix time in seconds (for a record's timestamp); durations were measured on the
    monotonic clock, which parent and child share on Linux (``CLOCK_MONOTONIC`` counts from boot).
 """
 
 from enum import StrEnum
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 
 class CloseReason(StrEnum):
@@ -39,10 +40,17 @@ class CloseReason(StrEnum):
 
 
 Side: TypeAlias = Literal["client", "target"]
-Address: TypeAlias = tuple[str, int]
-"""IPv4 or IPv6 address, as :func:`ipaddress.ip_address` shows it, and TCP port."""
 PeerEnd: TypeAlias = Literal["end", "reset"]
 """How a peer ended its own sending, as far as the kernel has told: by a FIN or by a reset."""
+
+Address: TypeAlias = tuple[str, int]
+"""IPv4 or IPv6 address, as :func:`ipaddress.ip_address` shows it, without a zone; and TCP port."""
+
+IP_LENGTH_LIMIT: Final = 45
+"""Characters of an address, at most: INET6_ADDRSTRLEN (netinet/in.h) without its NUL."""
+
+PORTS_END: Final = 2**16
+"""Ports are below."""
 
 
 class Settings(NamedTuple):
@@ -53,7 +61,7 @@ class Settings(NamedTuple):
     connect_timeout: float  # seconds, from admission
     idle_timeout: float  # seconds without a byte moved
     buffer: int | None  # bytes for each direction; None: the worker chooses
-    pipes: int  # that it may borrow to flows, at most
+    pipes: int  # that it may lend to flows, at most
     any_address: bool  # whether clients can reach the relay at more than one address
     deadline: float | None  # absolute timeout as mprelay.system.boottime counts, seconds; None: never
 
@@ -63,13 +71,13 @@ class Ticket(NamedTuple):
 
     serial: int
     admitted_at: float  # monotonic, seconds
-    client: Address | None = None  # its address and port; None: not told
-    listener: Address | None = None  # the address and port that the client reached; None: not told
-    target: Address | None = None  # where to connect to; None: the target of the settings
+    client: Address | None = None  # the client's own; None: not told
+    listener: Address | None = None  # that the client reached; None: not told
+    target: Address | None = None  # to connect to; None: the target of the settings
 
 
 class Kill(NamedTuple):
-    """End these sessions now (down). One that has ended meanwhile is passed over."""
+    """End these sessions now (down). A session that has ended in the meantime is passed over."""
 
     serials: tuple[int, ...]
     reason: CloseReason
@@ -79,6 +87,9 @@ class NewDeadline(NamedTuple):
     """The absolute timeout has changed (down)."""
 
     deadline: float | None  # as mprelay.system.boottime counts, seconds; None: never
+
+
+Order: TypeAlias = Kill | NewDeadline
 
 
 class Ready(NamedTuple):

@@ -3,10 +3,9 @@
 import time
 from typing import Final
 
-from mprelay.channel import down
 from mprelay.records import catalogue
 from mprelay.supervisor.failure import Failure
-from mprelay.system import poller, spawning
+from mprelay.system import passing, poller, spawning
 from mprelay.system.errnos import errno_name
 
 _COARSEST_CLOCK: Final = 0.001  # seconds: what a monotonic clock must tell apart for timeouts of whole seconds
@@ -24,7 +23,7 @@ def check_clock() -> None:
 
 def check_platform() -> None:
     """Raise Failure (messages 9 and 10) where something is missing, or does not work here."""
-    for lack in (poller.missing(), down.missing()):
+    for lack in (poller.missing(), passing.missing()):
         if lack is not None:
             raise Failure(catalogue.PLATFORM_UNSUPPORTED, detail=f"this system has no {lack}")
     try:
@@ -32,11 +31,11 @@ def check_platform() -> None:
     except OSError as failure:
         raise init_failed("waitpid", failure.errno, failure.strerror) from failure
     try:
-        down.probe()
-    except down.NoSockets as failure:
+        passing.probe()
+    except passing.NoSockets as failure:
         error = errno_name(failure.errno)
         raise Failure(catalogue.PLATFORM_INIT_FAILED, error=error, detail="socketpair") from failure
-    except down.NoPassing as failure:
+    except passing.NoPassing as failure:
         raise Failure(catalogue.PLATFORM_UNSUPPORTED, detail=str(failure)) from failure
 
 

@@ -13,11 +13,11 @@ from contextlib import ExitStack, suppress
 from typing import Final
 
 from mprelay import worker
-from mprelay.channel import down
+from mprelay.channel.down import Sender
 from mprelay.channel.up import EventReader, Queue
 from mprelay.core.protocol import Settings, Ticket
 from mprelay.supervisor.loop import Alarm
-from mprelay.system import signals, spawning
+from mprelay.system import passing, signals, spawning
 
 GRACE: Final = 0.4
 """Seconds in which workers end by themselves. The whole expiry takes less than one second."""
@@ -35,12 +35,12 @@ class Member:
         self.alarm: Alarm | None = None
         """What happens to it unless it does first what it has to do: get ready, or end."""
         with ExitStack() as undo:
-            ours, theirs = down.channel()
+            ours, theirs = passing.channel()
             undo.callback(ours.close)
             with theirs:
                 queue = Queue()
                 undo.callback(queue.close)
-                self._sender = down.sender(ours)
+                self._sender = Sender(ours)
                 self._words = spawning.FirstWords()
                 undo.callback(self._words.close)
                 self._process = spawning.start(

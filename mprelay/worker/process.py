@@ -12,7 +12,7 @@ from multiprocessing.process import current_process
 from typing import Final
 
 from mprelay.channel.build import BUILD
-from mprelay.channel.down import receiver
+from mprelay.channel.down import Receiver
 from mprelay.channel.up import Queue, Uplink
 from mprelay.core.exits import Exit
 from mprelay.core.protocol import Crashed, Ready, Settings
@@ -46,7 +46,7 @@ def run(settings: Settings, inbox: socket.socket, queue: Queue) -> None:
     # (mprelay.records.writer, rule 2).
     os.dup2(_STDOUT, _STDERR)
     try:
-        relay = Relay(settings, receiver(inbox), uplink)
+        relay = Relay(settings, Receiver(inbox), uplink)
         uplink.report(Ready(time.time(), BUILD))
         uplink.flush()
         relay.run()

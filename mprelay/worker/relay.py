@@ -345,6 +345,8 @@ class Relay:
         message = self._inbox.receive()
         if message is None:
             return False
+        if not isinstance(message, list):
+            raise NotImplementedError(message)  # nobody gives orders yet
         for ticket, descriptor in message:
             if descriptor is None:
                 # The kernel had no descriptor left for it in this process, and has closed the connection.

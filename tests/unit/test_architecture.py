@@ -39,8 +39,8 @@ IMPURE_LIBRARIES = {"socket", "select", "time", "multiprocessing", "threading", 
 # What a platform may lack, and where it may be spoken of.
 PLACES = {
     "epoll": "system.poller system.poller_epoll",
-    "SCM_RIGHTS": "channel.down",
-    "SEQPACKET": "channel.down",
+    "SCM_RIGHTS": "system.passing_rights",
+    "SEQPACKET": "system.passing_rights",
     "RLIMIT": "system.limits",
     "pthread_sigmask": "system.signals system.early",
     "setitimer": "system.signals",
@@ -219,8 +219,7 @@ import importlib
 for module in {[*FILES]}:
     if module not in ("", "__main__"):
         importlib.import_module("mprelay." + module)
-from mprelay.channel import down
-from mprelay.system import poller
-print(poller.missing(), down.missing())
+from mprelay.system import passing, poller
+print(poller.missing(), passing.missing())
 """
     assert run(code).split() == ["epoll", "SOCK_SEQPACKET"]

@@ -1,24 +1,30 @@
-"""The hand-off channel: sockets arrive with their tickets, or are told missing."""
+"""The way down: sockets arrive with their tickets, or are told missing; orders arrive; nothing else does."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import resource
 import socket
+import struct
 from pathlib import Path
 
+import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from mprelay.channel import down as handoff
-from mprelay.channel.down import BATCH, NoPassing, NoSockets
-from mprelay.core.protocol import Ticket
+from mprelay.channel import build, down
+from mprelay.channel.down import BATCH, KILL_BATCH, MESSAGE_SIZE, NotMessage, Receiver, Sender
+from mprelay.core.protocol import CloseReason, Kill, NewDeadline, Ticket
+from mprelay.system import passing
 
 
 @pytest.fixture
 def ends():
     """A sender and a receiver."""
-    down, up = handoff.channel()
-    sender, receiver = handoff.sender(down), handoff.receiver(up)
+    ours, theirs = passing.channel()
+    sender, receiver = Sender(ours), Receiver(theirs)
     yield sender, receiver
     sender.close()
     receiver.close()
@@ -129,38 +135,290 @@ def test_a_dead_receiver_is_told(ends):
 def test_a_dead_sender_with_unread_data_is_the_end_too(ends):
     """ECONNRESET on a local socket: the other end was closed before it had read all."""
     sender, receiver = ends
-    receiver._sock.send(b"never read")
+    receiver._passing._sock.send(b"never read")
     sender.close()
     assert receiver.receive() is None
 
 
-def test_the_probe_passes_here():
-    """This system can do it."""
-    assert handoff.missing() is None
-    handoff.probe()
+# -- extras, and orders ---------------------------------------------------------------------------------------
+
+CLIENT, LISTENER, TARGET = ("192.0.2.1", 40000), ("2001:db8::1", 8080), ("198.51.100.7", 443)
+LONGEST = ("0000:0000:0000:0000:0000:ffff:255.255.255.255", 65535)
+LARGEST = Ticket(2**64 - 1, 1.2345678901234567e-05, LONGEST, LONGEST, LONGEST)
+LARGEST_KILL = Kill((2**64 - 1,) * KILL_BATCH, max(CloseReason, key=len))
 
 
-def test_the_probe_tells_no_sockets_from_no_passing(monkeypatch):
-    """EMFILE for the channel is message 9; a channel that passes nothing is message 10."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
-    try:
-        with pytest.raises(NoSockets) as told:
-            handoff.probe()
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert told.value.errno == 24
-    monkeypatch.setattr(handoff, "channel", lambda: socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM))
-    handoff.probe()  # a stream passes descriptors as well
-    monkeypatch.setattr(handoff, "channel", udp_pair)
-    with pytest.raises(NoPassing, match="SCM_RIGHTS"):
-        handoff.probe()
+def through(message, descriptors=()):
+    """What arrives of a message."""
+    return down.unpack(message, [*descriptors])
 
 
-def udp_pair():
-    """A channel that cannot carry descriptors."""
-    one, other = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
-    for sock in (one, other):
-        sock.bind(("127.0.0.1", 0))
-    one.connect(other.getsockname())
-    return one, other
+@pytest.mark.parametrize(
+    "extras",
+    [
+        {"client": CLIENT},
+        {"listener": LISTENER},
+        {"target": TARGET},
+        {"client": CLIENT, "listener": LISTENER, "target": TARGET},
+    ],
+)
+def test_a_ticket_may_tell_more(ends, extras):
+    """Each of it or all; beside tickets that tell nothing more, in their order and with their sockets."""
+    sender, receiver = ends
+    tickets = [Ticket(1, 2.5), Ticket(2, 2.5, **extras), Ticket(3, 2.5)]
+    pairs = [socket.socketpair() for _ in tickets]
+    sender.send(tickets, [near.fileno() for near, _ in pairs])
+    for near, _ in pairs:
+        near.close()
+    message = receiver.receive()
+    assert [ticket for ticket, _ in message] == tickets
+    for (ticket, descriptor), (_, far) in zip(message, pairs, strict=True):
+        assert type(ticket) is Ticket
+        os.write(descriptor, str(ticket.serial).encode())
+        os.close(descriptor)
+        assert far.recv(10) == str(ticket.serial).encode()
+        far.close()
+    assert receiver.receive() == []
+
+
+def test_the_largest_batch_fits_in_one_message(ends):
+    """The longest addresses there are, and all sockets."""
+    sender, receiver = ends
+    assert len(down.pack_tickets([LARGEST] * BATCH)) <= MESSAGE_SIZE
+    near, far = socket.socketpair()
+    with near, far:
+        sender.send([LARGEST] * BATCH, [near.fileno()] * BATCH)
+        message = receiver.receive()
+        assert [ticket for ticket, _ in message] == [LARGEST] * BATCH
+        for _, descriptor in message:
+            os.close(descriptor)
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        Kill((1,), CloseReason.KILLED),
+        Kill((), CloseReason.DRAINED),
+        LARGEST_KILL,
+        NewDeadline(1234.5),
+        NewDeadline(0.0),
+        NewDeadline(None),
+    ],
+)
+def test_an_order_arrives_in_its_place(ends, order):
+    """Between tickets; it is the same afterwards, of the same kind."""
+    sender, receiver = ends
+    near, far = socket.socketpair()
+    with near, far:
+        for serial in (1, 2):
+            sender.send([Ticket(serial, 0.0)], [near.fileno()])
+            sender.send_order(order)
+        for serial in (1, 2):
+            ((ticket, descriptor),) = receiver.receive()
+            os.close(descriptor)
+            assert ticket == Ticket(serial, 0.0)
+            again = receiver.receive()
+            assert (type(again), again) == (type(order), order)
+    assert receiver.receive() == []
+
+
+@pytest.mark.parametrize("reason", CloseReason)
+def test_a_kill_names_its_reason(reason):
+    """Whatever it is, as the reason itself."""
+    assert through(down.pack_order(Kill((7, 8), reason))).reason is reason
+
+
+def test_an_order_never_waits_either(ends):
+    """EAGAIN while the channel is full; EPIPE when the worker is gone."""
+    sender, receiver = ends
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sender.send_order(LARGEST_KILL)
+    while received := receiver.receive():
+        assert received == LARGEST_KILL
+    receiver.close()
+    with pytest.raises(BrokenPipeError):
+        sender.send_order(NewDeadline(None))
+
+
+def test_an_order_that_is_too_long_is_not_sent(ends):
+    """Nothing arrives; the caller divides it."""
+    sender, receiver = ends
+    with pytest.raises(ValueError, match="513 sessions"):
+        sender.send_order(Kill((1,) * (KILL_BATCH + 1), CloseReason.KILLED))
+    with pytest.raises(ValueError, match="tickets: a message of"):
+        sender.send([Ticket(1, 1.0, ("x" * MESSAGE_SIZE, 1))], [0])
+    assert receiver.receive() == []
+
+
+def row(serial, admitted_at):
+    """A ticket that tells nothing more, as it travels."""
+    return struct.pack(down.TICKET_FORMAT, serial, admitted_at)
+
+
+def as_json(*values):
+    """A message of another kind."""
+    message = orjson.dumps(values)
+    return message if len(message) % 2 else message + b" "
+
+
+GOOD_TICKET = (1, 1.5, None, None, None)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"xx",
+        row(1, 1.0)[:-2],
+        row(1, 1.0) + b"xx",
+        row(1, -1.0),
+        row(1, float("nan")),
+        row(1, float("inf")),
+        row(1, 1e11),
+        row(1, 1.0) * (BATCH + 1),
+        b"x",
+        b"\xff" * 15,
+        b"[" * 4001,
+        as_json(),
+        as_json("bill", [1], "killed"),
+        as_json(["kill"], [1], "killed"),
+        as_json(1, [1], "killed"),
+        orjson.dumps({"kill": [1]}) + b" ",
+        as_json("kill"),
+        as_json("kill", [1]),
+        as_json("kill", [1], "killed", 1),
+        as_json("kill", 1, "killed"),
+        as_json("kill", [1], "for fun"),
+        as_json("kill", [1], None),
+        as_json("kill", [True], "killed"),
+        as_json("kill", [1.0], "killed"),
+        as_json("kill", [-1], "killed"),
+        as_json("kill", [1] * (KILL_BATCH + 1), "killed"),
+        b'["kill",[99999999999999999999999],"killed"]',
+        as_json("deadline"),
+        as_json("deadline", 1),
+        as_json("deadline", -1.0),
+        as_json("deadline", 1e11),
+        as_json("deadline", "1.0"),
+        as_json("deadline", 1.0, 1.0),
+        b'["deadline", NaN]',
+        as_json("tickets"),
+        as_json("tickets", *[GOOD_TICKET] * (BATCH + 1)),
+        as_json("tickets", GOOD_TICKET[:-1]),
+        as_json("tickets", [*GOOD_TICKET, None]),
+        as_json("tickets", "12345"),
+        as_json("tickets", ("1", *GOOD_TICKET[1:])),
+        as_json("tickets", (-1, *GOOD_TICKET[1:])),
+        as_json("tickets", (1, 1, None, None, None)),
+        as_json("tickets", (1, -1.5, None, None, None)),
+        as_json("tickets", (*GOOD_TICKET[:2], 1, None, None)),
+        as_json("tickets", (*GOOD_TICKET[:2], [], None, None)),
+        as_json("tickets", (*GOOD_TICKET[:2], ["::1"], None, None)),
+        as_json("tickets", (*GOOD_TICKET[:2], ["::1", 1, 1], None, None)),
+        as_json("tickets", (*GOOD_TICKET[:2], [1, "::1"], None, None)),
+        as_json("tickets", (*GOOD_TICKET[:2], ["", 1], None, None)),
+        as_json("tickets", (*GOOD_TICKET[:2], ["1" * 46, 1], None, None)),
+        as_json("tickets", (*GOOD_TICKET[:2], ["é", 1], None, None)),
+        as_json("tickets", (*GOOD_TICKET[:3], ["\x1b", 1], None)),
+        as_json("tickets", (*GOOD_TICKET[:4], ["::1", -1])),
+        as_json("tickets", (*GOOD_TICKET[:4], ["::1", 65536])),
+        as_json("tickets", (*GOOD_TICKET[:4], ["::1", True])),
+    ],
+)
+def test_what_no_supervisor_sends_is_refused(ends, message):
+    """And the sockets that came with it are closed."""
+    sender, receiver = ends
+    near, far = socket.socketpair()
+    with far:
+        sender._passing.send(message, [near.fileno()])
+        near.close()
+        with pytest.raises(NotMessage):
+            receiver.receive()
+        assert far.recv(1) == b""
+
+
+@pytest.mark.parametrize(
+    ("message", "count"),
+    [
+        (down.pack_tickets([Ticket(1, 1.0)]), 2),
+        (down.pack_tickets([Ticket(1, 1.0, CLIENT)]), 2),
+        (down.pack_order(Kill((1,), CloseReason.KILLED)), 1),
+        (down.pack_order(NewDeadline(None)), 1),
+    ],
+)
+def test_more_sockets_than_tickets_are_refused(ends, message, count):
+    """An order has none. They are closed."""
+    sender, receiver = ends
+    near, far = socket.socketpair()
+    with far:
+        sender._passing.send(message, [near.fileno()] * count)
+        near.close()
+        with pytest.raises(NotMessage, match="sockets"):
+            receiver.receive()
+        assert far.recv(1) == b""
+
+
+def test_a_message_that_is_too_long_is_refused(ends):
+    """EMSGSIZE: what arrives of it is not looked at."""
+    sender, receiver = ends
+    sender._passing.send(b" " * MESSAGE_SIZE + b"x", [])
+    with pytest.raises(OSError, match=os.strerror(errno.EMSGSIZE)):
+        receiver.receive()
+
+
+def test_a_batch_with_extras_may_miss_sockets_too():
+    """The last tickets stay without."""
+    tickets = [Ticket(serial, 1.0, CLIENT) for serial in range(3)]
+    assert through(down.pack_tickets(tickets), [5]) == [*zip(tickets, [5, None, None], strict=True)]
+    assert through(down.pack_tickets(tickets), []) == [*zip(tickets, [None] * 3, strict=True)]
+
+
+ADDRESSES = st.none() | st.tuples(st.ip_addresses().map(str), st.integers(0, 65535))
+MOMENTS = st.floats(0.0, 1e11, exclude_max=True)
+SERIALS = st.integers(0, 2**64 - 1)
+PLAIN = st.tuples(SERIALS, MOMENTS).map(lambda values: Ticket(*values))
+WITH_EXTRAS = st.tuples(SERIALS, MOMENTS, ADDRESSES, ADDRESSES, ADDRESSES).map(lambda values: Ticket(*values))
+
+
+@given(st.lists(PLAIN | WITH_EXTRAS, min_size=1, max_size=BATCH))
+def test_any_tickets_arrive(tickets):
+    """The same, to the last bit of a moment."""
+    message = down.pack_tickets(tickets)
+    assert 0 < len(message) <= MESSAGE_SIZE
+    assert through(message, range(len(tickets))) == [*zip(tickets, range(len(tickets)), strict=True)]
+
+
+@given(
+    st.builds(Kill, st.lists(SERIALS).map(tuple), st.sampled_from(CloseReason))
+    | st.builds(NewDeadline, st.none() | MOMENTS)
+)
+def test_any_order_arrives(order):
+    """And is never taken for tickets."""
+    message = down.pack_order(order)
+    assert 0 < len(message) <= MESSAGE_SIZE
+    assert through(message) == order
+
+
+@given(st.binary(min_size=1, max_size=2000) | st.binary(max_size=500).map(lambda data: b'["kill",' + data))
+def test_no_bytes_break_it(data):
+    """Tickets, an order, or refused."""
+    with contextlib.suppress(NotMessage):
+        assert isinstance(through(data), list | Kill | NewDeadline)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda patch: patch.setattr(down, "KINDS", down.KINDS[::-1]),
+        lambda patch: patch.setattr(down, "KINDS", (*down.KINDS[:-1], down.KINDS[-1]._replace(name="other"))),
+        lambda patch: patch.setitem(Kill.__annotations__, "reason", str),
+        lambda patch: patch.setitem(NewDeadline.__annotations__, "further", int),
+        lambda patch: patch.setitem(Ticket.__annotations__, "client", int),
+        lambda patch: patch.setattr(down, "TICKET_FORMAT", "<dQ"),
+    ],
+)
+def test_the_build_covers_all_that_goes_down(monkeypatch, change):
+    """A worker of a program that packs it in another way is of another build."""
+    assert build._build() == build.BUILD
+    change(monkeypatch)
+    assert build._build() != build.BUILD

@@ -10,10 +10,10 @@ import pytest
 from support.peers import accept, free_port, listening, receive, reset, reset_arrives
 from support.waiting import eventually
 
-from mprelay.channel import down as handoff
+from mprelay.channel.down import Receiver, Sender
 from mprelay.core.lifecycle import Input, State
 from mprelay.core.protocol import Closed, CloseReason, Connected, Progress, Settings, Ticket
-from mprelay.system import boottime, poller, sockets
+from mprelay.system import boottime, passing, poller, sockets
 from mprelay.worker.relay import LINGER, Relay
 
 
@@ -57,10 +57,10 @@ class Running:
             "deadline": None,
             "any_address": True,
         } | settings
-        down, up = handoff.channel()
-        self.sender = handoff.sender(down)
+        down, up = passing.channel()
+        self.sender = Sender(down)
         self.uplink = Kept()
-        self._inbox = handoff.receiver(up)
+        self._inbox = Receiver(up)
         self.relay = Relay(Settings(*target[:2], **chosen), self._inbox, self.uplink)
         self._thread = threading.Thread(target=self.relay.run)
 

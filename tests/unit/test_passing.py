@@ -1,0 +1,158 @@
+"""Sockets get to another process, whole messages of them, and who owns them is never in doubt."""
+
+import array
+import errno
+import fcntl
+import os
+import resource
+import socket
+
+import pytest
+
+from mprelay.system import passing, passing_none, passing_rights
+from mprelay.system.passing import NoPassing, NoSockets, Receiver, Sender
+
+SIZE, COUNT = 100, 4
+
+
+@pytest.fixture
+def ends():
+    """A sender and a receiver."""
+    ours, theirs = passing.channel()
+    sender, receiver = Sender(ours), Receiver(theirs, SIZE, COUNT)
+    yield sender, receiver
+    sender.close()
+    receiver.close()
+
+
+def test_the_variants_offer_the_same():
+    """All that is chosen from, and the same methods."""
+    for variant in (passing_rights, passing_none):
+        assert {"MECHANISM", "End", "Receiver", "Sender", "channel", "missing"} <= set(vars(variant))
+    for name in ("Sender", "Receiver"):
+        public = [{n for n in dir(getattr(v, name)) if n[0] != "_"} for v in (passing_rights, passing_none)]
+        assert public[0] == public[1]
+
+
+def test_where_there_is_no_way_it_is_named_and_not_used():
+    """The relay refuses to start; nothing before that needs one."""
+    assert passing.missing() is None
+    assert passing_none.missing()
+    for make in (
+        passing_none.channel,
+        lambda: passing_none.Sender(None),
+        lambda: passing_none.Receiver(None, 1, 1),
+    ):
+        with pytest.raises(NotImplementedError):
+            make()
+
+
+def test_a_received_descriptor_is_not_inherited(ends):
+    """Close-on-exec, from the moment that the kernel installs it."""
+    sender, receiver = ends
+    near, far = socket.socketpair()
+    with far:
+        sender.send(b"one", [near.fileno()])
+        near.close()
+        message, (descriptor,) = receiver.receive()
+        assert message == b"one"
+        assert fcntl.fcntl(descriptor, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
+        os.write(descriptor, b"x")
+        os.close(descriptor)
+        assert far.recv(2) == b"x"
+
+
+def test_messages_stay_apart_and_may_have_no_socket(ends):
+    """In order, each whole; when nothing waits that is an error, which is not the end."""
+    sender, receiver = ends
+    sender.send(b"one", [])
+    sender.send(b"x" * SIZE, [])
+    assert receiver.receive() == (b"one", [])
+    assert receiver.receive() == (b"x" * SIZE, [])
+    with pytest.raises(BlockingIOError):
+        receiver.receive()
+    sender.close()
+    assert receiver.receive() == (b"", [])
+
+
+def test_a_message_that_is_too_long_is_an_error_and_leaves_nothing(ends):
+    """Its sockets are closed. The next message is whole."""
+    sender, receiver = ends
+    near, far = socket.socketpair()
+    with far:
+        sender.send(b"x" * (SIZE + 1), [near.fileno()])
+        near.close()
+        sender.send(b"next", [])
+        with pytest.raises(OSError, match=os.strerror(errno.EMSGSIZE)) as told:
+            receiver.receive()
+        assert told.value.errno == errno.EMSGSIZE
+        assert far.recv(1) == b""
+        assert receiver.receive() == (b"next", [])
+
+
+def test_more_sockets_than_there_is_room_for(ends):
+    """The first ones arrive, the rest is closed."""
+    sender, receiver = ends
+    room = (socket.CMSG_SPACE(COUNT * 4) - socket.CMSG_LEN(0)) // array.array("i").itemsize
+    pairs = [socket.socketpair() for _ in range(room + 2)]
+    sender.send(b"many", [near.fileno() for near, _ in pairs])
+    for near, _ in pairs:
+        near.close()
+    message, descriptors = receiver.receive()
+    assert (message, len(descriptors)) == (b"many", room)
+    for descriptor in descriptors:
+        os.write(descriptor, b"x")
+        os.close(descriptor)
+    for index, (_, far) in enumerate(pairs):
+        with far:
+            assert far.recv(1) == (b"x" if index < room else b"")
+
+
+def test_a_dead_sender_with_unread_data_is_the_end_too(ends):
+    """ECONNRESET on a local socket: the other end was closed before it had read all."""
+    sender, receiver = ends
+    receiver._sock.send(b"never read")
+    sender.close()
+    assert receiver.receive() == (b"", [])
+
+
+def test_the_probe_passes_here():
+    """This system can do it."""
+    passing.probe()
+
+
+def test_the_probe_tells_no_sockets_from_no_passing(monkeypatch):
+    """EMFILE for the channel is message 9; a channel that passes nothing is message 10."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        with pytest.raises(NoSockets) as told:
+            passing.probe()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert told.value.errno == errno.EMFILE
+    monkeypatch.setattr(passing, "channel", lambda: socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM))
+    passing.probe()  # a stream passes descriptors as well
+    monkeypatch.setattr(passing, "channel", udp_pair)
+    with pytest.raises(NoPassing, match="SCM_RIGHTS: the message arrived without its descriptor"):
+        passing.probe()
+
+
+def udp_pair():
+    """A channel that cannot carry descriptors."""
+    one, other = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
+    for sock in (one, other):
+        sock.bind(("127.0.0.1", 0))
+    one.connect(other.getsockname())
+    return one, other
+
+
+def test_the_probe_names_the_error(monkeypatch):
+    """A sandbox refuses the call: message 10 says which error it gave."""
+
+    def refused(_self):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(Receiver, "receive", refused)
+    with pytest.raises(NoPassing, match=r"SCM_RIGHTS: EPERM$"):
+        passing.probe()
