@@ -1,1 +1,1 @@
-"""Between supervisor and worker: tickets with sockets go down, events come up."""
+"""Between supervisor and worker: tickets with sockets, and orders, go down; events come up."""

@@ -1,23 +1,23 @@
 """The way up: one multiprocessing queue for each worker carries its events to the supervisor.
 
-The only file that knows what a :class:`multiprocessing.SimpleQueue` is made of (its pipe), as
-``concurrent.futures.process`` does to wait for one.
+The only file that knows what a :class:`multiprocessing.SimpleQueue` is made of: a pipe.
+``concurrent.futures.process`` knows it too, to wait for one.
 
 Rules:
 
-1. One queue for each worker, never a shared one: a worker killed while it holds the write lock of a shared
-   queue would silence all others. With one writer and one reader a queue needs no lock at all, and without
-   its semaphores nothing is left behind by a killed process.
-2. What is put fits into PIPE_BUF (4096 bytes) with its length before it, so it is one write(2) that is atomic
-   (pipe(7)): a killed worker cannot leave half a frame.
-3. Neither waits for the other: both ends are non-blocking (each is an open file description of its own, so the
-   flag is shared with nobody). The kernel refuses a frame that does not fit whole; the worker keeps it.
-4. The end of the queue comes only after its last event: the writer's end is closed by the kernel when the
-   worker is gone, and the supervisor keeps no copy of it.
-5. These are the only bytes that reach the supervisor from a process that touches what clients send. So a frame
-   is JSON, and no pickle: that could run code, and one of 45 bytes could ask for gigabytes of memory. What has
-   not the shape of an event, or cannot be true, is refused: a worker that somebody has taken over can lie about
-   its own sessions, and do no more.
+1. Each worker has a queue of its own. If they shared one, a worker killed while it held the write lock would
+   silence all others. A queue with one writer and one reader needs no lock. Without the lock's semaphores a
+   killed process leaves nothing behind.
+2. A frame fits into PIPE_BUF (4096 bytes) together with its length. So it is one atomic write(2) (pipe(7)), and a
+   killed worker cannot leave half a frame.
+3. Neither process waits for the other: both ends are non-blocking. Each end is an open file description of its
+   own, so nobody else shares the flag. The kernel refuses a frame that does not fit whole; the worker keeps it.
+4. The end of the queue comes after its last event: the kernel closes the writer's end when the worker is gone,
+   and the supervisor keeps no copy of it.
+5. These are the only bytes that reach the supervisor from a process that handles what clients send. So a frame
+   is JSON and not a pickle, which could run code, or ask for gigabytes of memory with 45 bytes. Anything that is
+   not shaped like an event, or cannot be true, is refused. A compromised worker can lie about its own sessions
+   and nothing else.
 """
 
 import os
@@ -48,25 +48,27 @@ from mprelay.core.protocol import (
     Side,
 )
 
-FRAME: Final = 13
-"""Events in one frame. The largest (Closed, all numbers of 64 bits) takes below 310 bytes: a test counts."""
-
+EVENTS_PER_FRAME: Final = 13
+"""Events in one frame, at most. The largest (Closed, all numbers of 64 bits) takes less than 310 bytes: a test
+measures it."""
 
 KINDS: Final = (Ready, Connected, Progress, Closed, Crashed)
-"""Of events, each with its index as its code in a frame."""
+"""All kinds of event. Its index here is the code of a kind in a frame."""
 
 _CODES: Final = {kind: code for code, kind in enumerate(KINDS)}
 _READY: Final = _CODES[Ready]
 _CLOSED: Final = _CODES[Closed]
 _CONNECTED: Final = _CODES[Connected]
 _PROGRESS: Final = _CODES[Progress]
-_type: Final[Callable[[object], type]] = type  # for map: as a class it takes more than one argument (mypy)
+_type: Final[Callable[[object], type]] = (
+    type  # `type` itself also takes three arguments, which mypy rejects in map
+)
 _NAMES: Final[dict[CloseReason | None, str | None]] = {None: None} | {r: r.value for r in CloseReason}
 _REASONS: Final = {name: reason for reason, name in _NAMES.items()}
 
 
 def pack(event: Event) -> tuple[Any, ...]:
-    """Make a plain tuple of an event: orjson takes neither a named one nor one with an enum in it."""
+    """Make a plain tuple of an event, because orjson takes no named tuple."""
     if type(event) is Closed:
         serial, at, duration_ms, reason, *facts = event
         return (_CLOSED, serial, at, duration_ms, _NAMES[reason], *facts)
@@ -83,40 +85,42 @@ _SHAPES: Final[dict[tuple[type, ...], int]] = {
     (int, int, float, float, *texts, int, int, int, int): _CLOSED
     for texts in product(_STR_OR_NONE, repeat=6)  # reason, error, whose, how each side ended, inbound address
 }
-"""The types of the values of each event, its code before them: no two are alike."""
+"""The types of an event's code and values, and to which code they belong. No two events have the same types."""
 
-_LONGEST: Final = 32
-"""Characters of an errno's name, at most."""
+_ERRNO_NAME_LIMIT: Final = 32
+"""Characters, at most."""
 
-_LONGEST_BUILD: Final = 64
-"""Characters of a build's name, at most."""
+_BUILD_NAME_LIMIT: Final = 64
+"""Characters, at most."""
 
-_MOST: Final = 2**60
-"""Bytes of one session, below: three years at 100 Gbit/s."""
-_LATEST: Final = 1e11
-"""Seconds since 1970 that can be shown as a date, below."""
-_LONGEST_MS: Final = 1e14
-"""Milliseconds of one session, below: three thousand years."""
+_BYTES_END: Final = 2**60
+"""Bytes of one session are below: three years at 100 Gbit/s."""
 
+_TIMESTAMPS_END: Final = 1e11
+"""Seconds since 1970 are below, so that they can be shown as a date."""
+
+_DURATIONS_END: Final = 1e14
+"""Milliseconds of one session are below: three thousand years."""
 
 _SIDES: Final = {None, *get_args(Side)}
 _PEER_ENDS: Final = {None, *get_args(PeerEnd)}
 
-
-PIPE_BUF: Final[int] = getattr(select, "PIPE_BUF", 512)
+_FRAME_LIMIT: Final[int] = getattr(select, "PIPE_BUF", 512)
 """Bytes of a frame with its length, at most."""
+
 _LENGTH: Final = struct.Struct("!i")
-"""Before each frame, as multiprocessing.Connection has it."""
+"""The length before each frame, as multiprocessing.Connection writes it."""
+
 _PIPE_SIZE: Final = 64 * 1024
 """Bytes that a pipe holds (pipe(7)): one read takes all."""
 
 
 class NotEvents(Exception):  # noqa: N818 - it says what came
-    """What no worker of ours reports."""
+    """Something that no worker of ours reports."""
 
 
 def unpack(packed: Any) -> Event:  # noqa: ANN401 - that is the question
-    """Make the event again. NotEvents: it is none, or its figures can be in no record."""
+    """Make the event again. Raises NotEvents if it is none, or if its figures cannot stand in a record."""
     code = _SHAPES.get(tuple(map(_type, packed))) if type(packed) is list else None
     if code is None or code != packed[0]:
         raise NotEvents("a value that is no event")
@@ -124,12 +128,12 @@ def unpack(packed: Any) -> Event:  # noqa: ANN401 - that is the question
         _, _, at, duration_ms, name, error, error_from, client_end, target_end, inbound = packed[:10]
         from_client, from_target, to_client, to_target = packed[10:]
         if (
-            0.0 <= at < _LATEST
-            and 0.0 <= duration_ms < _LONGEST_MS
-            and 0 <= to_target <= from_client < _MOST
-            and 0 <= to_client <= from_target < _MOST
+            0.0 <= at < _TIMESTAMPS_END
+            and 0.0 <= duration_ms < _DURATIONS_END
+            and 0 <= to_target <= from_client < _BYTES_END
+            and 0 <= to_client <= from_target < _BYTES_END
             and name in _REASONS
-            and (error is None or (error.isascii() and len(error) <= _LONGEST))
+            and (error is None or (error.isascii() and len(error) <= _ERRNO_NAME_LIMIT))
             and (
                 inbound is None
                 or (inbound.isascii() and len(inbound) <= IP_LENGTH_LIMIT and inbound.isprintable())
@@ -142,32 +146,37 @@ def unpack(packed: Any) -> Event:  # noqa: ANN401 - that is the question
             return Closed(*packed[1:])
     elif code == _CONNECTED:
         _, serial, at, connect_ms, outbound_port = packed
-        if 0.0 <= at < _LATEST and 0.0 <= connect_ms < _LONGEST_MS and 0 <= outbound_port < PORTS_END:
+        if 0.0 <= at < _TIMESTAMPS_END and 0.0 <= connect_ms < _DURATIONS_END and 0 <= outbound_port < PORTS_END:
             return Connected(serial, at, connect_ms, outbound_port)
     elif code == _PROGRESS:
         progress = Progress(*packed[1:])
         if (
-            0 <= progress.bytes_to_target <= progress.bytes_from_client < _MOST
-            and 0 <= progress.bytes_to_client <= progress.bytes_from_target < _MOST
+            0 <= progress.bytes_to_target <= progress.bytes_from_client < _BYTES_END
+            and 0 <= progress.bytes_to_client <= progress.bytes_from_target < _BYTES_END
         ):
             return progress
     elif code == _READY:
         _, at, build = packed
-        if 0.0 <= at < _LATEST and len(build) <= _LONGEST_BUILD and build.isascii() and build.isprintable():
+        if (
+            0.0 <= at < _TIMESTAMPS_END
+            and len(build) <= _BUILD_NAME_LIMIT
+            and build.isascii()
+            and build.isprintable()
+        ):
             return Ready(at, build)
-    elif 0.0 <= packed[1] < _LATEST:
+    elif 0.0 <= packed[1] < _TIMESTAMPS_END:
         return Crashed(*packed[1:])
     raise NotEvents("figures beyond all bounds")
 
 
 class Queue(queues.SimpleQueue[Any]):
-    """A SimpleQueue between exactly one writer and one reader: without locks."""
+    """A SimpleQueue without locks, between exactly one writer and one reader."""
 
     def __init__(self) -> None:
         super().__init__(ctx=SimpleNamespace(Lock=nullcontext))
 
     def put(self, obj: list[tuple[Any, ...]]) -> None:
-        """Put a frame. BlockingIOError: there is no room for it."""
+        """Put a frame. Raises BlockingIOError if there is no room for it."""
         data = orjson.dumps(obj)
         os.write(self.writer.fileno(), _LENGTH.pack(len(data)) + data)  # whole or not at all: rule 2
 
@@ -192,32 +201,32 @@ class Uplink:
 
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
-        queue.reader.close()  # else our own copy would keep the pipe alive when the supervisor is gone
+        queue.reader.close()  # our copy would keep the pipe alive when the supervisor is gone
         _never_wait(queue.writer.fileno())
         self.waiting: list[Event] = []
-        """What is not sent yet."""
+        """Events not yet sent."""
         self.report = self.waiting.append
-        """report(event): note it; :meth:`flush` sends it."""
+        """report(event): keep it for the next :meth:`flush`."""
 
     def fileno(self) -> int:
-        """Return the descriptor that is writable when there is room."""
+        """Return the descriptor that is writable when the pipe has room."""
         return int(self._queue.writer.fileno())
 
     def flush(self) -> bool:
-        """Send what waits; False where not all could be sent. BrokenPipeError: nobody reads any more."""
+        """Send what waits; False if not all could be sent. Raises BrokenPipeError if nobody reads any more."""
         waiting = self.waiting
         while waiting:
             try:
-                self._queue.put([pack(event) for event in waiting[:FRAME]])
+                self._queue.put([pack(event) for event in waiting[:EVENTS_PER_FRAME]])
             except BlockingIOError:
                 return False
-            del waiting[:FRAME]
+            del waiting[:EVENTS_PER_FRAME]
         return True
 
     def flush_within(self, seconds: float) -> bool:
-        """Send what waits, and wait for room up to so long; False where not all could be sent until then.
+        """Send what waits, and wait for room up to `seconds`; False if not all could be sent by then.
 
-        BrokenPipeError: nobody reads any more.
+        Raises BrokenPipeError if nobody reads any more.
         """
         if sys.platform == "win32":
             return self.flush()
@@ -228,7 +237,7 @@ class Uplink:
             left = give_up_at - time.monotonic()
             if left <= 0:
                 return False
-            room.poll(left * 1000)  # ended by the reader's end too (POLLERR): the next flush raises then
+            room.poll(left * 1000)  # ends too when the reader is gone (POLLERR); then the next flush raises
         return True
 
 
@@ -238,11 +247,11 @@ class EventReader:
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
         self._descriptor = int(queue.reader.fileno())
-        self._rest = b""  # read, and no whole frame yet
+        self._rest = b""  # the beginning of a frame whose end has not arrived
         self.more = True
-        """Whether more may wait than the last :meth:`take` has taken."""
+        """Whether more may wait than the last :meth:`take` took."""
         self.garbled = False
-        """Whether something came that no worker of ours reports, or its last report. Nothing is read after it."""
+        """Whether the last report came, or something that no worker of ours reports. Nothing is read after it."""
         queue.writer.close()
         _never_wait(self._descriptor)
 
@@ -251,10 +260,11 @@ class EventReader:
         return self._descriptor
 
     def take(self) -> list[Event] | None:
-        """Take what waits, many frames at once; [] where none does, None at the end. Never blocks.
+        """Take what waits, many frames at once; [] if nothing waits, None at the end. Never blocks.
 
-        What is no frame of events is reported as the worker's own crash would be, and then the end.
-        ``Connection.recv_bytes`` would read each frame by two system calls, and a third shows that none is left.
+        Anything but a frame of events is reported as a crash of the worker, and the end follows.
+        ``Connection.recv_bytes`` would read each frame with two system calls, and need one more to see that no
+        frame is left.
         """
         if self.garbled:
             return None
@@ -275,11 +285,11 @@ class EventReader:
         return events
 
     def _frames(self, data: bytes) -> Iterator[list[Any]]:
-        """Split `data` into frames; keep what is no whole one. NotEvents: there is no frame."""
+        """Split `data` into frames and keep the rest. Raises NotEvents if something is no frame."""
         start, end = 0, _LENGTH.size
         while end <= len(data):
             (size,) = _LENGTH.unpack_from(data, start)
-            if not 0 <= size <= PIPE_BUF:
+            if not 0 <= size <= _FRAME_LIMIT:
                 raise NotEvents(f"a frame of {size} bytes")
             if end + size > len(data):
                 break
@@ -297,7 +307,7 @@ class EventReader:
             raise NotEvents("a frame that is not whole")  # rule 2
 
     def distrust(self, why: str) -> Crashed:
-        """Read nothing more: make the event of this worker's crash, in its place."""
+        """Read nothing more, and report a crash in the worker's place."""
         self.stop()
         return Crashed(time.time(), "uplink", why)
 

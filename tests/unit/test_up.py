@@ -11,10 +11,10 @@ import threading
 import orjson
 import pytest
 
-from mprelay.channel.up import FRAME, EventReader, Queue, Uplink, pack, unpack
+from mprelay.channel.up import EVENTS_PER_FRAME, EventReader, Queue, Uplink, pack, unpack
 from mprelay.core.protocol import Closed, CloseReason, Connected, Crashed, Progress, Ready
 
-MOST = 2**60 - 1
+LARGEST_COUNT = 2**60 - 1
 LARGEST = Closed(
     2**63 - 1,
     99999999999.99998,
@@ -25,7 +25,7 @@ LARGEST = Closed(
     "reset",
     "reset",
     "0000:0000:0000:0000:0000:ffff:255.255.255.255",
-    *[MOST] * 4,
+    *[LARGEST_COUNT] * 4,
 )
 
 
@@ -63,7 +63,7 @@ def both_ends(queue):
 def test_the_largest_frame_is_atomic(queue):
     """With its length before it a frame fits into PIPE_BUF."""
     uplink, other = both_ends(queue)
-    for _ in range(FRAME):
+    for _ in range(EVENTS_PER_FRAME):
         uplink.report(LARGEST)
     assert uplink.flush()
     size = len(os.read(other.fileno(), 65536))
@@ -83,7 +83,7 @@ def test_a_full_pipe_keeps_the_events_and_their_order(queue):
     uplink, other = both_ends(queue)
     count = 0
     while uplink.flush():
-        for _ in range(FRAME):
+        for _ in range(EVENTS_PER_FRAME):
             uplink.report(Connected(count, 1.0, 2.0, 3))
             count += 1
     assert uplink.waiting
