@@ -95,7 +95,8 @@ def wait_for_port(port: int) -> None:
     """Wait until somebody listens; without connecting, for iperf3 would take that for a client."""
     deadline = time.monotonic() + 10
     while not any(
-        line.status == psutil.CONN_LISTEN and line.laddr.port == port for line in psutil.net_connections("tcp4")
+        line.status == psutil.CONN_LISTEN and line.laddr and line.laddr.port == port
+        for line in psutil.net_connections("tcp4")
     ):
         if time.monotonic() > deadline:
             raise Errors(f"nobody listens on port {port}")
@@ -143,11 +144,8 @@ class Running:
         total = 0
         for process in self.tree():
             for task in Path(f"/proc/{process.pid}/task").iterdir():
-                total += int(
-                    re.search(r"^voluntary_ctxt_switches:\s+(\d+)", (task / "status").read_text(), re.MULTILINE)[
-                        1
-                    ]
-                )  # type: ignore[index]
+                status = (task / "status").read_text()
+                total += int(re.findall(r"^voluntary_ctxt_switches:\s+(\d+)", status, re.MULTILINE)[0])
         return total
 
     def stop(self) -> None:

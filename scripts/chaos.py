@@ -20,8 +20,8 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -101,9 +101,13 @@ class Loopback:
     """All on this machine: addresses of relay and target, and where processes begin."""
 
     relay = target = "127.0.0.1"
-    near = far = staticmethod(nullcontext)
     lossy = False
     options: tuple[str, ...] = ()
+    cable: Cable
+
+    def __init__(self) -> None:
+        self.near: Callable[[], AbstractContextManager[None]] = nullcontext
+        self.far: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 class Network(Loopback):
@@ -118,6 +122,7 @@ class Network(Loopback):
     options = ("--idle-timeout", "10")
 
     def __init__(self, near: Namespace, far: Namespace, cable: Cable) -> None:
+        super().__init__()
         self.near, self.far, self.cable = near.inside, far.inside, cable
 
 
@@ -229,8 +234,7 @@ class Chaos:
         with self.fault("kill -9 of all workers", pids):
             for pid in pids.values():
                 os.kill(pid, signal.SIGKILL)
-            for pid in pids.values():
-                eventually(lambda pid=pid: not _lives(pid), "its end")
+            eventually(lambda: not any(map(_lives, pids.values())), "their end")
 
     def _end(self, pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)

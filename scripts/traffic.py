@@ -269,7 +269,8 @@ async def _answer(conn: socket.socket) -> None:
 
 async def echo(inbox: str) -> None:
     """Answer on each socket that comes through `inbox`, until that ends."""
-    loop, tasks, over = asyncio.get_running_loop(), set(), asyncio.Event()
+    loop, over = asyncio.get_running_loop(), asyncio.Event()
+    tasks: set[asyncio.Task[None]] = set()
 
     def take() -> None:
         data, descriptors, _flags, _address = socket.recv_fds(sock, 1, 1)
@@ -311,7 +312,8 @@ async def _serve(conn: socket.socket, seed: str, flow: memoryview, echoes: socke
 
 async def target(seed: str, host: str) -> None:
     """Serve until stdin ends. ``shut`` and ``open`` on stdin close the listener and open it again."""
-    flow, loop, tasks = _flow(seed), asyncio.get_running_loop(), set()
+    flow, loop = _flow(seed), asyncio.get_running_loop()
+    tasks: set[asyncio.Task[None]] = set()
     echoes, inbox = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     command = [sys.executable, __file__, "echo", str(inbox.fileno())]
     answering = subprocess.Popen(command, pass_fds=[inbox.fileno()])  # noqa: ASYNC220 - nothing runs yet
@@ -524,7 +526,12 @@ def main(role: str, *arguments: str) -> None:
     """Be a target, clients, probes, or what answers them."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    roles = {"target": target, "echo": echo, "clients": _obeying(Clients), "probes": _obeying(Probes)}
+    roles: dict[str, Any] = {
+        "target": target,
+        "echo": echo,
+        "clients": _obeying(Clients),
+        "probes": _obeying(Probes),
+    }
     asyncio.run(roles[role](*arguments))
     os._exit(0)  # what sessions are left is their kernel's business
 

@@ -109,7 +109,7 @@ def acl(data: bytes) -> None:
         assert parsed.decide(str(v6)).allowed
         return
     network = ipaddress.ip_network(text, strict=False)
-    inside = ipaddress.ip_network("::ffff:0:0/96")
+    inside = ipaddress.IPv6Network("::ffff:0:0/96")
     if isinstance(network, ipaddress.IPv6Network) and network.subnet_of(inside):
         assert parsed.decide(str(v4)).allowed == (ipaddress.IPv6Address(mapped) in network)
     elif v6.ipv4_mapped is None:
@@ -207,6 +207,7 @@ WAYS: Final[dict[str, Callable[[bytes], None]]] = {
     "events": events,
 }
 REFUSED: Final = CloseReason.CONNECT_REFUSED
+COUNTS: Final = (2**60 - 1, 2**60 - 1, 2**60 - 1, 2**60 - 1)
 SEEDS: Final[dict[str, list[bytes]]] = {
     "argv": [
         b"\0".join(map(str.encode, (*GOOD, "3", "300", "0", "auto"))),
@@ -229,7 +230,7 @@ SEEDS: Final[dict[str, list[bytes]]] = {
             [pack(Ready(1.0, "0.1.0 75f37af9")), pack(Connected(1, 1.0, 1.0, 9)), pack(Progress(1, 2, 3, 3, 2))]
         ),
         _frame([pack(Closed(1, 1.0, 1.0, REFUSED, "ECONNREFUSED", "target", "end", None, None, 0, 0, 0, 0))]) * 2,
-        _frame([pack(Closed(1, 1.0, 1.0, CloseReason.DRAINED, *[None] * 5, *[2**60 - 1] * 4))]) * 9,
+        _frame([pack(Closed(1, 1.0, 1.0, CloseReason.DRAINED, None, None, None, None, None, *COUNTS))]) * 9,
         _frame([pack(Crashed(1.0, "place", "error"))]),
         _frame([pack(Crashed(1.0, "\x01" * 200, "\x01" * 200))]),
         _frame([pack(Ready(1.0, "\x1b[2J")), pack(Ready(1.0, "x" * 65)), pack(Ready(1.0, "é"))]),

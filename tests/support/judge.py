@@ -10,12 +10,15 @@ import os
 import re
 from collections import Counter, defaultdict
 from datetime import UTC, datetime
+from typing import Any
+
+Record = dict[str, Any]
 
 LEVELS = {"debug", "info", "warning", "error", "critical"}
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 
 # event: (msg_id, level) as the contract's table has them
-EVENTS = {
+EVENTS: dict[str, set[tuple[int | None, str]]] = {
     "timer.unavailable": {(1, "critical")},
     "config.invalid": {(n, "error") for n in (2, 3, 4, 5, 6, 7, 8, None)},
     "platform.init_failed": {(9, "critical")},
@@ -162,7 +165,7 @@ _PYTHON = {"string": str, "integer": int, "number": float, "boolean": bool}
 CONNECTION_EVENTS = {*LIFE, "connection.rejected", "connection.abandoned", "connection.pool_exhausted"}
 
 
-def parse(output: bytes) -> list[dict]:
+def parse(output: bytes) -> list[Record]:
     """Split what came out of stdout into records, each a whole line below 4096 bytes."""
     assert output == b"" or output.endswith(b"\n"), f"torn last line: {output[-200:]!r}"
     lines = output.split(b"\n")[:-1]
@@ -176,7 +179,7 @@ def moment(text: str) -> float:
     return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC).timestamp()
 
 
-def check_types(fields: dict, types: dict) -> None:
+def check_types(fields: Record, types: Record) -> None:
     """Each value is of the one type that its name has: collectors refuse a column of two."""
     for name, value in fields.items():
         expected = types.get(name) or types.get("*")
@@ -192,7 +195,7 @@ def check_types(fields: dict, types: dict) -> None:
                     check_types(one, each)
 
 
-def check_record(record: dict) -> None:
+def check_record(record: Record) -> None:
     """What holds for each record by itself."""
     check_types(record, TYPES)
     assert TIMESTAMP.fullmatch(record["timestamp"]), record
@@ -246,7 +249,7 @@ def check_record(record: dict) -> None:
         assert (record["level"] == "error") == (record["reason"] == "failed"), record
 
 
-def check_how_it_ended(record: dict) -> None:
+def check_how_it_ended(record: Record) -> None:
     """What `session.closed` tells of both ends is in itself consistent."""
     ends = {"client": record["client_end"], "target": record["target_end"]}
     assert set(ends.values()) <= {None, "end", "reset"}, record
@@ -276,7 +279,7 @@ def check_how_it_ended(record: dict) -> None:
     assert record["inbound_ip"] or record["reason"] in unreported, record
 
 
-def check_run(records: list[dict], *, detail: str = "full", ended: bool = True) -> None:
+def check_run(records: list[Record], *, detail: str = "full", ended: bool = True) -> None:
     """What holds for a whole run. With `ended` False (the supervisor was killed) nothing has to be complete."""
     assert [record["seq"] for record in records] == list(range(1, len(records) + 1)), "a gap in seq"
     assert len({record["relay_id"] for record in records}) <= 1
@@ -297,7 +300,7 @@ def check_run(records: list[dict], *, detail: str = "full", ended: bool = True) 
     _reconcile(records, detail)
 
 
-def _check_workers(records: list[dict], *, ended: bool) -> None:
+def _check_workers(records: list[Record], *, ended: bool) -> None:
     """A worker is one process at a time, gets sessions only while it is ready, and ends if it does not answer."""
     ready: dict[int, int] = {}
     silent: set[int] = set()
@@ -320,7 +323,7 @@ def _check_workers(records: list[dict], *, ended: bool) -> None:
     assert not silent or not ended, silent
 
 
-def _reconcile(records: list[dict], detail: str) -> None:
+def _reconcile(records: list[Record], detail: str) -> None:
     last = records[-1]
     assert last["event"] == "relay.stopped"
     events = Counter(record["event"] for record in records)

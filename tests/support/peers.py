@@ -9,9 +9,13 @@ import selectors
 import socket
 import struct
 import threading
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from support.waiting import PATIENCE
+
+Address = tuple[Any, ...]
+"""As socket(7) has it: host, port, and two more of IPv6."""
 
 ABORT = struct.pack("ii", 1, 0)
 
@@ -32,7 +36,7 @@ def free_port() -> int:
 
 
 def connect(
-    address,
+    address: Address,
     *,
     source: str | None = None,
     port: int = 0,
@@ -65,7 +69,7 @@ def connect(
     return sock
 
 
-def _reset_after_connect(family: int, own) -> socket.socket:
+def _reset_after_connect(family: int, own: Address) -> socket.socket:
     """Make a client's socket, bound to `own`, that was connected and then reset."""
     with contextlib.ExitStack() as undo, listening(family, own[0]) as server:
         sock = undo.enter_context(socket.socket(family))
@@ -86,7 +90,7 @@ class Answer(NamedTuple):
     reset: bool  # whether that was the end, and not an end of data
 
 
-def knock(address, say: bytes = b"", *, patience: float = PATIENCE, **where) -> Answer:
+def knock(address: Address, say: bytes = b"", *, patience: float = PATIENCE, **where: Any) -> Answer:
     """Connect (`where`: see :func:`connect`), say something, and read to the end, which may come at any moment.
 
     TimeoutError: `patience` seconds went by without an answer.
@@ -105,7 +109,7 @@ def knock(address, say: bytes = b"", *, patience: float = PATIENCE, **where) -> 
 
 def port_of(client: socket.socket) -> int:
     """The port by which records name this client."""
-    return client.getsockname()[1]
+    return int(client.getsockname()[1])
 
 
 def is_shut(port: int) -> bool:
@@ -116,7 +120,9 @@ def is_shut(port: int) -> bool:
 
 
 @contextlib.contextmanager
-def listening(family=socket.AF_INET, host="127.0.0.1", backlog=128):
+def listening(
+    family: int = socket.AF_INET, host: str = "127.0.0.1", backlog: int = 128
+) -> Iterator[socket.socket]:
     """A target: a listening socket; the test accepts and answers itself."""
     with socket.socket(family) as server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -127,7 +133,7 @@ def listening(family=socket.AF_INET, host="127.0.0.1", backlog=128):
 
 
 @contextlib.contextmanager
-def silent():
+def silent() -> Iterator[tuple[socket.socket, socket.socket]]:
     """A target that does not answer: its queue is full, so the kernel drops every further SYN.
 
     Closing the socket that it yields beside the listener, and accepting it, lets the next one in.
@@ -144,7 +150,7 @@ def accept(server: socket.socket) -> socket.socket:
 
 
 @contextlib.contextmanager
-def answering(server: socket.socket, greeting: bytes = b"", *, hold: bool = False):
+def answering(server: socket.socket, greeting: bytes = b"", *, hold: bool = False) -> Iterator[None]:
     """Let a target, in a thread, greet each connection, and end it, or hold it to the end of all."""
     stop = threading.Event()
     held: list[socket.socket] = []
@@ -183,7 +189,7 @@ def echo(client: socket.socket, target: socket.socket) -> None:
 
 
 @contextlib.contextmanager
-def echoing():
+def echoing() -> Iterator[socket.socket]:
     """A target, in a thread, that sends back what it gets and ends when the other side has ended."""
     selector = selectors.DefaultSelector()
     ours, theirs = socket.socketpair()
@@ -191,7 +197,7 @@ def echoing():
     def serve(server: socket.socket) -> None:
         while True:
             for key, _mask in selector.select():
-                sock = key.fileobj
+                sock: Any = key.fileobj
                 if sock is theirs:
                     return
                 if sock is server:
@@ -218,8 +224,9 @@ def echoing():
             ours.send(b".")
             thread.join(PATIENCE)
             for key in list(selector.get_map().values()):
-                if key.fileobj not in (server, theirs):
-                    key.fileobj.close()
+                sock: Any = key.fileobj
+                if sock not in (server, theirs):
+                    sock.close()
 
 
 def receive(sock: socket.socket, size: int | None = None) -> bytes:
@@ -277,7 +284,7 @@ def pattern(size: int, seed: int = 1) -> bytes:
     return random.Random(seed).randbytes(size)  # noqa: S311 - no secret
 
 
-def fill(writer):
+def fill(writer: int) -> None:
     """Leave no room for a single byte in a pipe or a socket."""
     os.set_blocking(writer, False)
     for size in (4096, 1):

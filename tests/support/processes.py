@@ -2,6 +2,7 @@
 
 import contextlib
 import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -46,7 +47,7 @@ def workers_of(pid: int) -> list[psutil.Process]:
 
 
 @contextlib.contextmanager
-def limit(pid: int, what: int, soft: int):
+def limit(pid: int, what: int, soft: int) -> Iterator[None]:
     """Lower a limit of a running process for a while."""
     before = resource.prlimit(pid, what)
     resource.prlimit(pid, what, (soft, before[1]))

@@ -9,11 +9,12 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import IO, Any, Self
 
 import psutil
 
-from support.judge import check_run, parse
-from support.peers import Answer, accept, connect, free_port, knock
+from support.judge import Record, check_run, parse
+from support.peers import Address, Answer, accept, connect, free_port, knock
 from support.processes import outlet_of
 from support.waiting import PATIENCE, eventually
 
@@ -22,7 +23,7 @@ NOWHERE = ("127.0.0.1", 9)  # a target for runs that never come so far
 FAILING_CALL = str(Path(__file__).with_name("seccomp.py"))
 
 
-def failed_start(code: int, *options: str, **given) -> list[dict]:
+def failed_start(code: int, *options: str, **given: Any) -> list[Record]:
     """Run what cannot start; judge its end, and return its records without the last one."""
     with Relay(NOWHERE, *options, wait_active=False, expect_code=code, **given) as relay:
         relay.finish()
@@ -45,19 +46,19 @@ class Relay:
 
     def __init__(
         self,
-        target,
+        target: Address,
         *options: str,
         acl: str = "127.0.0.0/8",
         workers: int = 2,
         command: tuple[str, ...] = (PROGRAM,),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stdout: int | IO[bytes] = subprocess.PIPE,
+        stderr: int | IO[bytes] = subprocess.PIPE,
         expect_code: int | None = 0,
         quiet: bool = True,
         wait_active: bool = True,
         host: str = "127.0.0.1",
         splicing: bool = False,
-        **popen,
+        **popen: Any,
     ) -> None:
         self.port = free_port()
         self.host = host
@@ -75,7 +76,7 @@ class Relay:
         self._outlets: list[psutil.Process] = []
         self._news = threading.Condition()
         self._output = bytearray()
-        self.records: list[dict] = []
+        self.records: list[Record] = []
         self._pids: dict[int, int] = {}
         self.errors = ""
         self.reading = threading.Event()
@@ -85,24 +86,24 @@ class Relay:
         """
         self.reading.set()
 
-    def __enter__(self):
-        self.process = subprocess.Popen(
+    def __enter__(self) -> Self:
+        self.process: subprocess.Popen[bytes] = subprocess.Popen(
             [*self._command, *self.args],
             stdin=subprocess.DEVNULL,
             stdout=self._stdout,
             stderr=self._stderr,
             **self._popen,
         )
-        self._threads = []
+        self._threads: list[threading.Thread] = []
         if self.process.stderr is not None:
-            self._threads.append(threading.Thread(target=self._read_errors))
+            self._threads.append(threading.Thread(target=self._read_errors, args=(self.process.stderr,)))
         if self.process.stdout is not None:
-            stream = self.process.stdout
+            stream: IO[bytes] = self.process.stdout
             if self._splicing:
                 near, far = socket.socketpair()
                 stream = far.makefile("rb")
                 far.close()
-                self._threads.append(threading.Thread(target=self._splice_on, args=(near,)))
+                self._threads.append(threading.Thread(target=self._splice_on, args=(near, self.process.stdout)))
             self._threads.append(threading.Thread(target=self._read_records, args=(stream,)))
         for thread in self._threads:
             thread.start()
@@ -114,7 +115,7 @@ class Relay:
             raise
         return self
 
-    def __exit__(self, kind, *_rest):
+    def __exit__(self, kind: type[BaseException] | None, *_rest: object) -> None:
         try:
             if kind is None:
                 code = self.stop()
@@ -132,14 +133,15 @@ class Relay:
         if self.quiet:
             assert self.errors == ""
 
-    def _splice_on(self, sink: socket.socket) -> None:
+    @staticmethod
+    def _splice_on(sink: socket.socket, source: IO[bytes]) -> None:
         """Pass the records on as some collectors do: from the pipe to a socket, within the kernel."""
         with sink:
             sink.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-            while os.splice(self.process.stdout.fileno(), sink.fileno(), 1 << 16):
+            while os.splice(source.fileno(), sink.fileno(), 1 << 16):
                 pass
 
-    def _read_records(self, stream) -> None:
+    def _read_records(self, stream: IO[bytes]) -> None:
         for line in stream:
             self.reading.wait()
             with self._news:
@@ -154,8 +156,8 @@ class Relay:
         with self._news:
             self._news.notify_all()
 
-    def _read_errors(self) -> None:
-        self.errors = self.process.stderr.read().decode()
+    def _read_errors(self, stream: IO[bytes]) -> None:
+        self.errors = stream.read().decode()
 
     def _join(self) -> None:
         for thread in self._threads:
@@ -180,11 +182,11 @@ class Relay:
 
     # -- what a user does ------------------------------------------------------------------------------------
 
-    def connect(self, host: str | None = None, **where) -> socket.socket:
+    def connect(self, host: str | None = None, **where: Any) -> socket.socket:
         """Connect as a client (see :func:`connect`)."""
         return connect((host or self.host, self.port), **where)
 
-    def knock(self, host: str | None = None, say: bytes = b"", **where) -> Answer:
+    def knock(self, host: str | None = None, say: bytes = b"", **where: Any) -> Answer:
         """Connect as a client and read to the end (see :func:`knock`)."""
         return knock((host or self.host, self.port), say, **where)
 
@@ -228,7 +230,7 @@ class Relay:
 
     # -- what an operator sees -------------------------------------------------------------------------------
 
-    def all(self, event: str, **fields) -> list[dict]:
+    def all(self, event: str, **fields: object) -> list[Record]:
         """The records so far of this kind, with these values."""
         return [
             record
@@ -236,7 +238,7 @@ class Relay:
             if record["event"] == event and all(record.get(name) == value for name, value in fields.items())
         ]
 
-    def wait(self, event: str, count: int = 1, **fields) -> dict:
+    def wait(self, event: str, count: int = 1, **fields: object) -> Record:
         """Wait for the `count`-th such record and return it."""
         deadline = time.monotonic() + PATIENCE
         with self._news:
@@ -273,7 +275,9 @@ class Relay:
         return dict(self._pids)
 
 
-def open_sessions(stack: contextlib.ExitStack, relay: Relay, server: socket.socket, count: int):
+def open_sessions(
+    stack: contextlib.ExitStack, relay: Relay, server: socket.socket, count: int
+) -> list[tuple[socket.socket, socket.socket]]:
     """Open `count` sessions; for each the client's and the target's socket, closed with `stack`."""
     made = []
     for _ in range(count):
@@ -283,7 +287,7 @@ def open_sessions(stack: contextlib.ExitStack, relay: Relay, server: socket.sock
     return made
 
 
-def run(*command: str, **options) -> subprocess.CompletedProcess:
+def run(*command: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
     """Run something to its end."""
     return subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE, check=False, **options

@@ -3,6 +3,8 @@
 import os
 import select
 import time
+from collections.abc import Callable
+from typing import Any
 
 PATIENCE = 20.0  # seconds: the timeout of everything that must happen; no test measures time with it
 
@@ -12,7 +14,7 @@ def pass_time(seconds: float) -> None:
     time.sleep(seconds)
 
 
-def eventually(condition, what: str) -> None:
+def eventually(condition: Callable[[], Any], what: str) -> None:
     """Wait until `condition()` holds; for what has no descriptor, record or sentinel to wait on (/proc)."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
