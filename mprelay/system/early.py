@@ -1,8 +1,8 @@
-"""The stop signals, held back before anything else is loaded. Nothing is imported here that takes time.
+"""The stop signals are held back here, before anything is loaded that takes time.
 
-Until then such a signal ends the program without a record, as it ends any that has not begun: while the
-interpreter starts (13 ms here), and while the script that pip makes loads ``re`` (8 ms). The module ``signal``
-would add 3 to 15 ms, because it needs ``enum``.
+Until then such a signal ends the program without a record, as it ends any program that has not begun: while the
+interpreter starts, and while the script that pip makes loads ``re``. The module ``signal`` would make that time
+longer because it needs ``enum``.
 """
 
 import _signal  # type: ignore[import-not-found,unused-ignore]
@@ -16,7 +16,7 @@ NUMBERS: frozenset[int] = frozenset(
 
 
 def hold_back() -> None:
-    """Block the stop signals."""
+    """Block the stop signals until :func:`mprelay.system.signals.release`."""
     if sys.platform != "win32":
         try:  # noqa: SIM105 - contextlib would have to be loaded
             _signal.pthread_sigmask(_signal.SIG_BLOCK, NUMBERS)

@@ -1,15 +1,15 @@
 """Process signals become readiness of one descriptor; nothing else happens in a handler.
 
-The only file that knows of signals. :meth:`Signals.take` tells which came, in their order.
+The only file that knows signals. :meth:`Signals.take` returns those that came, in their order.
 
-Ignored signals, blocked signals and interval timers are inherited over exec(2). So the program begins from a
+Ignored signals, blocked signals and interval timers are inherited over exec(2). So the program puts itself into a
 known state (:func:`begin`), whoever started it:
 
 - A stop signal (SIGTERM, SIGINT, SIGQUIT, SIGXCPU, and SIGHUP unless it was ignored) is held back until
   :class:`Signals` can hear it. SIGXCPU is one of them because the hard limit of CPU time follows.
-- Any other signal that by default would end the process, and that is no fault of the program, is ignored: it
-  would end the relay without a record.
-- The rest have their default action. If SIGCHLD stayed ignored, waitpid(2) would fail with ECHILD (signal(7)).
+- Any other signal that would end the process by default, and does not report a fault of the program, is ignored:
+  it would end the relay without a record.
+- All others have their default action. If SIGCHLD stayed ignored, waitpid(2) would fail with ECHILD (signal(7)).
 """
 
 import os
@@ -35,7 +35,7 @@ if sys.platform != "win32":
             signal.SIGSEGV,
             signal.SIGSYS,
             signal.SIGTRAP,
-            # … or no end of it.
+            # … or not its end.
             signal.SIGCHLD,
             signal.SIGCONT,
             signal.SIGTSTP,
@@ -49,7 +49,7 @@ if sys.platform != "win32":
 
 
 def name(number: int) -> str:
-    """Name a signal: 9 is SIGKILL; a number that has no name is SIG and the number."""
+    """Name a signal: 9 is SIGKILL. A number without a name becomes SIG and the number."""
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -57,10 +57,10 @@ def name(number: int) -> str:
 
 
 def begin() -> None:
-    """Make a known state of what this process (the supervisor) has inherited. Call it early.
+    """Replace what this process (the supervisor) has inherited by a known state. Call it early.
 
     The stop signals stay blocked until :class:`Signals` hears them, or :func:`release` lets them act by default.
-    What a sandbox refuses stays as it was.
+    Whatever a sandbox does not allow to be changed stays as it was.
     """
     if sys.platform != "win32":
         early.hold_back()
@@ -74,24 +74,24 @@ def begin() -> None:
 
 
 def release() -> None:
-    """Block no signal, not even one that was blocked from the start. What came meanwhile is delivered now."""
+    """Block no signal, not even one that was blocked from the start. Pending signals are delivered now."""
     if sys.platform != "win32":
         with suppress(OSError):
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def _is_nohup(number: int) -> bool:
-    """Tell whether `number` is a hang-up that was ignored from the start: nohup(1) means it to stay so."""
+    """Tell whether `number` is SIGHUP and nohup(1), or whoever started us, wants it to stay ignored."""
     return sys.platform != "win32" and number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN
 
 
 def _settle_others() -> None:
-    """Give each signal that is no stop signal its known disposition."""
+    """Give its known disposition to each signal but the stop signals."""
     if sys.platform != "win32":
         for number in signal.valid_signals() - _STOP - _UNCHANGEABLE:
             if number not in _AS_BY_DEFAULT:
                 _settle(number, signal.SIG_IGN)  # the real-time signals too
-            elif signal.getsignal(number) is signal.SIG_IGN:  # exec(2) leaves no other handler but the default
+            elif signal.getsignal(number) is signal.SIG_IGN:  # exec(2) leaves only this or the default
                 _settle(number, signal.SIG_DFL)
 
 
@@ -101,10 +101,10 @@ def _settle(number: int, disposition: signal.Handlers) -> None:
 
 
 class Signals:
-    """Turns the signals that ask the relay to stop into readiness of one descriptor.
+    """Turns the stop signals into readiness of one descriptor. Once it is made no signal is blocked.
 
-    From here on no signal is blocked. OSError: they cannot be heard. With `child_ended` SIGCHLD is heard too:
-    :meth:`take` calls it, and returns the others.
+    With `child_ended` SIGCHLD is heard too: :meth:`take` calls `child_ended` for it, and returns the others.
+    Raises OSError if signals cannot be heard.
     """
 
     def __init__(self, child_ended: Callable[[], None] | None = None) -> None:
@@ -120,7 +120,7 @@ class Signals:
         release()
 
     def fileno(self) -> int:
-        """Return the descriptor that is readable when a signal came."""
+        """Return the descriptor that is readable when a signal has come."""
         return self._waker.fileno()
 
     def take(self) -> list[int]:
@@ -132,7 +132,7 @@ class Signals:
         return came
 
     def close(self) -> None:
-        """Put back what was there before."""
+        """Restore the previous handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._fd_before)
@@ -144,11 +144,11 @@ def _only_wake(_number: int, _frame: FrameType | None) -> None:
 
 
 @contextmanager
-def held() -> Iterator[None]:
-    """Hold back the stop signals in this thread, and in a process that is started meanwhile.
+def held_back() -> Iterator[None]:
+    """Hold back the stop signals in this thread, and in a process started within.
 
-    A signal mask is inherited over fork and exec, so a child cannot be interrupted in the moment before it
-    comes to :func:`ignore`. A signal that arrives meanwhile is delivered to this process afterwards.
+    A signal mask is inherited over fork and exec. So a child cannot be interrupted before it reaches
+    :func:`ignore`. A signal that arrives within is delivered to this process afterwards.
     """
     if sys.platform == "win32":
         yield
@@ -165,10 +165,10 @@ def held() -> Iterator[None]:
 
 
 def die_with_parent() -> None:
-    """Let the kernel kill this process (a worker) when the one that started it is gone.
+    """Let the kernel kill this process (a worker) when its supervisor is gone.
 
-    Most workers see that for themselves. One that is stopped (SIGSTOP) sees nothing, and would keep its sessions
-    open for as long as it stands still. Where the system cannot do it (prctl(2), PR_SET_PDEATHSIG), so it is.
+    A running worker notices by itself. A stopped one (SIGSTOP) would keep its sessions open for as long as it is
+    stopped. Without PR_SET_PDEATHSIG (prctl(2)) that cannot be prevented.
     """
     if sys.platform == "linux":
         with suppress(ImportError, OSError, AttributeError):  # a Python, or a C library, without it
@@ -178,9 +178,9 @@ def die_with_parent() -> None:
 
 
 def ignore() -> None:
-    """Make this process (a worker, or another child of the supervisor) deaf to whatever could end it.
+    """Ignore every signal that could end this process, such as a worker. Faults and SIGKILL still end it.
 
-    Ctrl-C and SIGQUIT from the keyboard reach a whole process group. Faults and SIGKILL still end it.
+    Ctrl-C and SIGQUIT from the keyboard reach a whole process group.
     """
     for number in _STOP:
         _settle(number, signal.SIG_IGN)
@@ -189,7 +189,7 @@ def ignore() -> None:
 
 
 def kill(child: int) -> None:
-    """End a child process that was not waited for, whatever it does. Works on a stopped (SIGSTOP) one too."""
+    """End a child process that has not been waited for, even a stopped one (SIGSTOP)."""
     if sys.platform != "win32":
         with suppress(OSError):  # a sandbox refuses it
             os.kill(child, signal.SIGKILL)

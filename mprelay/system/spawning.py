@@ -1,7 +1,7 @@
 """How the relay's processes start: by multiprocessing's *spawn*, and never interrupted by a stop signal.
 
-Start method *spawn*, by name: with *fork* a child inherits the other workers' channel ends, and the end of a
-channel would never come.
+The start method is *spawn*, by name. With *fork* a child would inherit the other workers' ends of their channels,
+and the end of a channel would never come.
 """
 
 import multiprocessing
@@ -18,16 +18,16 @@ from typing import Any, Final
 from mprelay.system import signals
 
 _STDERR: Final = 2
-_MOST: Final = 64 * 1024  # bytes of what a process says before it is ready
-_LONGEST: Final = 120  # characters of the last line of it
+_FIRST_WORDS_SIZE: Final = 64 * 1024  # bytes read, at most
+_LAST_LINE_LENGTH: Final = 120  # characters kept, at most
 
 
 class FirstWords:
-    """What a process says on stderr until it is ready: the cause, if it never is.
+    """What a process says on stderr until it is ready. If it never is, that is the cause.
 
-    An interpreter may be unable to begin, to import a module, or to unpickle the arguments. All that goes wrong
-    before the process runs our code is said on its stderr and nowhere else. So its stderr is a socket of its own,
-    which never blocks, until it is ready.
+    An interpreter may be unable to begin, to import a module, or to unpickle the arguments. Whatever goes wrong
+    before the process runs our code is reported on its stderr and nowhere else. So until the process is ready its
+    stderr is a socket of its own, which never blocks.
     """
 
     def __init__(self) -> None:
@@ -39,8 +39,8 @@ class FirstWords:
 
     @contextmanager
     def as_stderr(self) -> Iterator[None]:
-        """Be the stderr of the process that is started meanwhile. OSError: no descriptors."""
-        if sys.platform == "win32":  # there a socket cannot be the stderr of a process
+        """Be the stderr of a process started within. Raises OSError if there are no descriptors left."""
+        if sys.platform == "win32":  # a socket cannot be the stderr of a process
             yield
             return
         usual = os.dup(_STDERR)
@@ -53,16 +53,16 @@ class FirstWords:
             self._theirs.close()
 
     def end(self) -> None:
-        """Pass on to our own stderr what was said, and give everything back."""
+        """Pass what was said on to our own stderr, and give everything back."""
         if self._ours.fileno() < 0:
             return
         said = b""
         with suppress(OSError):
-            said = self._ours.recv(_MOST)
+            said = self._ours.recv(_FIRST_WORDS_SIZE)
         self.close()
         if said:
             self.last = last_line(said)
-            with suppress(OSError):  # as everybody's complaints: if anybody listens
+            with suppress(OSError):  # nobody may listen
                 os.write(_STDERR, said)
 
     def close(self) -> None:
@@ -72,31 +72,31 @@ class FirstWords:
 
 
 def last_line(said: bytes) -> str:
-    """Return the last line that is not empty: where a traceback was printed, the exception."""
+    """Return the last line that is not empty. At the end of a traceback that is the exception."""
     lines = said.decode("utf-8", "backslashreplace").split("\n")
-    return next((line.strip()[:_LONGEST] for line in reversed(lines) if line.strip()), "")
+    return next((line.strip()[:_LAST_LINE_LENGTH] for line in reversed(lines) if line.strip()), "")
 
 
 def start(
     target: Callable[..., None], args: tuple[Any, ...], name: str, words: FirstWords | None = None
 ) -> multiprocessing.process.BaseProcess:
-    """Start a process that runs `target`. OSError: no process, or no descriptors, to be had.
+    """Start a process that runs `target`. Raises OSError if there is no process or no descriptor left.
 
-    With `words` they are its stderr until it says something else (see :func:`mprelay.worker.main`).
+    `words`, if given, are its stderr until it chooses another (see :func:`mprelay.worker.main`).
     """
-    with signals.held():
-        # Started with the first process anyway, but then within the next `held`, whose mask it undoes. It makes
-        # itself deaf to SIGINT and SIGTERM alone; the other stop signals stay blocked in it.
+    with signals.held_back():
+        # The tracker would start with the first process anyway, but its start undoes the mask of the `held_back`
+        # around it. It ignores only SIGINT and SIGTERM; the other stop signals stay blocked in it.
         resource_tracker.ensure_running()
     process = multiprocessing.get_context("spawn").Process(target=target, args=args, name=name)
-    with signals.held(), words.as_stderr() if words is not None else nullcontext(), _staying():
+    with signals.held_back(), words.as_stderr() if words is not None else nullcontext(), _staying():
         process.start()
     return process
 
 
 @contextmanager
 def _staying() -> Iterator[None]:
-    """Tell no child of a working directory: it inherits ours, and chdir(2) may be refused."""
+    """Keep the working directory out of what a child is given: it inherits ours, and chdir(2) may be refused."""
     prepare: Any = spawn.get_preparation_data
 
     def without_directory(name: str) -> dict[str, Any]:
@@ -110,16 +110,16 @@ def _staying() -> Iterator[None]:
 
 
 def probe() -> None:
-    """See that the end of a process can be heard of. OSError: it cannot."""
+    """Check that the end of a process can be noticed. Raises OSError if it cannot."""
     if sys.platform != "win32":
         with suppress(ChildProcessError):  # there is none yet
             os.waitpid(-1, os.WNOHANG)
 
 
 def await_end(process: multiprocessing.process.BaseProcess, seconds: float) -> None:
-    """Wait up to so long for the end of a process, even if it has closed all that it had (and its sentinel)."""
+    """Wait up to `seconds` for the end of a process, which may come later than that of its descriptors."""
     if sys.platform == "linux" and process.pid is not None:
-        with suppress(OSError):  # no descriptor, or a sandbox refuses it
+        with suppress(OSError):  # no descriptor left, or a sandbox refuses it
             descriptor = os.pidfd_open(process.pid)
             try:
                 connection.wait([descriptor], seconds)
@@ -128,9 +128,9 @@ def await_end(process: multiprocessing.process.BaseProcess, seconds: float) -> N
 
 
 def be_child(arguments: list[str]) -> None:
-    """In a frozen program (PyInstaller), be the child that these arguments ask for, and end; else return.
+    """In a frozen program (PyInstaller), be the child that `arguments` ask for, and exit; else return.
 
-    multiprocessing starts children by sys.executable. If that is the program itself, it gets their arguments.
+    multiprocessing starts children with sys.executable. In a frozen program that is the program itself.
     """
     if asked := re.fullmatch(r"from multiprocessing\.resource_tracker import main;main\((\d+)\)", arguments[-1]):
         resource_tracker.main(int(asked[1]))  # type: ignore[attr-defined,unused-ignore]
@@ -139,22 +139,22 @@ def be_child(arguments: list[str]) -> None:
 
 
 def reap() -> None:
-    """Take the exit of each child that has ended: as PID 1 this process adopts all orphans of its namespace.
+    """Wait for each child that has ended. As PID 1 this process adopts all orphans of its namespace.
 
-    The exit codes of our own are kept where multiprocessing looks for them. waitid(2) shows one ended child at a
-    time, always the same until it was waited for. So none may be left, not even one of ours.
+    The exit codes of our own children are kept where multiprocessing looks for them. waitid(2) shows one ended
+    child at a time, always the same one until it is waited for. So no ended child may be left, not even ours.
     """
     if sys.platform == "win32":
         return
     tracker: Any = resource_tracker._resource_tracker  # noqa: SLF001 - there is no public way
     with suppress(OSError):  # ChildProcessError: no child is left
         while True:
-            ours = {process.pid for process in multiprocessing.active_children()}  # takes the exits of ours
+            ours = {process.pid for process in multiprocessing.active_children()}  # which waits for ended ones
             ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if ended is None:
                 return
             if ended.si_pid in ours:
-                continue  # it has ended since
+                continue  # it has ended since then
             if ended.si_pid == tracker._pid:  # noqa: SLF001
                 os.close(tracker._fd)  # noqa: SLF001
                 tracker._fd = tracker._pid = None  # noqa: SLF001 - the next start starts another
@@ -164,7 +164,8 @@ def reap() -> None:
 def end_helper() -> None:
     """End the helper process that multiprocessing keeps, so that nothing is left running.
 
-    By force: it has nothing to clean up (:mod:`mprelay.channel.up`, rule 1), and it could be stopped (SIGSTOP).
+    Force is needed because it may be stopped (SIGSTOP). It has nothing to clean up (:mod:`mprelay.channel.up`,
+    rule 1).
     """
     tracker: Any = resource_tracker._resource_tracker  # noqa: SLF001 - there is no public way
     if tracker._pid is not None:  # noqa: SLF001

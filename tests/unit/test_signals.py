@@ -94,7 +94,7 @@ def test_held_signals_come_afterwards():
     """None is lost while a process is started."""
     caught = Signals()
     try:
-        with signals.held():
+        with signals.held_back():
             os.kill(os.getpid(), signal.SIGTERM)
             assert caught.take() == []
         assert select.select([caught], [], [], 20)[0] == [caught]
@@ -111,7 +111,7 @@ def test_a_process_started_meanwhile_cannot_be_interrupted_and_then_ignores():
         f"[os.kill(os.getpid(), n) for n in {tuple(map(int, STOP))}]\n"
         "print(signal.pthread_sigmask(signal.SIG_BLOCK, ()), flush=True)"
     )
-    with signals.held():
+    with signals.held_back():
         process = subprocess.Popen(
             [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
