@@ -1,6 +1,6 @@
 """The outlet process: it owns stdout and stderr, and nothing else (:mod:`mprelay.outlet.copying`).
 
-What is loaded here is loaded by the supervisor too, which names :func:`main` and needs nothing else.
+The supervisor loads this file too, because it names :func:`main`. So nothing else is loaded here.
 """
 
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 def main(
     records: "socket.socket", complaints: "socket.socket", voice: "socket.socket", stdout: int, stderr: int
 ) -> None:
-    """Be the outlet until the end of the records (the entry point of the process). All arguments are its own."""
+    """Be the outlet until the end of the records (the entry point of the process). It owns all its arguments."""
     from mprelay.outlet.copying import run  # noqa: PLC0415 - not in the supervisor
 
     run(records, complaints, voice, stdout, stderr)

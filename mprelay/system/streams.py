@@ -1,6 +1,6 @@
 """The standard streams: whole records go to stdout, complaints to stderr. Writing there may take for ever.
 
-The outlet process writes, and so does a process that holds nothing any more. Nobody else does.
+So only the outlet process writes there, and a process that holds no connections any more.
 """
 
 import errno
@@ -15,32 +15,32 @@ from multiprocessing import reduction
 from typing import Any, Final
 
 END: Final = b"\0"
-"""The end of the records, where shutdown(2) is refused. No record contains it."""
+"""The end of the records if shutdown(2) is refused. No record contains it."""
 
 READY: Final = b"r"
 WRITTEN: Final = b"w"
-"""What the outlet tells the supervisor, on the socket of the records: it has begun; everything is on stdout."""
+"""The outlet's words to the supervisor, on the socket of the records: it has begun; all records are on stdout."""
 
 STDIN: Final = 0
 STDOUT: Final = 1
 STDERR: Final = 2
 
-_PIPE_BUF: Final = getattr(select, "PIPE_BUF", 512)
-_MOST: Final = 64 * 1024  # bytes of one write to what is no pipe
-_NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_NO_MEMORY: Final = {errno.ENOMEM, errno.ENOBUFS}
-_PASSING: Final = _NO_ROOM | _NO_MEMORY
-_PAUSE: Final = 1.0  # seconds between two tries of what may pass
+_PIPE_CHUNK: Final = getattr(select, "PIPE_BUF", 512)  # bytes of one write to a pipe: it is atomic (pipe(7))
+_CHUNK: Final = 64 * 1024  # bytes of one write to anything else
+_NO_ROOM_ERRNOS: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_MEMORY_ERRNOS: Final = {errno.ENOMEM, errno.ENOBUFS}
+_TEMPORARY_ERRNOS: Final = _NO_ROOM_ERRNOS | _NO_MEMORY_ERRNOS
+_RETRY_INTERVAL: Final = 1.0  # seconds
 
 
 class Handed:
-    """A descriptor that spawn passes to the process that it starts. There it arrives as a plain number."""
+    """A descriptor that spawn passes to the process it starts, where it arrives as a plain number."""
 
     def __init__(self, number: int) -> None:
         self._number = number
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle it, while the process is started."""
+        """Duplicate it into the process being started."""
         return _arrived, (reduction.DupFd(self._number),)  # type: ignore[attr-defined,unused-ignore]
 
 
@@ -51,14 +51,14 @@ def _arrived(passed: Any) -> int:  # noqa: ANN401 - multiprocessing's own, priva
 def complain(text: str, descriptor: int = STDERR) -> None:
     """Say something on stderr, if anybody listens. Nothing of importance is said only there.
 
-    Past ``sys.stderr``: what stays in its buffer would be tried again, and fail, when the interpreter ends.
+    ``sys.stderr`` is not used: the interpreter would write what stays in its buffer again at its end, and fail.
     """
     with suppress(OSError):
         os.write(descriptor, f"mprelay: {text}\n".encode())
 
 
 def remark(text: str) -> None:
-    """Complain, but not where stderr would make us wait, nor where stdout goes too: that takes only records."""
+    """Complain, unless stderr would make us wait, or goes where stdout goes, which takes only records."""
     with suppress(OSError):
         if os.path.samestat(os.fstat(STDOUT), os.fstat(STDERR)):
             return
@@ -73,17 +73,18 @@ def remark(text: str) -> None:
 class Sink:
     """Writes whole records to `descriptor`, which it does not own.
 
-    `complain` is told, once, why they wait, if that may pass. Without `complain` it is an error.
+    A temporary error makes the records wait, and `complain` is called once with the reason. Without `complain` it
+    is an error.
     """
 
     def __init__(self, descriptor: int, complain: Callable[[str], None] | None = None) -> None:
         self._descriptor = descriptor
         self._complain = complain
-        self._chunk = _PIPE_BUF if stat.S_ISFIFO(os.fstat(descriptor).st_mode) else _MOST
+        self._chunk_size = _PIPE_CHUNK if stat.S_ISFIFO(os.fstat(descriptor).st_mode) else _CHUNK
 
     def write(self, records: bytes) -> None:
-        """Write all of `records`, however long that takes. OSError: nobody will ever read them."""
-        for chunk in _chunks(records, self._chunk):
+        """Write all of `records`, however long that takes. Raises OSError if nobody will ever read them."""
+        for chunk in _chunks(records, self._chunk_size):
             self._write(chunk)
 
     def _write(self, chunk: bytes) -> None:
@@ -92,22 +93,22 @@ class Sink:
         while rest:
             try:
                 rest = rest[os.write(self._descriptor, rest) :]
-            except BlockingIOError:  # somebody who shares stdout has made it non-blocking
+            except BlockingIOError:  # another process that shares stdout has made it non-blocking
                 select.select([], [self._descriptor], [])
             except OSError as failure:
-                if self._complain is None or failure.errno not in _PASSING:
+                if self._complain is None or failure.errno not in _TEMPORARY_ERRNOS:
                     raise
                 if not said:
                     said = True
                     self._complain(f"records wait: {failure.strerror}")
-                time.sleep(_PAUSE)
+                time.sleep(_RETRY_INTERVAL)
 
 
-def _chunks(records: bytes, most: int) -> Iterator[bytes]:
-    """Cut behind newlines into chunks of at most `most` bytes; a longer record is a chunk of its own."""
+def _chunks(records: bytes, size: int) -> Iterator[bytes]:
+    """Cut after newlines into chunks of at most `size` bytes; a longer record is a chunk of its own."""
     start = 0
-    while len(records) - start > most:
-        end = records.rfind(b"\n", start, start + most) + 1 or records.find(b"\n", start) + 1 or len(records)
+    while len(records) - start > size:
+        end = records.rfind(b"\n", start, start + size) + 1 or records.find(b"\n", start) + 1 or len(records)
         yield records[start:end]
         start = end
     if start < len(records):
