@@ -151,7 +151,6 @@ def events(data: bytes) -> None:
     count = 0
     for event in found:
         session = kept.admit((LONGEST_IP, 65535), 1.0, 1.0)
-        assert session is not None
         kept.book.workers.place(session, 1.0)
         count += 3
         match event:
@@ -178,14 +177,16 @@ def _a_session(client_ip: str, labels: dict[str, str]) -> None:
     for log_format in ("json", "text"):
         kept = Kept(log_format, limit=1, target=(LONGEST_IP, 65535), labels=labels)
         session = kept.admit((client_ip, 65535), 1.0, 1.0)
-        assert session is not None
         kept.book.workers.open(64, 1)
         kept.book.workers.place(session, 1.0)
         kept.book.allocated(session, 1.0)
         kept.book.connected(64, Connected(1, 1.0, 1.0, 65535), 1.0)
         for_reason = CloseReason.TARGET_CHANNEL_FAILED
-        how = ("EPROTONOSUPPORT", "client", "reset", "reset", LONGEST_IP)
-        kept.book.closed(Closed(1, 1.0, 1.0, for_reason, *how, *[2**63] * 4), for_reason)
+        counts = (2**63, 2**63, 2**63, 2**63)
+        closed = Closed(
+            1, 1.0, 1.0, for_reason, "EPROTONOSUPPORT", "client", "reset", "reset", LONGEST_IP, *counts
+        )
+        kept.book.closed(closed, for_reason)
         rejected = Verdict(Outcome.REJECTED, f"{LONGEST_IP}/128")
         kept.book.enter((client_ip, 65535), rejected, 1.0, 1.0)
         kept.recorder.flush()

@@ -2,9 +2,11 @@
 
 import json
 from math import inf
+from typing import Any, Literal
 
 from mprelay.core.admission import ADMITTED
-from mprelay.core.ledger import Ledger
+from mprelay.core.ledger import Ledger, Session
+from mprelay.core.protocol import Address
 from mprelay.records.recorder import Recorder
 from mprelay.records.render import RENDERERS
 from mprelay.supervisor.book import Book
@@ -14,17 +16,25 @@ class Kept:
     """Recorder and book of a relay to `target`, and what they have written."""
 
     def __init__(
-        self, log_format="json", *, labels=None, limit=2, target=("192.0.2.1", 80), every_message=True
+        self,
+        log_format: Literal["json", "text"] = "json",
+        *,
+        labels: dict[str, str] | None = None,
+        limit: int = 2,
+        target: Address = ("192.0.2.1", 80),
+        every_message: bool = True,
     ) -> None:
         self.lines: list[bytes] = []
         self.recorder = Recorder(RENDERERS[log_format], self.lines.extend, labels=labels)
         ledger = Ledger(limit, (inf, inf))
         self.book = Book(self.recorder, ledger, target, inbound_ip=None, every_message=every_message)
 
-    def admit(self, client, at, now):
+    def admit(self, client: Address, at: float, now: float) -> Session:
         """Let a client in; its session."""
-        return self.book.enter(client, ADMITTED, at, now)
+        session = self.book.enter(client, ADMITTED, at, now)
+        assert session is not None
+        return session
 
-    def records(self) -> list[dict]:
+    def records(self) -> list[dict[str, Any]]:
         """What was written so far."""
         return [json.loads(line) for line in self.lines]
