@@ -2,8 +2,8 @@
 
 Rules:
 
-1. An :class:`Message` holds a record's name, level, number and sentence. Journal, README and tests read them
-   here; they stand nowhere else.
+1. An :class:`Message` holds a record's name, level, number and sentence. The recorder,
+   docs/records.md and the tests read them here. They stand nowhere else.
 2. `msg_id` 1..39 is the number in the manual of TCPRELAY.EXE and `sentence` is the manual's own, two blanks
    after a full stop included; where the manual writes <rqst IP addr> there stands the field that fills it.
    `msg_id` None is a record of ours.

@@ -41,7 +41,7 @@ _SUM_EVERY: Final = 10.0  # seconds until connections that were summed up are re
 _SUMS_AT_ONCE: Final = 256  # records of sums; they take a quarter of the room for refusals
 _SUM_ON: Final = 1.0  # seconds until the rest of them is tried
 
-_ACTIVE: Final = Phase.ACTIVE  # before 3.12 to look a member up in its class takes as long as a dozen other steps
+_ACTIVE: Final = Phase.ACTIVE  # before 3.12, finding an enum's member takes as long as a dozen other steps
 _Batch: TypeAlias = list[tuple[Session, int]]
 """Sessions, each with the descriptor of its client."""
 

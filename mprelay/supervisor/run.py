@@ -65,6 +65,7 @@ from mprelay.supervisor.way_out import WayOut
 from mprelay.system import boottime, garbage, limits, origin, signals, spawning
 from mprelay.system.errnos import NO_LOCAL_PORT
 
+_ACTIVE: Final = Phase.ACTIVE  # before 3.12, finding an enum's member takes as long as a dozen other steps
 _ROUNDING: Final = 1e-6  # seconds: more than floats of Unix time lose, a quarter of a microsecond each
 
 
@@ -108,7 +109,7 @@ class Run:
         self._statistics = Statistics(
             config.stats_interval, loop, recorder=recorder, writer=writer, book=book, crew=crew
         )
-        self._origin = origin.Origin(None, None, None)
+        self._origin = origin.Origin(None, None, None)  # not known yet
         self._start_limit = loop.alarm(self._start_took_too_long)
         self._hurry = False  # a signal came when all was ending already
 
@@ -133,10 +134,11 @@ class Run:
             self._door.admit()
         except Failure as failure:
             self._fail(failure)
-        if self._course.phase is Phase.DRAINING and not self._book.ledger.active:
-            self._happened(Happening.NO_SESSION_LEFT)
-        if self._course.phase is Phase.ENDING and self._crew.empty:
-            self._happened(Happening.NO_WORKER_LEFT)
+        if self._course.phase is not _ACTIVE:
+            if self._course.phase is Phase.DRAINING and not self._book.ledger.active:
+                self._happened(Happening.NO_SESSION_LEFT)
+            if self._course.phase is Phase.ENDING and self._crew.empty:
+                self._happened(Happening.NO_WORKER_LEFT)
         self._recorder.flush()  # then the writer knows how much waits
         self._door.settle()
         self._way_out.settle()
@@ -157,9 +159,9 @@ class Run:
                 self._loop.expire(self._deadline, self.expire)
             self._door.start()
             self._start_crew()
+            self._origin = origin.find()  # while the first worker starts
         except Failure as failure:
             self._fail(failure)
-        self._origin = origin.find()  # while the first worker starts
 
     def _start_crew(self) -> None:
         config = self._config
