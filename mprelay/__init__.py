@@ -15,7 +15,8 @@ No Python API is promised: docs/contract.md says what is. The nouns, and which w
 
 Each folder says which process runs its code:
 
-* ``app``, ``supervisor`` and ``config`` run in the supervisor, ``worker`` in the workers, ``outlet`` in the outlet.
+* ``app``, ``supervisor`` and ``config`` run in the supervisor, ``worker`` in the workers, ``outlet`` in the
+outlet.
 * ``records`` writes what the supervisor records. ``channel`` connects supervisor and workers.
 * ``core`` is pure. ``system`` has one module for each thing that a platform may lack.
 
