@@ -1,7 +1,7 @@
-"""What this host's own network says of an address. Nothing is sent to find out.
+"""What this host knows about an address from its own network. Nothing is sent to find out.
 
-All but :func:`has_route` is asked once, at the start, before any process is started and any port is bound. That
-one is asked when a session has found no local port.
+:func:`has_route` is asked when a session has found no local port. The others are asked once, at the start, before
+any process is started or any port is bound.
 """
 
 import errno
@@ -12,31 +12,31 @@ from typing import Final
 
 from mprelay.system.sockets import family_of
 
-_DISCARD: Final = 9
-"""Any port: connect(2) of a datagram socket looks up the route, and sends no packet (udp(7))."""
+_ANY_PORT: Final = 9
+"""The discard service, though any port would do: connect(2) of a datagram socket sends no packet (udp(7))."""
 
 
 def is_broadcast(ip: str) -> bool:
     """Tell whether the IPv4 address `ip` is a broadcast address of a network that this host is in.
 
-    connect(2) refuses one, with EACCES, to a datagram socket that has no SO_BROADCAST (ip(7)), and to no other.
-    A route that prohibits the address gives EACCES too, but to both.
+    connect(2) refuses such an address, with EACCES, to a datagram socket without SO_BROADCAST (ip(7)) and to no
+    other. A route that prohibits the address gives EACCES with SO_BROADCAST too.
     """
     with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect((ip, _DISCARD))
+            probe.connect((ip, _ANY_PORT))
         except OSError as failure:
             if failure.errno == errno.EACCES:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-                probe.connect((ip, _DISCARD))
+                probe.connect((ip, _ANY_PORT))
                 return True
     return False
 
 
 def has_route(ip: str) -> bool:
-    """Tell whether this host has a route to `ip`, and an address to send from. That takes no port of TCP's."""
+    """Tell whether this host has a route to `ip`, and an address to send from. No port of TCP is taken."""
     with suppress(OSError), socket.socket(family_of(ip), socket.SOCK_DGRAM) as probe:
-        probe.connect((ip, _DISCARD))
+        probe.connect((ip, _ANY_PORT))
         return True
     return False
 
@@ -44,10 +44,10 @@ def has_route(ip: str) -> bool:
 def own_addresses() -> Collection[str]:
     """List the addresses of this host's interfaces, as ``str(ip_address())`` shows them.
 
-    A bind(2) would tell nothing where net.ipv4.ip_nonlocal_bind is set.
+    bind(2) would not tell, because net.ipv4.ip_nonlocal_bind may be set.
     """
     try:
-        import psutil  # noqa: PLC0415 - thirty milliseconds, for those who relay to the port that they listen on
+        import psutil  # noqa: PLC0415 - slow, and only needed if target port and listening port are the same
 
         found = psutil.net_if_addrs()
     except (ImportError, OSError):

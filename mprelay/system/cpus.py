@@ -1,11 +1,11 @@
 """How many CPUs this process may use: the default number of workers. The only file that knows cgroups.
 
-Three things limit it: the machine, the set of CPUs that the process may run on (taskset, a container's cpuset),
-and the CPU time that its control groups get in each period (a container's ``--cpus``, a unit's CPUQuota=). With
-more workers than that quota allows, all of them stand still together when it is used up.
+Three things limit the number: the machine, the set of CPUs that the process may run on (taskset, a container's
+cpuset), and the CPU time that its control groups get in each period (a container's ``--cpus``, a unit's
+CPUQuota=). With more workers than that quota allows, all of them stand still together when it is used up.
 
-A group cannot have more than the groups above it, so the least quota counts, rounded up. What cannot be read, or
-is not understood, limits nothing.
+A group cannot have more than the groups above it, so the least quota counts, rounded up. A quota that cannot be
+read or understood is no limit.
 """
 
 import math
@@ -15,9 +15,9 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-_V1: Final = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
-_V2: Final = ("cpu.max",)
-_UP_TO_POINT: Final = 5  # fields of a mount, up to the mount point
+_V1_FILES: Final = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+_V2_FILES: Final = ("cpu.max",)
+_MOUNT_FIELDS: Final = 5  # up to the mount point
 
 
 def usable(root: str = "/") -> int:
@@ -48,7 +48,7 @@ def _quota(root: Path) -> float:
 
 
 def groups(membership: str, mounts: str) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Find the groups that limit this process: directory, and the names of the files that say how much.
+    """Find the groups that limit this process: for each its directory and the names of the files with its quota.
 
     Args:
         membership: The text of /proc/self/cgroup (cgroups(7)): hierarchy, controllers and path of each group.
@@ -65,14 +65,14 @@ def groups(membership: str, mounts: str) -> Iterator[tuple[str, tuple[str, ...]]
         fields, (file_system, *more) = what.split(" "), kind.split(" ")
         version_1 = file_system == "cgroup" and "cpu" in ",".join(more).split(",")
         controller = "cpu" if version_1 else ""
-        if not (version_1 or file_system == "cgroup2") or controller not in paths or len(fields) < _UP_TO_POINT:
+        if not (version_1 or file_system == "cgroup2") or controller not in paths or len(fields) < _MOUNT_FIELDS:
             continue
         for directory in _upwards(paths[controller], _plain(fields[3]), _plain(fields[4])):
-            yield directory, _V1 if version_1 else _V2
+            yield directory, _V1_FILES if version_1 else _V2_FILES
 
 
 def _upwards(path: str, shown: str, mounted: str) -> Iterable[str]:
-    """Name the directory of the group `path`, and of all above it, where `shown` is mounted at `mounted`.
+    """Name the directories of the group `path` and of all above it; `shown` is mounted at `mounted`.
 
     A container without a cgroup namespace may see only its own group, under the path that the host knows.
     """
@@ -86,14 +86,14 @@ def _upwards(path: str, shown: str, mounted: str) -> Iterable[str]:
 
 
 def _plain(field: str) -> str:
-    """Undo the escapes of a mount's path (proc(5)): octal, of blank, tab, newline and backslash."""
+    """Undo the octal escapes in a mount's path (proc(5)): blank, tab, newline and backslash."""
     for character in " \t\n\\":
         field = field.replace(f"\\{ord(character):03o}", character)
     return field
 
 
 def cpus(limit: str) -> float:
-    """Read a quota and its period, both in microseconds: CPUs. ValueError: not understood, or no limit."""
+    """Convert a quota and its period, both in microseconds, to CPUs. Raises ValueError if they are no quota."""
     quota, period = limit.split()
     if quota in {"max", "-1"}:
         return math.inf

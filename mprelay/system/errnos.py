@@ -10,11 +10,11 @@ def errno_name(number: int | None) -> str:
 
 
 def stream_error(number: int | None) -> str:
-    """Name an errno that a connected TCP socket gave, a reset always as ECONNRESET.
+    """Name an errno that a connected TCP socket gave. A reset is always ECONNRESET.
 
-    Linux reports a reset that comes after the peer's FIN as EPIPE (tcp_reset: CLOSE_WAIT), and a send after
-    a reset that was already reported gives EPIPE too. We never send on a direction that we have shut down,
-    so here EPIPE can mean nothing else.
+    Linux reports a reset that comes after the peer's FIN as EPIPE (tcp_reset: CLOSE_WAIT). A send after a reset
+    that was already reported gives EPIPE too. We never send on a direction that we have shut down, so EPIPE can
+    mean nothing else here.
     """
     return "ECONNRESET" if number == errno.EPIPE else errno_name(number)
 

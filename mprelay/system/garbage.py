@@ -4,11 +4,11 @@ import gc
 from typing import Final
 
 _THRESHOLD: Final = 50_000
-"""Containers made before the collector looks for cycles. Nothing here makes cycles. With the default of 700 it
-walks all sessions many times a second under load."""
+"""Containers made before the collector looks for cycles. This program makes none. With the default of 700 the
+collector would walk all sessions many times a second under load."""
 
 
 def collect_rarely() -> None:
-    """Leave what is loaded alone, and look at the rest rarely."""
+    """Never look at what is loaded now, and rarely at the rest."""
     gc.freeze()
     gc.set_threshold(_THRESHOLD)

@@ -2,10 +2,10 @@
 
 Rules:
 
-1. Who opened it is what the kernel knows where it knows it: the login uid, which su(1) and sudo(8) leave as it is
-   and which only root can change (/proc/self/loginuid, pam_loginuid(8)). Then what sudo(8) says, if only root can
-   have said it. Then the real uid. LOGNAME and USER are never asked, because anybody can set them.
-2. What cannot be found is None. Nothing here ends a relay.
+1. Who opened the relay is best known to the kernel, by the login uid. su(1) and sudo(8) leave it as it is, and
+   only root can change it (/proc/self/loginuid, pam_loginuid(8)). Next comes what sudo(8) says, if only root can
+   have said it, then the real uid. LOGNAME and USER are never used, because anybody can set them.
+2. A fact that cannot be found is None. Nothing here ends a relay.
 """
 
 import os
@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 _LOGINUID: Final = Path("/proc/self/loginuid")
-_UNSET: Final = 2**32 - 1  # (uid_t) -1: nobody has logged in, a service was started (audit_set_loginuid(3))
-_MAXERROR: Final = 3  # the field of struct timex, all of whose first fields take a long each (adjtimex(2))
-_MOST_ERROR: Final = 16_000_000  # microseconds: the kernel's NTP_PHASE_LIMIT, that nobody disciplines the clock
+_UNSET_UID: Final = 2**32 - 1  # (uid_t) -1: nobody has logged in, a service was started (audit_set_loginuid(3))
+_MAXERROR_INDEX: Final = 3  # in struct timex, whose first fields take a long each (adjtimex(2))
+_SYNCHRONISED_END: Final = 16_000_000
+"""Microseconds of error below which the kernel takes its clock for synchronised: its NTP_PHASE_LIMIT."""
 
 
 class Origin(NamedTuple):
-    """What was found, by the fields of the record."""
+    """What was found, named as the fields of the record."""
 
     host: str | None
     opened_by: str | None
@@ -30,7 +31,7 @@ class Origin(NamedTuple):
 
 
 def find() -> Origin:
-    """Find everything. Takes a few milliseconds, longer where names of accounts come over the network (NSS)."""
+    """Find everything. Takes milliseconds, or longer if account names come over the network (NSS)."""
     return Origin(host(), opened_by(), clock_synchronised())
 
 
@@ -42,12 +43,12 @@ def host() -> str | None:
 
 
 def _text(name: str) -> str:
-    """Make a name that the system gave a valid text, in UTF-8 as far as it is, whatever the locale says."""
+    """Decode a name that the system gave as UTF-8, whatever the locale says; other bytes become escapes."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def opened_by() -> str | None:
-    """Return the name of the person, or the account, that started this process; a uid without one as a number."""
+    """Return the name of the person or account that started this process; a uid without a name as a number."""
     if sys.platform == "win32":
         with suppress(OSError):
             return os.getlogin()
@@ -61,35 +62,35 @@ def opened_by() -> str | None:
 
 
 def _login_uid() -> int | None:
-    """Return the kernel's login uid; None where it is not set, or the kernel has none."""
+    """Return the kernel's login uid; None if it is not set, or if the kernel has none."""
     with suppress(OSError, ValueError):
         uid = int(_LOGINUID.read_text())
-        return None if uid == _UNSET else uid
+        return None if uid == _UNSET_UID else uid
     return None
 
 
 def _name(uid: int) -> str:
     if sys.platform != "win32":
         with suppress(ImportError, KeyError, OSError):
-            import pwd  # noqa: PLC0415 - for this alone
+            import pwd  # noqa: PLC0415 - only needed here
 
             return _text(pwd.getpwuid(uid).pw_name)
     return str(uid)
 
 
 def clock_synchronised() -> bool | None:
-    """Tell whether something keeps this machine's clock right; None where that is not known.
+    """Tell whether something keeps this machine's clock right; None if that is not known.
 
-    The kernel counts up an error while nobody corrects its clock, and that error decides, as it does for
-    systemd-timedated(8). The flag STA_UNSYNC would not do: it also stays set where the hardware clock shall not
-    be touched.
+    While nobody corrects its clock the kernel counts up an error. That error decides here, as it does for
+    systemd-timedated(8). The flag STA_UNSYNC would be wrong: it also stays set if the hardware clock must not be
+    touched.
     """
     if sys.platform != "linux":
         return None
     with suppress(ImportError, OSError, AttributeError):  # a Python, or a C library, without it
-        import ctypes  # noqa: PLC0415 - a millisecond
+        import ctypes  # noqa: PLC0415 - slow to load, and only needed here
 
         timex = (ctypes.c_long * 64)()  # more than twice its size; modes 0: only read it
         if ctypes.CDLL(None).adjtimex(timex) >= 0:
-            return timex[_MAXERROR] < _MOST_ERROR
+            return timex[_MAXERROR_INDEX] < _SYNCHRONISED_END
     return None

@@ -7,11 +7,11 @@ Rules:
    even the kernel's own close after a ``kill -9``. :func:`end_normally` clears it before the close of a
    session that ended normally on both sides: otherwise what is not yet acknowledged would be thrown away.
 2. TCP_NODELAY is inherited from the listener as well: a relay adds no delay of its own.
-3. SO_OOBINLINE keeps TCP's urgent byte in its place in the stream, so that content is never changed.
+3. SO_OOBINLINE keeps TCP's urgent byte in its place in the stream, so content is never changed.
 4. A socket can do without TCP_NODELAY and SO_OOBINLINE, so the system may refuse them: MPTCP has no urgent byte.
-   Without SO_LINGER a transfer that is cut would look complete, so there is no relay without it.
-5. Relayed sockets are plain SocketType, the C class below ``socket.socket``: its Python layer cost a session
-   about five microseconds, for families as enums and for files made of sockets.
+   Without SO_LINGER a transfer that was cut would look complete, so there is no relay without it.
+5. Relayed sockets are plain SocketType, the C class below ``socket.socket``. The Python layer would cost each
+   session microseconds, for families as enums and for files made of sockets.
 """
 
 import errno
@@ -34,14 +34,14 @@ else:
 
 _ABORT_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 _LINGER_OFF: Final = struct.pack("ii", 0, 0)
-_answer: Final = array("i", [0])  # of ioctl(2): an int
-_OPTIONAL: Final = ((socket.IPPROTO_TCP, socket.TCP_NODELAY), (socket.SOL_SOCKET, socket.SO_OOBINLINE))
-_NO_IPV6: Final = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT}
-_STREAM: Final = int(socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0))
+_ioctl_answer: Final = array("i", [0])
+_OPTIONAL_OPTIONS: Final = ((socket.IPPROTO_TCP, socket.TCP_NODELAY), (socket.SOL_SOCKET, socket.SO_OOBINLINE))
+_NO_IPV6_ERRNOS: Final = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT}
+_NON_BLOCKING_STREAM: Final = int(socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0))
 _BACKLOG: Final = 65535  # the kernel cuts it to net.core.somaxconn
 
-_CLOSED: Final = 7  # TCP_CLOSE (linux/tcp_states.h)
-_LISTENS: Final = 10  # TCP_LISTEN
+_TCP_CLOSE: Final = 7  # linux/tcp_states.h
+_TCP_LISTEN: Final = 10
 _TCP_INFO: Final = struct.Struct("=B23xI16xI")
 """The beginning of struct tcp_info (linux/tcp.h): tcpi_state, tcpi_unacked, tcpi_last_data_sent."""
 
@@ -56,7 +56,7 @@ class ListenerError(Exception):
 
 
 def listen(address: str | None, port: int) -> socket.socket:
-    """Make a listener on `address` (None: all interfaces, IPv6 and IPv4 where the system has both).
+    """Make a listener on `address` (None: all interfaces, IPv6 and IPv4 if the system has both).
 
     The caller owns the socket. It is non-blocking. Raises ListenerError.
     """
@@ -65,7 +65,7 @@ def listen(address: str | None, port: int) -> socket.socket:
     try:
         return _listen(socket.AF_INET6, "::", port)
     except ListenerError as failure:
-        if failure.errno not in _NO_IPV6:
+        if failure.errno not in _NO_IPV6_ERRNOS:
             raise
     return _listen(socket.AF_INET, "0.0.0.0", port)  # noqa: S104 - all interfaces is the contract's default
 
@@ -77,7 +77,7 @@ def _listen(family: socket.AddressFamily, address: str, port: int) -> socket.soc
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setblocking(False)  # noqa: FBT003 - socket's signature
         if sys.platform != "win32":
-            # There it lets two programs share a port; here it only skips TIME_WAIT of an earlier run.
+            # It only skips the TIME_WAIT of an earlier run. On Windows it would let two programs share a port.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         _prepare(listener)
         if family == socket.AF_INET6:
@@ -94,10 +94,10 @@ def _listen(family: socket.AddressFamily, address: str, port: int) -> socket.soc
 
 
 def accept(listener: socket.socket) -> tuple[int, Any]:
-    """Accept a connection; return its descriptor, which the caller owns, and the client's address. OSError.
+    """Accept a connection; return its descriptor, now the caller's, and the client's address. Raises OSError.
 
-    The socket goes on to another process at once: an object around it would cost a system call
-    (getsockname(2)) and a microsecond, for nothing.
+    The socket goes on to another process at once. An object around it would cost a system call (getsockname(2))
+    and do nothing.
     """
     return listener._accept()  # type: ignore[attr-defined,no-any-return] # noqa: SLF001 - what accept() calls
 
@@ -110,40 +110,40 @@ class Arrival(NamedTuple):
 
 
 def arrival(descriptor: int) -> Arrival | None:
-    """Tell how an accepted connection, to which nothing was sent yet, has arrived; None where no system tells.
+    """Tell how an accepted connection, to which nothing was sent yet, has arrived; None if nobody can tell.
 
     A reset connection stays in the queue of the listener, closed. The kernel counts the time since data was last
-    sent, and for a connection that has sent none since its handshake (tcp_create_openreq_child).
+    sent; if none was sent, since the handshake (tcp_create_openreq_child).
     """
     sock = received(descriptor)
     info = _tcp_info(sock)
     sock.detach()  # the caller still owns it
-    return None if info is None else Arrival(info.state == _CLOSED, info.last_data_sent)
+    return None if info is None else Arrival(info.state == _TCP_CLOSE, info.last_data_sent)
 
 
 def backlog(listener: socket.socket) -> int | None:
-    """Count the connections that wait for accept(2); None where no system tells.
+    """Count the connections that wait for accept(2); None if the system cannot tell.
 
-    For a listener the kernel shows them in the place of unacknowledged segments (tcp_get_info).
+    For a listener the kernel shows this number as that of unacknowledged segments (tcp_get_info).
     """
     info = _tcp_info(listener)
     return None if info is None else info.unacknowledged
 
 
 def listens(listener: socket.socket) -> bool:
-    """Tell whether `listener` still listens, as far as the system tells: ``ss -K`` ends that."""
+    """Tell whether `listener` still listens; True if the system cannot tell. ``ss -K`` ends a listener."""
     info = _tcp_info(listener)
-    return info is None or info.state == _LISTENS
+    return info is None or info.state == _TCP_LISTEN
 
 
 def is_open(sock: SocketType) -> bool:
     """Tell whether a connection is known to be there: no reset, error or timeout has ended it."""
     info = _tcp_info(sock)
-    return info is not None and info.state != _CLOSED
+    return info is not None and info.state != _TCP_CLOSE
 
 
 class _Info(NamedTuple):
-    """What is used of struct tcp_info."""
+    """The fields of struct tcp_info that are used here."""
 
     state: int
     unacknowledged: int
@@ -151,7 +151,7 @@ class _Info(NamedTuple):
 
 
 def _tcp_info(sock: SocketType) -> _Info | None:
-    """Ask the kernel about a TCP socket; None where it does not tell: another system, or a sandbox."""
+    """Ask the kernel about a TCP socket; None if it does not tell: another system, or a sandbox."""
     if sys.platform != "linux":
         return None
     try:
@@ -163,15 +163,15 @@ def _tcp_info(sock: SocketType) -> _Info | None:
 def received(descriptor: int) -> SocketType:
     """Wrap a connection that was handed over. The caller owns it.
 
-    All three arguments before the descriptor save the constructor as many system calls. The family does not
-    matter, for nobody asks this socket for an address.
+    Each of the three arguments before the descriptor saves the constructor a system call. The family need not be
+    right, because nobody passes an address to this socket.
     """
     return SocketType(socket.AF_INET6, socket.SOCK_STREAM, 0, descriptor)
 
 
 def target_socket(family: socket.AddressFamily) -> SocketType:
     """Make a non-blocking socket for a connection to the target. The caller owns it. Raises OSError."""
-    made = SocketType(family, _STREAM)  # one system call for both, where there is SOCK_NONBLOCK
+    made = SocketType(family, _NON_BLOCKING_STREAM)  # a system call less if there is SOCK_NONBLOCK
     if sys.platform == "win32":
         made.setblocking(False)  # noqa: FBT003 - socket's signature
     try:
@@ -187,25 +187,25 @@ def _prepare(sock: SocketType) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
     except OSError:
-        for level, option in _OPTIONAL:
-            with suppress(OSError):  # rule 4; a socket that is no good refuses SO_LINGER too
+        for level, option in _OPTIONAL_OPTIONS:
+            with suppress(OSError):  # rule 4; a socket that is unusable refuses SO_LINGER too
                 sock.setsockopt(level, option, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT_ON_CLOSE)
 
 
 def end_normally(sock: SocketType) -> None:
-    """Close `sock` so that the kernel still delivers what is under way, then ends the connection."""
+    """Close `sock` so that the kernel still delivers what is under way, and then ends the connection."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_OFF)
     sock.close()
 
 
 def pending_error(sock: SocketType) -> int:
-    """Take the error that waits on `sock` (SO_ERROR, socket(7)); 0: none."""
+    """Take the pending error of `sock` (SO_ERROR, socket(7)); 0: none."""
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
 
 def has_unread(sock: SocketType) -> bool:
-    """Tell whether data waits to be received. Nothing is taken. A reset leaves what came before it."""
+    """Tell whether data waits to be received, and take none of it. A reset leaves what came before it."""
     try:
         return bool(sock.recv(1, _PEEK))
     except OSError:
@@ -215,19 +215,19 @@ def has_unread(sock: SocketType) -> bool:
 def unacknowledged(sock: SocketType) -> int | None:
     """Count the bytes sent that the peer's kernel has not acknowledged, our FIN as one (SIOCOUTQ, tcp(7)).
 
-    After a reset it tells what was unacknowledged then. None where the system cannot tell. One thread may ask.
+    After a reset this is what was unacknowledged then. None if the system cannot tell. Not thread-safe.
     """
     if sys.platform == "linux":
         try:  # each session asks: immutable bytes and suppress() would take twice as long
-            fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, _answer)
+            fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, _ioctl_answer)
         except OSError:
             return None
-        return _answer[0]
+        return _ioctl_answer[0]
     return None
 
 
 def local_port(sock: SocketType) -> int:
-    """Return our port of a connected socket; 0 where it is not known any more."""
+    """Return our port of a connected socket; 0 if it is no longer known."""
     try:
         return int(sock.getsockname()[1])
     except OSError:
@@ -235,7 +235,7 @@ def local_port(sock: SocketType) -> int:
 
 
 def local_ip(sock: SocketType) -> str | None:
-    """Return our address of a connected socket; None where it is not known any more."""
+    """Return our address of a connected socket; None if it is no longer known."""
     try:
         return plain_ip(sock.getsockname()[0])
     except OSError:
@@ -249,6 +249,6 @@ def family_of(host: str) -> socket.AddressFamily:
 
 @lru_cache(1024)
 def plain_ip(address: str) -> str:
-    """Show an accepted address as the client knows it: IPv4 never as ::ffff:, and without a zone."""
+    """Show an accepted address as the client knows it: IPv4 never as ::ffff:, and no zone."""
     plain, _, _zone = address.partition("%")
     return plain[7:] if plain.startswith("::ffff:") and "." in plain else plain

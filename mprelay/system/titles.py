@@ -1,8 +1,8 @@
-"""What ps(1) and top(1) show of a process: which one of the relay's it is.
+"""What ps(1) and top(1) show of a process: which of the relay's processes it is.
 
 The command's name has room for 15 characters and can always be set (proc(5), /proc/self/comm). For the whole
-title the command line has to be overwritten where the kernel reads it. The package setproctitle does that, if it
-is installed. Nothing else is loaded for it, because each worker pays the price (1 ms and 44 KiB).
+title the command line must be overwritten where the kernel reads it. The package setproctitle does that, if it is
+installed. Only its extension module is loaded, because each worker pays the price.
 """
 
 import os
@@ -12,12 +12,12 @@ from importlib.machinery import PathFinder
 
 
 def show(title: str, name: str) -> None:
-    """Show `title` in the place of the command line, if possible, and `name` in that of the command's name."""
+    """Show `title` instead of the command line, if possible, and `name` instead of the command's name."""
     if sys.platform != "linux":
         return
     with suppress(ImportError, AttributeError, OSError):
         _setproctitle(os.fsencode(title).decode("utf-8", "replace"))
-    with suppress(OSError):  # no /proc, or one that is read-only
+    with suppress(OSError):  # no /proc, or a read-only one
         comm = os.open("/proc/self/comm", os.O_WRONLY | os.O_CLOEXEC)
         try:
             os.write(comm, name.encode())
@@ -26,12 +26,12 @@ def show(title: str, name: str) -> None:
 
 
 def _setproctitle(title: str) -> None:
-    """Load the extension module without its package, which would load logging: 5 ms and half a MiB."""
+    """Load the extension module without its package, which would load logging."""
     package = PathFinder.find_spec("setproctitle")
     spec = PathFinder.find_spec("_setproctitle", package.submodule_search_locations if package else [])
     if spec is None or spec.loader is None:
         raise ImportError("setproctitle is not installed")
-    from importlib.util import module_from_spec  # noqa: PLC0415 - only where there is something to load
+    from importlib.util import module_from_spec  # noqa: PLC0415 - only needed if there is something to load
 
     module = module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -1,4 +1,4 @@
-"""The way down: sockets arrive with their tickets, or are told missing; orders arrive; nothing else does."""
+"""The way down: tickets arrive, with their sockets or without; orders arrive; anything else is refused."""
 
 import contextlib
 import errno
@@ -122,7 +122,7 @@ def test_a_full_channel_refuses_and_the_sender_keeps_its_socket(ends):
         assert got == fitted
 
 
-def test_a_dead_receiver_is_told(ends):
+def test_a_dead_receiver_is_an_error(ends):
     """EPIPE, without the signal."""
     sender, receiver = ends
     near, far = socket.socketpair()

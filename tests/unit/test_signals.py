@@ -1,4 +1,4 @@
-"""A known state at the start; signals become readiness; workers are deaf."""
+"""A known state at the start; signals become readiness; workers ignore them."""
 
 import os
 import select
@@ -90,7 +90,7 @@ def test_nohup_is_respected():
         signal.signal(signal.SIGHUP, before)
 
 
-def test_held_signals_come_afterwards():
+def test_signals_that_are_held_back_come_afterwards():
     """None is lost while a process is started."""
     caught = Signals()
     try:
@@ -139,7 +139,7 @@ def test_the_end_of_a_child_is_no_stop_signal():
     assert signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL
 
 
-def test_names():
+def test_a_signal_has_the_name_that_signal_7_gives_it():
     """As signal(7) has them."""
     assert signals.name(9) == "SIGKILL"
     assert signals.name(1000) == "SIG1000"
