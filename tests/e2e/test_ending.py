@@ -10,6 +10,7 @@ import time
 import psutil
 import pytest
 from support.judge import moment
+from support.params import slow
 from support.peers import accept, echoing, ends_with_reset, is_shut, listening, port_of, receive, reset_arrives
 from support.relay import NOWHERE, Relay, open_sessions
 from support.waiting import PATIENCE, eventually
@@ -190,7 +191,7 @@ def test_expiry_does_not_wait_for_a_drain():
 # -- a signal ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, *slow(signal.SIGINT, signal.SIGQUIT)])
 def test_signal_drains(number):
     """The door shuts, who is inside may finish, exit 0."""
     with listening() as server, Relay(server.getsockname()) as relay:
@@ -212,7 +213,7 @@ def test_signal_drains(number):
         assert psutil.wait_procs(family, PATIENCE)[1] == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, *slow(signal.SIGINT, signal.SIGQUIT)])
 def test_signal_with_nobody_inside(number):
     """At once."""
     with Relay(NOWHERE, "--drain-timeout", "3600") as relay:
@@ -248,7 +249,7 @@ def test_a_signal_while_many_workers_start_is_heard_at_once():
         assert {r["level"] for r in relay.all("worker.exited")} == {"info"}
 
 
-@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+@pytest.mark.parametrize("second", [signal.SIGTERM, *slow(signal.SIGINT, signal.SIGQUIT)])
 def test_second_signal_cuts_the_drain_short(second):
     """The sessions are closed as drained, and both peers see that they were cut."""
     with listening() as server, Relay(server.getsockname(), "--drain-timeout", "3600") as relay:

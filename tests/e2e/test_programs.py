@@ -117,6 +117,7 @@ def output(process: subprocess.Popen) -> bytes:
 # -- nginx and curl ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("buffer", ["100", "4000", "auto"])
 def test_100_mb_down_and_up_at_once(nginx, curl, big, tmp_path, buffer):
     """A download and an upload side by side: not one bit changes, not one byte is missing in the record."""

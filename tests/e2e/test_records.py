@@ -380,6 +380,8 @@ def test_a_timestamp_is_when_it_happened_not_when_it_was_written():
 # -- size ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
+@pytest.mark.alone("64 workers start within the ten seconds of the relay's start")
 def test_stats_of_64_workers_fit_with_long_labels():
     """Every worker is in them, and each record stays below 4096 bytes (the judge sees to that)."""
     options = ["--workers", "64", "--stats-interval", "0.5", "--label", "ticket=" + "x" * 1000]

@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 from support.judge import moment
+from support.params import slow
 from support.patches import first_in_workers, refusing, with_site
 from support.peers import accept, echo, ends_with_reset, listening, pattern, receive, reset, send_whole
 from support.processes import descriptors, limit, open_files, opened
@@ -29,14 +30,11 @@ from support.waiting import eventually
 SMALL_CHANNELS = failing("setsockopt,1=1,2=7:0")
 
 
-NOT_NEEDED = {
-    call: (call,)
-    for call in (
-        *("chdir", "close_range", "getpid", "getrlimit", "kill", "pidfd_open"),
-        *("prctl", "prlimit64", "sched_getaffinity", "setitimer", "timerfd_create", "timerfd_settime", "waitid"),
-    )
-}
-NOT_NEEDED["all of them"] = tuple(NOT_NEEDED)
+CALLS = (
+    *("chdir", "close_range", "getpid", "getrlimit", "kill", "pidfd_open"),
+    *("prctl", "prlimit64", "sched_getaffinity", "setitimer", "timerfd_create", "timerfd_settime", "waitid"),
+)
+"""That are not needed."""
 
 # What the machine calls it differs: some calls are not there on aarch64, and the C library makes others.
 NEEDED = {
@@ -187,7 +185,7 @@ def channels(relay: Relay) -> list[int]:
     return [fd for fd, link in links.items() if link[8:-1] in seqpacket]
 
 
-@pytest.mark.parametrize("errno_name", ["ETOOMANYREFS", "EAGAIN", "ENOBUFS"])
+@pytest.mark.parametrize("errno_name", ["ETOOMANYREFS", *slow("EAGAIN", "ENOBUFS")])
 def test_a_refused_hand_over(errno_name):
     """20 with the errno where there is only one worker; with two the other one gets the session."""
     with listening() as server:
@@ -340,14 +338,14 @@ def bulk_both_ways(server: socket.socket, pause=lambda _pid, _before: None, **gi
         assert (closed["bytes_to_target"], closed["bytes_to_client"]) == (len(up), len(down))
 
 
-@pytest.mark.parametrize("errno_name", ["EPERM", "ENOSYS", "EINVAL", "EACCES", "EOPNOTSUPP", "ENOMEM"])
+@pytest.mark.parametrize("errno_name", ["EPERM", *slow("ENOSYS", "EINVAL", "EACCES", "EOPNOTSUPP", "ENOMEM")])
 def test_splicing_that_is_refused(errno_name):
     """What a sandbox refuses is no error of a peer: the flow goes back to copying."""
     with listening() as server:
         bulk_both_ways(server, command=failing(f"splice:{errno_name}"))
 
 
-@pytest.mark.parametrize("errno_name", ["EPERM", "EINVAL"])
+@pytest.mark.parametrize("errno_name", ["EPERM", *slow("EINVAL")])
 def test_splicing_that_is_refused_with_data_in_the_pipe(errno_name):
     """What was taken from a source already is delivered by copying."""
     found: set[int] = set()
@@ -374,7 +372,7 @@ def test_sockets_that_cannot_be_made_non_blocking(tmp_path):
         bulk_both_ways(server, env=with_site(tmp_path, first_in_workers(refusing(*rules))))
 
 
-@pytest.mark.parametrize("errno_name", ["EPERM", "ENOSYS"])
+@pytest.mark.parametrize("errno_name", ["EPERM", *slow("ENOSYS")])
 @pytest.mark.parametrize("first", ["client", "target"])
 def test_a_half_close_that_is_refused(tmp_path, first, errno_name):
     """shutdown(2): the end of data cannot be passed on by itself. The session goes on and ends normally."""
@@ -533,12 +531,12 @@ def refused_calls(calls, error):
     return failing(*(f"{call}:{error}" for call in calls))
 
 
-@pytest.mark.parametrize("error", ["EPERM", "ENOSYS"])
-@pytest.mark.parametrize("what", NOT_NEEDED)
+@pytest.mark.parametrize("error", ["EPERM", *slow("ENOSYS")])
+@pytest.mark.parametrize("what", ["all of them", *slow(*CALLS)])
 def test_a_call_that_is_not_needed(what, error):
     """It relays, measures itself, and ends, without a word on stderr."""
     options = ("--absolute-timeout", "3600", "--stats-interval", "0.1")
-    command = refused_calls(NOT_NEEDED[what], error)
+    command = refused_calls(CALLS if what == "all of them" else [what], error)
     with (
         listening() as server,
         Relay(server.getsockname(), *options, command=command) as relay,
@@ -551,7 +549,7 @@ def test_a_call_that_is_not_needed(what, error):
     assert relay.records[-1]["reason"] == "drained"
 
 
-@pytest.mark.parametrize("error", ["EPERM", "ENOSYS"])
+@pytest.mark.parametrize("error", ["EPERM", *slow("ENOSYS")])
 @pytest.mark.parametrize("what", NEEDED)
 def test_a_call_that_is_needed(what, error):
     """It ends at once, and the record names the step and the error."""

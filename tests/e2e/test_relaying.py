@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from support.params import slow
 from support.patches import with_site
 from support.peers import (
     accept,
@@ -28,7 +29,7 @@ from support.peers import (
 from support.relay import Relay
 from support.waiting import PATIENCE, eventually
 
-BUFFERS = ["100", "4000", "auto"]
+BUFFERS = ["100", "auto", *slow("4000")]
 
 MPTCP = 262  # IPPROTO_MPTCP, netinet/in.h
 
@@ -164,8 +165,8 @@ def test_an_ipv6_target():
         assert (closed["client_ip"], closed["target_ip"]) == ("127.0.0.1", "::1")
 
 
-@pytest.mark.parametrize("client_protocol", [MPTCP, socket.IPPROTO_TCP], ids=["from MPTCP", "from TCP"])
-@pytest.mark.parametrize("target_protocol", [MPTCP, socket.IPPROTO_TCP], ids=["to MPTCP", "to TCP"])
+@pytest.mark.parametrize("client_protocol", [MPTCP, *slow(socket.IPPROTO_TCP)], ids=["from MPTCP", "from TCP"])
+@pytest.mark.parametrize("target_protocol", [MPTCP, *slow(socket.IPPROTO_TCP)], ids=["to MPTCP", "to TCP"])
 def test_a_relay_of_mptcp_sockets(tmp_path, client_protocol, target_protocol):
     """Such a socket refuses SO_OOBINLINE. Bulk data, half-close and resets are as ever."""
     try:
@@ -353,7 +354,7 @@ def push(sock: socket.socket, blocks: list[bytes]) -> int:
 
 @pytest.mark.parametrize(
     ("who", "half_closed", "buffer"),
-    [("client", False, "auto"), ("target", False, "4000"), ("target", True, "auto")],
+    [("client", False, "auto"), *slow(("target", False, "4000"), ("target", True, "auto"))],
 )
 def test_a_peer_that_does_not_read_stops_the_other(who, half_closed, buffer):
     """The sender is stopped, the worker's memory stays bounded, then everything arrives whole."""
@@ -411,7 +412,7 @@ def test_clients_that_leave_at_once():
         relay.wait("session.closed", 300)
 
 
-@pytest.mark.parametrize("buffer", ["100", "auto"])
+@pytest.mark.parametrize("buffer", ["auto", *slow("100")])
 def test_a_target_that_sends_for_ever_after_the_client_has_ended(buffer):
     """The half-closed session goes on while somebody reads; a client that stops reading stops the target."""
     options = ("--idle-timeout", "1", "--buffer", buffer)

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 from support.judge import parse
+from support.params import slow
 from support.peers import accept, echo, free_port, listening
 from support.relay import PROGRAM, Relay
 from support.waiting import eventually
 
 STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGXCPU)
+OFTEN = [*STOP[:2], *slow(*STOP[2:])]
 DEADLY = (
     signal.SIGUSR1,
     signal.SIGUSR2,
@@ -64,7 +66,7 @@ def test_children_that_are_not_waited_for():
         assert relay.records[-1]["reason"] == "drained"
 
 
-@pytest.mark.parametrize("number", STOP)
+@pytest.mark.parametrize("number", OFTEN)
 def test_every_signal_was_blocked(number):
     """It is heard all the same, and no process of the relay has any blocked that it did not choose."""
     command = started_with("signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())")
@@ -108,7 +110,7 @@ def test_signals_that_mean_nothing():
         assert relay.all("worker.exited") == []
 
 
-@pytest.mark.parametrize("number", STOP)
+@pytest.mark.parametrize("number", OFTEN)
 def test_the_whole_process_group(number):
     """The workers, the outlet, and multiprocessing's helper are deaf to what the terminal sends to all."""
     with listening() as server, Relay(server.getsockname(), start_new_session=True) as relay:
@@ -159,7 +161,7 @@ def has_a_child(pid: int) -> bool:
     return bool(Path(f"/proc/{pid}/task/{pid}/children").read_text())
 
 
-@pytest.mark.parametrize("number", STOP)
+@pytest.mark.parametrize("number", OFTEN)
 @pytest.mark.parametrize("moment", [blocks, imports, hears, has_a_child])
 def test_a_signal_in_the_first_moments(number, moment):
     """There is a record of it, and no traceback."""

@@ -10,6 +10,7 @@ import time
 
 import pytest
 from support.judge import moment
+from support.params import slow
 from support.patches import with_site
 from support.peers import accept, both_end, echo, ends_with_reset, listening, receive, reset_arrives, silent
 from support.relay import Relay
@@ -197,7 +198,7 @@ def wall_clock(tool, tmp_path):
 
 
 @pytest.mark.wall_clock("the contract's one second for an expiry")
-@pytest.mark.parametrize("jump", [DAY, -DAY])
+@pytest.mark.parametrize("jump", [DAY, *slow(-DAY)])
 def test_idle_and_absolute_timeout_do_not_follow_a_jump(wall_clock, jump):
     """They come when they are due, neither at once nor a day later."""
     options = ("--idle-timeout", "1", "--absolute-timeout", "4", "--stats-interval", "0.5")
@@ -220,7 +221,7 @@ def test_idle_and_absolute_timeout_do_not_follow_a_jump(wall_clock, jump):
 
 
 @pytest.mark.wall_clock("the connect timeout, and a second")
-@pytest.mark.parametrize("jump", [DAY, -DAY])
+@pytest.mark.parametrize("jump", [DAY, *slow(-DAY)])
 def test_the_connect_timeout_does_not_follow_a_jump(wall_clock, jump):
     """Nor does what a session took."""
     with (
@@ -237,7 +238,7 @@ def test_the_connect_timeout_does_not_follow_a_jump(wall_clock, jump):
 
 
 @pytest.mark.wall_clock("the drain timeout, and two seconds")
-@pytest.mark.parametrize("jump", [DAY, -DAY])
+@pytest.mark.parametrize("jump", [DAY, *slow(-DAY)])
 def test_a_drain_does_not_follow_a_jump(wall_clock, jump):
     """It has its own time, whatever the wall says."""
     options = ("--drain-timeout", "1")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from support.params import slow
 from support.patches import (
     IN_A_WORKER,
     IN_CHILDREN,
@@ -169,7 +170,10 @@ SEEN = {
 """The detail of the record, by what was changed in the package."""
 
 
-@pytest.mark.parametrize("upgrade", UPGRADES)
+OTHER_UPGRADES = [name for name in UPGRADES if name not in {"version", "first report"}]
+
+
+@pytest.mark.parametrize("upgrade", ["version", "first report", *slow(*OTHER_UPGRADES)])
 def test_a_worker_of_another_build_gets_no_session(package, upgrade):
     """It is never ready, the records say what it is, and the others serve on; the old build is ready again."""
     name, old, new = UPGRADES[upgrade]
@@ -282,7 +286,7 @@ CAUSES = {
 }
 
 
-@pytest.mark.parametrize("cause", CAUSES)
+@pytest.mark.parametrize("cause", [*list(CAUSES)[:2], *slow(*list(CAUSES)[2:])])
 def test_why_no_worker_can_begin(tmp_path, cause):
     """The record tells it; all that was said comes out on stderr too."""
     how, detail = CAUSES[cause]
