@@ -316,7 +316,7 @@ def test_records_and_complaints_on_the_same_full_disk():
     """Neither kills the other: after the expiry a signal still ends it."""
     with open("/dev/full", "wb") as full:  # noqa: PTH123
         process = subprocess.Popen(
-            [PROGRAM, str(free_port()), "127.0.0.1", "9", "ANY", "--workers", "1", "--absolute-timeout", "3"],
+            [PROGRAM, str(free_port()), "127.0.0.1", "9", "ANY", "--workers", "1", "--absolute-timeout", "5"],
             stdin=subprocess.DEVNULL,
             stdout=full,
             stderr=full,

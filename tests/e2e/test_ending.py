@@ -161,7 +161,7 @@ def test_expiry_under_load():
 
 def test_workers_keep_the_absolute_timeout_while_the_supervisor_is_stopped():
     """And when it goes on all is as if it had been there."""
-    with listening() as server, Relay(server.getsockname(), "--absolute-timeout", "3") as relay:
+    with listening() as server, Relay(server.getsockname(), "--absolute-timeout", "5") as relay:
         with relay.connect() as client, accept(server) as target:
             client.sendall(b"x")
             assert receive(target, 1) == b"x"
@@ -177,7 +177,7 @@ def test_workers_keep_the_absolute_timeout_while_the_supervisor_is_stopped():
 def test_expiry_does_not_wait_for_a_drain():
     """The absolute timeout is absolute."""
     with listening() as server:
-        options = ["--drain-timeout", "3600", "--absolute-timeout", "2"]
+        options = ["--drain-timeout", "3600", "--absolute-timeout", "5"]
         with Relay(server.getsockname(), *options) as relay, relay.connect() as client, accept(server):
             relay.wait("session.target_channel_active")
             relay.process.send_signal(signal.SIGTERM)

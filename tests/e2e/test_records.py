@@ -429,7 +429,7 @@ def test_a_full_pool_and_a_target_that_ends_in_the_manuals_words():
 
 def test_an_expiry_in_the_manuals_words():
     """The absolute timeout."""
-    with Relay(("127.0.0.1", 9), "--absolute-timeout", "2") as relay:
+    with Relay(("127.0.0.1", 9), "--absolute-timeout", "4") as relay:
         relay.finish()
         assert message_of(relay, 23) == "Absolute timeout expired.  This process will now terminate."
 

@@ -283,7 +283,7 @@ def test_the_machine_was_asleep_when_it_was_due(tmp_path):
 @pytest.mark.parametrize("stopped", [False, True])
 def test_a_timer_wakes_it(tmp_path, stopped):
     """The supervisor, and the workers too, which need no supervisor for it."""
-    options = ("--absolute-timeout", "3")
+    options = ("--absolute-timeout", "5")
     env = with_site(tmp_path, MOSTLY_ASLEEP)
     with listening() as server, Relay(server.getsockname(), *options, env=env) as relay:
         with relay.connect() as client, accept(server) as target:
@@ -301,7 +301,7 @@ def test_a_timer_wakes_it(tmp_path, stopped):
 @pytest.mark.parametrize("stopped", [False, True])
 def test_without_such_a_timer(tmp_path, stopped):
     """A machine that does not sleep needs none."""
-    options = ("--absolute-timeout", "3")
+    options = ("--absolute-timeout", "5")
     env = with_site(tmp_path, WITHOUT_TIMER)
     with listening() as server, Relay(server.getsockname(), *options, env=env) as relay:
         with relay.connect() as client, accept(server) as target:

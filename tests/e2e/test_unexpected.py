@@ -159,7 +159,7 @@ def broken(*given):
         except OSError:
             pass
 """
-    options, env = ("--absolute-timeout", "3"), with_site(tmp_path, replaced(SESSION_BEGINS, code))
+    options, env = ("--absolute-timeout", "5"), with_site(tmp_path, replaced(SESSION_BEGINS, code))
     with listening() as server, Relay(server.getsockname(), *options, env=env) as relay:
         assert relay.knock().reset
         assert relay.finish() == 0

@@ -286,6 +286,7 @@ CAUSES = {
 }
 
 
+@pytest.mark.alone("six starts of a worker within the ten seconds of the relay's start")
 @pytest.mark.parametrize("cause", [*list(CAUSES)[:2], *slow(*list(CAUSES)[2:])])
 def test_why_no_worker_can_begin(tmp_path, cause):
     """The record tells it; all that was said comes out on stderr too."""
