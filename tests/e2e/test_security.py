@@ -96,6 +96,7 @@ def test_an_ipv4_client_is_ipv4_though_it_comes_to_an_ipv6_listener(acl, inside)
         relay.wait("connection.accepted" if inside else "connection.rejected", client_ip="127.0.0.1")
 
 
+@pytest.mark.alone("others make files in /dev/shm too")
 def test_it_needs_no_privilege_and_leaves_no_file(tool, tmp_path):
     """Neither where it stands nor where temporary files go, whatever the umask."""
     without = ["--inh-caps", "-all", "--bounding-set", "-all", "--no-new-privs"]

@@ -12,7 +12,6 @@ import pytest
 from support.judge import moment
 from support.patches import first_in_workers, with_site
 from support.peers import accept, echo, ends_with_reset, listening, port_of, receive, reset, silent
-from support.processes import open_files
 from support.relay import NOWHERE, Relay, open_sessions
 from support.waiting import PATIENCE, eventually
 
@@ -168,36 +167,6 @@ def test_a_worker_that_dies_in_a_bulk_transfer(number):
         assert closed["reason"] == "worker_lost"
         assert closed["bytes_from_client"] <= sent
         has_died(relay, pid, number)
-
-
-def test_a_worker_that_is_killed_in_the_middle_of_reporting(many_files):
-    """Nobody hears it (the supervisor is stopped), so a part of its reports is on the way, and a part not yet."""
-    if many_files < 7000:
-        pytest.skip(f"a limit of {many_files} open files")
-    count = 3000
-    with (
-        listening(backlog=4096) as server,
-        Relay(server.getsockname(), "--max-sessions", str(count), "--log-detail", "session", workers=1) as relay,
-    ):
-        (pid,) = relay.workers().values()
-        with contextlib.ExitStack() as stack:
-            at_rest = open_files(pid)
-            clients = [stack.enter_context(relay.connect()) for _ in range(count)]
-            targets = [stack.enter_context(accept(server)) for _ in range(count)]
-            for target in targets:
-                target.sendall(b"x")
-            for client in clients:
-                assert receive(client, 1) == b"x"
-            relay.process.send_signal(signal.SIGSTOP)
-            for sock in (*clients, *targets):
-                sock.close()
-        eventually(lambda: open_files(pid) <= at_rest + 2, "all sessions are over in the worker")
-        os.kill(pid, signal.SIGKILL)
-        relay.process.send_signal(signal.SIGCONT)
-        relay.wait("session.closed", count)
-        heard = relay.all("session.closed", reason="worker_lost")
-        assert 0 < len(heard) < count
-        has_died(relay, pid, signal.SIGKILL)
 
 
 # -- replaced ------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone("it judges how long a probe had to wait")]
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "chaos.py"
 

@@ -1,7 +1,9 @@
 """Thousands of sessions: at once, one after another, idle, and when their worker is killed."""
 
 import contextlib
+import os
 import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -9,12 +11,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.peers import echoing, receive, reset
+from support.peers import accept, echoing, listening, receive, reset
 from support.processes import open_files
 from support.relay import Relay
 from support.waiting import eventually, pass_time
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone("memory, wake-ups, and most of the descriptors there are")]
 
 MIB = 1 << 20
 
@@ -130,3 +132,34 @@ def test_ten_thousand_sessions_at_once():
             nobody_wakes(relay)
         relay.wait("session.closed", 10_000, reason="requester_read_closed")
     assert relay.records[-1]["admitted"] == 10_000
+
+
+def test_a_worker_that_is_killed_in_the_middle_of_reporting(many_files):
+    """Nobody hears it (the supervisor is stopped), so a part of its reports is on the way, and a part not yet."""
+    if many_files < 7000:
+        pytest.skip(f"a limit of {many_files} open files")
+    count = 3000
+    with (
+        listening(backlog=4096) as server,
+        Relay(server.getsockname(), "--max-sessions", str(count), "--log-detail", "session", workers=1) as relay,
+    ):
+        (pid,) = relay.workers().values()
+        with contextlib.ExitStack() as stack:
+            at_rest = open_files(pid)
+            clients = [stack.enter_context(relay.connect()) for _ in range(count)]
+            targets = [stack.enter_context(accept(server)) for _ in range(count)]
+            for target in targets:
+                target.sendall(b"x")
+            for client in clients:
+                assert receive(client, 1) == b"x"
+            relay.process.send_signal(signal.SIGSTOP)
+            for sock in (*clients, *targets):
+                sock.close()
+        eventually(lambda: open_files(pid) <= at_rest + 2, "all sessions are over in the worker")
+        os.kill(pid, signal.SIGKILL)
+        relay.process.send_signal(signal.SIGCONT)
+        relay.wait("session.closed", count)
+        heard = relay.all("session.closed", reason="worker_lost")
+        assert 0 < len(heard) < count
+        assert relay.wait("worker.exited", pid=pid)["signal"] == "SIGKILL"
+        relay.wait("worker.started", 2)
