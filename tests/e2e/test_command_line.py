@@ -228,7 +228,6 @@ def rows(table: dict[str, list[str]], names: list[str]) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("row", rows(WRONG, list(MSG_ID)))
 def test_each_wrong_value_of_a_position_is_refused_with_its_message(row):
-    """Eight wrong values, eight records."""
     records = refused(*row.values())
     assert len(records) == len(row)
     for record in records:
@@ -504,7 +503,6 @@ def test_text_is_utf8_whatever_the_locale_is():
 @pytest.mark.parametrize("label", [b"k=\xff\xfe", b"k=\xc3", b"k=\xed\xa0\x80"])
 @pytest.mark.parametrize("environment", [None, PLAIN_C], ids=["utf8", "C"])
 def test_what_is_no_utf8_is_refused_in_the_same_words(label, environment):
-    """The locale changes nothing."""
     (record,) = parse(run(*GOOD, "--label", label, env=environment).stdout)
     assert record["parameter"] == "label"
     assert "must be valid UTF-8" in record["problem"]
@@ -522,7 +520,6 @@ def test_labels_that_fit_into_no_record_are_refused(label):
 
 
 def test_many_labels_that_fit_into_no_record_are_refused_together():
-    """Each is short."""
     labels = [part for number in range(400) for part in ("--label", f"key{number}=value {number}")]
     records = refused(*GOOD, *labels)
     assert {record["parameter"] for record in records} == {"label"}
@@ -566,7 +563,6 @@ def test_help_names_everything_and_goes_to_stdout():
 
 
 def test_version_goes_to_stdout():
-    """And exit 0."""
     done = run("--version")
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.decode().split()[-1] == version("mprelay")

@@ -85,7 +85,6 @@ def test_expiry_with_a_stopped_worker():
 
 @pytest.mark.wall_clock("the contract's one second for an expiry")
 def test_expiry_with_every_worker_stopped():
-    """Not one of them has to help."""
     with (
         listening() as server,
         Relay(server.getsockname(), "--absolute-timeout", "3") as relay,
@@ -175,7 +174,6 @@ def test_workers_keep_the_absolute_timeout_while_the_supervisor_is_stopped():
 
 
 def test_expiry_does_not_wait_for_a_drain():
-    """The absolute timeout is absolute."""
     with listening() as server:
         options = ["--drain-timeout", "3600", "--absolute-timeout", "5"]
         with Relay(server.getsockname(), *options) as relay, relay.connect() as client, accept(server):
@@ -215,7 +213,6 @@ def test_signal_drains(number):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, *slow(signal.SIGINT, signal.SIGQUIT)])
 def test_signal_with_nobody_inside(number):
-    """At once."""
     with Relay(NOWHERE, "--drain-timeout", "3600") as relay:
         assert relay.stop(number) == 0
         assert relay.records[-1]["reason"] == "drained"
@@ -231,7 +228,6 @@ def test_a_helper_that_is_stopped_holds_nobody_up():
 
 
 def test_signal_while_starting():
-    """Before the door ever opened."""
     with Relay(NOWHERE, workers=6, wait_active=False) as relay:
         relay.wait("worker.started")
         assert relay.stop() == 0

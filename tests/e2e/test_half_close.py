@@ -76,7 +76,6 @@ def test_target_resets_and_the_client_sees_a_reset():
 
 
 def test_client_resets_and_the_target_sees_a_reset():
-    """The other way round."""
     with listening() as server, Relay(server.getsockname()) as relay:
         client = relay.connect()
         with accept(server) as target:

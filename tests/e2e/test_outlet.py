@@ -226,7 +226,6 @@ def test_a_warning_of_the_librarys_waits_for_nobody():
 
 
 def test_a_warning_of_the_librarys_is_passed_on():
-    """Where somebody reads it."""
     with listening() as server, Relay(server.getsockname(), quiet=False) as relay:
         (tracker,) = {p.pid for p in relay.family()} - {relay.outlet().pid, *relay.workers().values()}
         os.kill(tracker, signal.SIGKILL)

@@ -120,7 +120,6 @@ def test_json_on_a_terminal_where_json_is_asked_for():
 
 
 def test_text_through_a_pipe_where_text_is_asked_for():
-    """And a warning says WARNING."""
     reader, writer = os.pipe()
     options = ["--log-format", "text"]
     with (
@@ -243,7 +242,6 @@ def test_relay_active_comes_when_every_worker_is_ready():
 
 
 def test_each_run_has_its_own_relay_id():
-    """Two relays beside each other."""
     with Relay(("127.0.0.1", 9), workers=1) as one, Relay(("127.0.0.1", 9), workers=1) as other:
         assert one.records[0]["relay_id"] != other.records[0]["relay_id"]
 
@@ -428,7 +426,6 @@ def test_a_full_pool_and_a_target_that_ends_in_the_manuals_words():
 
 
 def test_an_expiry_in_the_manuals_words():
-    """The absolute timeout."""
     with Relay(("127.0.0.1", 9), "--absolute-timeout", "4") as relay:
         relay.finish()
         assert message_of(relay, 23) == "Absolute timeout expired.  This process will now terminate."

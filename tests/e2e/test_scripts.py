@@ -87,7 +87,6 @@ def project(tmp_path, tool):
 
 
 def test_it_is_made_once_for_each_set_of_extras(project):
-    """However often they take turns."""
     assert project.make("one") == ["one venv", "bin pip ."]
     assert (project.code, project.said) == (0, MAKING)
     assert project.make("one") == []

@@ -50,7 +50,6 @@ open({str(tmp_path / "used")!r}, "w").close()
 
 
 def test_a_worker_that_crashes_with_half_a_character(tmp_path):
-    """It is reported all the same."""
     code = replaced(SESSION_BEGINS, 'def broken(*given):\n    raise RuntimeError("\\udcff")')
     with listening() as server, Relay(server.getsockname(), env=with_site(tmp_path, code), workers=1) as relay:
         assert relay.knock().reset

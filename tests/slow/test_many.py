@@ -76,7 +76,6 @@ def nobody_wakes(relay: Relay) -> None:
 
 @pytest.mark.usefixtures("many_files")
 def test_500_idle_sessions_take_no_cpu():
-    """Nobody wakes up for them."""
     with echoing() as server, Relay(server.getsockname(), "--stats-interval", "0") as relay:
         with contextlib.ExitStack() as stack:
             clients = [stack.enter_context(relay.connect()) for _ in range(500)]
