@@ -67,35 +67,27 @@ class Patience:
     def __init__(self) -> None:
         self.waiting = False
         """Whether the moment runs. Nobody is refused meanwhile."""
-        self._queued = 0  # connections that were in the backlog when the moment began, and still are
+        self.queued = 0
+        """Connections that were in the backlog when the moment began, and still are."""
 
     @property
     def refusable(self) -> bool:
         """Whether the next connection of the backlog has waited for the whole moment."""
-        return self._queued > 0 and not self.waiting
+        return self.queued > 0 and not self.waiting
 
     def begin(self, queued: int) -> None:
         """Give those who are in the backlog now a moment."""
         self.waiting = True
-        self._queued = queued
+        self.queued = queued
 
     def lapse(self) -> None:
         """Note that the moment is over."""
         self.waiting = False
 
-    def accepted(self) -> None:
-        """Note that a connection was taken from the backlog."""
-        if self._queued:
-            self._queued -= 1
-
-    def emptied(self) -> None:
-        """Note that the backlog is empty."""
-        self._queued = 0
-
     def forget(self) -> None:
         """Note that there is another listener: its backlog is a new one."""
         self.waiting = False
-        self._queued = 0
+        self.queued = 0
 
 
 class PortSearch:

@@ -120,29 +120,10 @@ class Ledger:
             raise UnknownSession(serial)
         return session
 
-    def has(self, worker: int, serial: int) -> bool:
-        """Tell whether `worker` has the session `serial`, and that holds a slot."""
+    def of(self, worker: int, serial: int) -> Session | None:
+        """Look up a session that holds a slot and that `worker` has; None: there is no such session."""
         session = self._active.get(serial)
-        return session is not None and session.worker == worker
-
-    def first_heard(self, worker: int, serial: int, now: float) -> bool:
-        """Note the first report of a session that goes on; `now` is not earlier than the report.
-
-        False, and nothing is noted, where it cannot be true: `worker` does not have it, or reported it before.
-        """
-        session = self._active.get(serial)
-        if session is None or session.worker != worker or session.reported:
-            return False
-        self.workers.first_heard(session, now)
-        return True
-
-    def heard(self, worker: int, serial: int, now: float) -> bool:
-        """Note a further report of a session. False, and nothing is noted, where `worker` does not have it."""
-        session = self._active.get(serial)
-        if session is None or session.worker != worker:
-            return False
-        self.workers.heard(session, now)
-        return True
+        return session if session is not None and session.worker == worker else None
 
     def count(self, session: Session, reported: Progress | Closed) -> None:
         """Note the byte counts of a session so far. The totals are those of all sessions, as last reported."""

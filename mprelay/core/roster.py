@@ -161,16 +161,8 @@ class Roster:
         """Expect the first report of a session that was admitted just now."""
         self._unreported[session.serial] = session
 
-    def first_heard(self, session: Booking, now: float) -> None:
-        """Note the first report of a session."""
-        if self._unreported.pop(session.serial, None) is None:
-            self._catch_up(session)
-        session.reported = True
-        session.heard_at = now
-        self._reported[session.serial] = session
-
     def heard(self, session: Booking, now: float) -> None:
-        """Note a report of a session, be it the first or a further one."""
+        """Note a report of a session, be it the first or a further one; `now` is not earlier than the report."""
         queue = self._reported if session.reported else self._unreported
         if queue.pop(session.serial, None) is None:
             self._catch_up(session)

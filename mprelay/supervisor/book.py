@@ -140,9 +140,10 @@ class Book:
 
         False, and nothing is noted, where it cannot be true; so in the next two.
         """
-        if not self.ledger.first_heard(worker, event.serial, now):
+        session = self.ledger.of(worker, event.serial)
+        if session is None or session.reported:
             return False
-        session = self.ledger.session(event.serial)
+        self.workers.heard(session, now)
         session.connect_ms = round(event.connect_ms, 3)
         session.outbound_port = event.outbound_port
         if self._every_message:
@@ -159,14 +160,15 @@ class Book:
 
     def progress(self, worker: int, event: Progress, now: float) -> bool:
         """No record: byte counts, in case that the worker is lost."""
-        if not self.ledger.heard(worker, event.serial, now):
+        session = self.ledger.of(worker, event.serial)
+        if session is None:
             return False
-        self.ledger.count(self.ledger.session(event.serial), event)
+        self.workers.heard(session, now)
+        self.ledger.count(session, event)
         return True
 
-    def closed(self, event: Closed, reason: CloseReason) -> None:
-        """A worker ended a session for `reason`. The caller knows that it has it (:meth:`Ledger.has`)."""
-        session = self.ledger.session(event.serial)
+    def closed(self, session: Session, event: Closed, reason: CloseReason) -> None:
+        """A worker ended a session that it has, for `reason`."""
         self.ledger.count(session, event)
         how = _HowItEnded(event.error, event.error_from, event.client_end, event.target_end, event.inbound_ip)
         self._close(session, event.at, event.duration_ms, reason, how)

@@ -182,7 +182,8 @@ class Crew:
         """Bury the dead, and find those that do not answer. Call it behind the events of each turn."""
         while self._dead:
             self._bury(self._dead.pop(0))
-        self.watchdog.judge(self._loop.now)
+        if self.watchdog.due:
+            self.watchdog.judge(self._loop.now)
 
     def _bury(self, member: Member) -> None:
         """Hear a dead worker's last events, end its sessions for it, and replace it."""

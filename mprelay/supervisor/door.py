@@ -102,7 +102,9 @@ class Door:
                 self._resumed_at = self._loop.now
         if self._writer.paused != (self._log_paused_at is not None):
             self._record_pause()
-        self.listener.watch(wanted=not (paused or self._is_patient()))
+        wanted = not (paused or (self._patience.waiting and self._book.ledger.full))
+        if wanted != self.listener.watched:
+            self.listener.watch(wanted=wanted)
 
     def _must_pause(self) -> bool:
         """True while nobody can be admitted or refused.
@@ -116,13 +118,11 @@ class Door:
             or not (self._book.workers.has_room() or self._book.ledger.full)
         )
 
-    def _is_patient(self) -> bool:
-        """True while there is no slot, but one may become free in a moment."""
-        return self._patience.waiting and self._book.ledger.full
-
     def _may_accept(self) -> bool:
         """True if a new connection could be admitted or refused, and recorded, right now."""
-        return self._course.phase is _ACTIVE and not self._must_pause() and not self._is_patient()
+        if self._course.phase is not _ACTIVE or self._must_pause():
+            return False
+        return not (self._patience.waiting and self._book.ledger.full)
 
     def _record_pause(self) -> None:
         """Record that the log holds back admission, or no longer does."""
@@ -179,14 +179,15 @@ class Door:
             try:
                 client, address = self.listener.accept()
             except BlockingIOError:
-                self._patience.emptied()
+                self._patience.queued = 0
                 self._examining = False
                 break
             except OSError as failure:
                 failed = failure
                 break
-            self.listener.works()
-            self._patience.accepted()
+            self.listener.replaced = False
+            if self._patience.queued:
+                self._patience.queued -= 1
             ip = sockets.plain_ip(address[0])
             waited_ms = self._waited_in_vain(client) if self._examining else None
             verdict = self._policy.decide(ip, free=slots > 0, given_up=waited_ms is not None)

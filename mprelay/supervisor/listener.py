@@ -37,6 +37,8 @@ class Listener:
     """Listens on `ip` (None: all interfaces) and `port`; makes a call when somebody waits in the backlog."""
 
     _sock: socket.socket  # once it is open
+    accept: Callable[[], tuple[int, Any]]
+    """Takes a connection from the backlog, once it is open (:func:`mprelay.system.sockets.acceptor`)."""
 
     def __init__(
         self, loop: Loop, recorder: Recorder, ip: str | None, port: int, call: Callable[[], None]
@@ -48,8 +50,10 @@ class Listener:
         self._call = call
         self.is_open = False
         """Whether anybody can connect."""
-        self._watched = False
-        self._replaced = False  # by one that has given nobody yet, because the one before gave nobody
+        self.watched = False
+        """Whether the call is made when somebody waits."""
+        self.replaced = False
+        """Whether it took the place of one that gave nobody, and has given nobody itself."""
         self._errors: Counter[int] = Counter()  # since the last records of them
         self._next_record = loop.alarm(self._record_errors)
 
@@ -57,6 +61,7 @@ class Listener:
         """Listen. Nothing is called before :meth:`watch`. Raises Failure."""
         try:
             self._sock = sockets.listen(self._ip, self._port)
+            self.accept = sockets.acceptor(self._sock)
         except sockets.ListenerError as failure:
             raise Failure(_STEPS[failure.step], error=errno_name(failure.errno)) from failure
         self.is_open = True
@@ -75,8 +80,8 @@ class Listener:
 
     def watch(self, *, wanted: bool) -> None:
         """Make the call when somebody waits, or no longer."""
-        if self.is_open and self._watched != wanted:
-            self._watched = wanted
+        if self.is_open and self.watched != wanted:
+            self.watched = wanted
             if wanted:
                 self._loop.watch(self._sock.fileno(), self._call)
             else:
@@ -85,14 +90,6 @@ class Listener:
     def waiting(self) -> int | None:
         """Count who waits in the backlog; None: the system does not tell."""
         return sockets.backlog(self._sock) if self.is_open else None
-
-    def accept(self) -> tuple[int, Any]:
-        """Accept a connection: its descriptor, now the caller's, and its address. Never blocks. OSError."""
-        return sockets.accept(self._sock)
-
-    def works(self) -> None:
-        """Note that somebody was accepted."""
-        self._replaced = False
 
     def failed(self, failure: OSError) -> bool:
         """Note an error of accept(2); True: there is a new listener. Raises Failure if there can be none."""
@@ -104,9 +101,9 @@ class Listener:
             return False
         useless = self.is_open and sockets.listens(self._sock)
         self.close()
-        if useless and self._replaced:
+        if useless and self.replaced:
             raise Failure(catalogue.LISTENER_LISTEN_FAILED, error=errno_name(number))
-        self._replaced = useless
+        self.replaced = useless
         self.open()
         return True
 

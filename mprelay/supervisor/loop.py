@@ -25,27 +25,26 @@ _STOOD_STILL: Final = 1.0  # seconds that the loop was late: it was stopped, or 
 class Alarm:
     """A call at a moment of the monotonic clock. It is made once, unless :meth:`move` asks for it again."""
 
-    __slots__ = ("_alarms", "call", "when")
+    __slots__ = ("_alarms", "call", "pending", "when")
 
     def __init__(self, alarms: "dict[Alarm, None]", when: float, call: Callable[[], None]) -> None:
         self._alarms = alarms
         self.when = when
         self.call = call
+        self.pending = True
+        """Whether the call is still to be made."""
         alarms[self] = None
 
     def move(self, when: float) -> None:
         """Make the call at `when`, and at no other moment."""
         self.when = when
+        self.pending = True
         self._alarms[self] = None
 
     def cancel(self) -> None:
         """Make no call."""
+        self.pending = False
         self._alarms.pop(self, None)
-
-    @property
-    def pending(self) -> bool:
-        """Whether the call is still to be made."""
-        return self in self._alarms
 
 
 class Loop:
@@ -124,7 +123,8 @@ class Loop:
 
     def cancel_alarms(self) -> None:
         """Forget all alarms, but not the deadline."""
-        self._alarms.clear()
+        for alarm in list(self._alarms):
+            alarm.cancel()
 
     def expire(self, deadline: Deadline, call: Callable[[], None]) -> None:
         """Make this call first in each turn from `deadline` on. The machine may sleep meanwhile."""
@@ -153,8 +153,9 @@ class Loop:
         self.now = now
         self.wall = time.time()
 
-    def make_due_calls(self) -> None:
-        """Do what is due by the clock."""
+    def turn(self) -> None:
+        """Wait; make the calls that are due by the clock, then those of the descriptors that are ready."""
+        self.wait()
         if self._at_deadline is not None and self._deadline is not None and self._deadline.reached():
             self._at_deadline()
         now = self.now
@@ -162,9 +163,6 @@ class Loop:
             if alarm.pending and alarm.when <= now:  # another call may have cancelled or moved it
                 alarm.cancel()
                 alarm.call()
-
-    def make_ready_calls(self) -> None:
-        """Do what the descriptors ask for that were ready when the wait ended."""
         calls = self._calls
         for descriptor, _mask in self._ready:
             call = calls.get(descriptor)  # not where an earlier call has ended the watch

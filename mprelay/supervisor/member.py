@@ -8,14 +8,13 @@ Rules:
 3. When a process is gone its queue may still hold events: they are read to the end first.
 """
 
-from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from typing import Final
 
 from mprelay import worker
 from mprelay.channel.down import Sender
 from mprelay.channel.up import EventReader, Queue
-from mprelay.core.protocol import Settings, Ticket
+from mprelay.core.protocol import Settings
 from mprelay.supervisor.loop import Alarm
 from mprelay.system import passing, signals, spawning
 
@@ -41,6 +40,7 @@ class Member:
                 queue = Queue()
                 undo.callback(queue.close)
                 self._sender = Sender(ours)
+                self.send = self._sender.send
                 self._words = spawning.FirstWords()
                 undo.callback(self._words.close)
                 self._process = spawning.start(
@@ -59,10 +59,6 @@ class Member:
         """Note that it can take tickets from now on."""
         self.ready_at = now
         self._words.end()
-
-    def send(self, tickets: Sequence[Ticket], descriptors: Sequence[int]) -> None:
-        """Hand over sockets (see :meth:`mprelay.channel.down.Sender.send`)."""
-        self._sender.send(tickets, descriptors)
 
     def stop(self) -> None:
         """Tell the worker to reset its sessions, report that, and exit. One that is still starting has none."""

@@ -125,11 +125,10 @@ class Run:
 
     def _turn(self) -> None:
         """Wait once, and do what is due and what came."""
-        self._crew.watchdog.put_off()
-        self._loop.wait()
+        if self._crew.watchdog.hasty:
+            self._crew.watchdog.put_off()
         try:
-            self._loop.make_due_calls()
-            self._loop.make_ready_calls()
+            self._loop.turn()
             self._crew.look_after()
             self._door.admit()
         except Failure as failure:
@@ -247,13 +246,14 @@ class Run:
             case Progress():
                 return self._book.progress(worker, event, now)
             case Closed():
-                if not self._book.ledger.has(worker, event.serial):
+                session = self._book.ledger.of(worker, event.serial)
+                if session is None:
                     return False
                 if event.reason is CloseReason.RELAY_EXPIRED:
                     if self._deadline is None or not self._deadline.reached():
                         return False
                     self.expire()  # a worker has seen it first; its cause stands before its effects
-                self._book.closed(event, event.reason or self._course.ending.session_end)
+                self._book.closed(session, event, event.reason or self._course.ending.session_end)
                 if event.error == NO_LOCAL_PORT and event.reason is CloseReason.CONNECT_FAILED:
                     self._door.no_port()
                     return True

@@ -29,21 +29,23 @@ class Watchdog:
         """Before this moment no worker is judged; infinity: never."""
         self._alarm = loop.alarm(self._fall_due)
         """Not later than the moment at which a report is overdue: reports only ever put that off."""
-        self._due = False
-        self._early = False  # whether the alarm is for sessions that were to be reported first
+        self.due = False
+        """Whether a report is overdue now."""
+        self.hasty = False
+        """Whether the alarm is set for sessions that may have been reported since: see :meth:`put_off`."""
 
     def expect(self, now: float) -> None:
         """Expect the first report of sessions that were admitted now."""
         due = now + self._roster.first_report
         if not self._alarm.pending or self._alarm.when > due:
             self._alarm.move(due)
-            self._early = True
+            self.hasty = True
 
     def put_off(self) -> None:
         """Wake nobody for sessions that have been reported since. Call it before each wait."""
-        if self._early and self._roster.all_reported:
-            self._early = False
-            self._alarm.move(self._roster.due())
+        if self._roster.all_reported:
+            self.hasty = False
+            self._sleep()
 
     @property
     def judges_from(self) -> float:
@@ -51,10 +53,8 @@ class Watchdog:
         return max(self._judge_from, self._loop.late_at + _HEARING)
 
     def judge(self, now: float) -> None:
-        """If a report is overdue now, hear all workers, and end those that have been late for too long."""
-        if not self._due:
-            return
-        self._due = False
+        """Hear all workers, and end those that have been late for too long. Call it when it is :attr:`due`."""
+        self.due = False
         if now < self.judges_from:
             self._alarm.move(self.judges_from)
             return
@@ -63,7 +63,15 @@ class Watchdog:
             return
         for silent in self._roster.judge(now):
             self._reports.end_silent(silent)
-        self._alarm.move(self._roster.due())
+        self._sleep()
+
+    def _sleep(self) -> None:
+        """Wake when the next report is due, if any is."""
+        due = self._roster.due()
+        if due == inf:
+            self._alarm.cancel()
+        else:
+            self._alarm.move(due)
 
     def stop(self) -> None:
         """Judge nobody any more."""
@@ -71,4 +79,4 @@ class Watchdog:
         self._alarm.cancel()
 
     def _fall_due(self) -> None:
-        self._due = True
+        self.due = True

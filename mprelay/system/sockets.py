@@ -19,6 +19,7 @@ import socket
 import struct
 import sys
 from array import array
+from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 from socket import SocketType
@@ -93,13 +94,13 @@ def _listen(family: socket.AddressFamily, address: str, port: int) -> socket.soc
     return listener
 
 
-def accept(listener: socket.socket) -> tuple[int, Any]:
-    """Accept a connection; return its descriptor, now the caller's, and the client's address. Raises OSError.
+def acceptor(listener: socket.socket) -> Callable[[], tuple[int, Any]]:
+    """Return what accepts a connection: its descriptor, now the caller's, and the client's address, or OSError.
 
     The socket goes on to another process at once. An object around it would cost a system call (getsockname(2))
     and do nothing.
     """
-    return listener._accept()  # type: ignore[attr-defined,no-any-return] # noqa: SLF001 - what accept() calls
+    return listener._accept  # type: ignore[attr-defined,no-any-return] # noqa: SLF001 - what accept() calls
 
 
 class Arrival(NamedTuple):

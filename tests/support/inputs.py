@@ -163,7 +163,7 @@ def events(data: bytes) -> None:
                 count += 1
                 kept.recorder.unexpected(event.at, event.error, event.place, 64)
         if isinstance(event, Closed):
-            kept.book.closed(event._replace(serial=session.serial), event.reason or CloseReason.DRAINED)
+            kept.close(event._replace(serial=session.serial), event.reason or CloseReason.DRAINED)
         else:
             kept.book.lost(session, 1.0, 1.0, CloseReason.WORKER_LOST)
     kept.book.stopped("failed", 1.0)
@@ -186,7 +186,7 @@ def _a_session(client_ip: str, labels: dict[str, str]) -> None:
         closed = Closed(
             1, 1.0, 1.0, for_reason, "EPROTONOSUPPORT", "client", "reset", "reset", LONGEST_IP, *counts
         )
-        kept.book.closed(closed, for_reason)
+        kept.close(closed, for_reason)
         rejected = Verdict(Outcome.REJECTED, f"{LONGEST_IP}/128")
         kept.book.enter((client_ip, 65535), rejected, 1.0, 1.0)
         kept.recorder.flush()

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from mprelay.core.admission import ADMITTED
 from mprelay.core.ledger import Ledger, Session
-from mprelay.core.protocol import Address
+from mprelay.core.protocol import Address, Closed, CloseReason
 from mprelay.records.recorder import Recorder
 from mprelay.records.render import RENDERERS
 from mprelay.supervisor.book import Book
@@ -34,6 +34,10 @@ class Kept:
         session = self.book.enter(client, ADMITTED, at, now)
         assert session is not None
         return session
+
+    def close(self, event: Closed, reason: CloseReason) -> None:
+        """Let its worker end a session."""
+        self.book.closed(self.book.ledger.session(event.serial), event, reason)
 
     def records(self) -> list[dict[str, Any]]:
         """What was written so far."""

@@ -32,24 +32,21 @@ def test_nobody_is_refused_before_the_moment_is_over():
     patience.begin(2)
     assert patience.waiting
     assert not patience.refusable
-    patience.accepted()  # there was a slot for it after all
+    patience.queued -= 1  # there was a slot for it after all
     patience.lapse()
     assert patience.refusable
-    patience.accepted()
-    assert not patience.refusable
-    patience.accepted()
+    patience.queued -= 1
     assert not patience.refusable
 
 
-@pytest.mark.parametrize("end", ["emptied", "forget"])
-def test_an_empty_backlog_has_nobody_to_refuse(end):
-    """Nor has another listener's."""
+def test_another_listener_has_nobody_to_refuse():
+    """Its backlog is a new one."""
     patience = Patience()
     patience.begin(5)
-    getattr(patience, end)()
-    assert patience.waiting == (end == "emptied")  # who comes within the moment waits for its end
-    patience.lapse()
+    patience.forget()
     assert [patience.waiting, patience.refusable] == [False, False]
+    patience.lapse()
+    assert not patience.refusable
 
 
 def test_the_first_session_after_a_failure_shows_whether_there_are_ports():

@@ -19,7 +19,7 @@ def test_a_session_from_attempt_to_end():
     assert kept.book.connected(3, Connected(1, 1.5, 12.3456, 40000), 51.0)
     kept.book.progress(3, Progress(1, 5, 6, 4, 3), 51.0)
     reason = CloseReason.TARGET_READ_CLOSED
-    kept.book.closed(
+    kept.close(
         Closed(1, 2.0, 1000.0, reason, "ECONNRESET", "client", "reset", "end", "192.0.2.99", 7, 8, 6, 5), reason
     )
     kept.book.stopped("drained", 3.0)
@@ -71,7 +71,7 @@ def test_session_detail_writes_how_sessions_end_and_refusals():
     for verdict in (ADMITTED, ADMITTED, EXHAUSTED):
         kept.book.enter(("192.0.2.7", 1), verdict, 1.0, 1.0)
     kept.book.enter(("192.0.2.8", 1), Verdict(Outcome.REJECTED, "10.0.0.0/8"), 1.0, 1.0)
-    kept.book.closed(Closed(2, 2.0, 1.0, *[None] * 6, 0, 0, 0, 0), CloseReason.DRAINED)
+    kept.close(Closed(2, 2.0, 1.0, *[None] * 6, 0, 0, 0, 0), CloseReason.DRAINED)
     kept.recorder.flush()
     assert [(r["seq"], r["event"]) for r in kept.records()] == [
         (1, "connection.pool_exhausted"),
@@ -104,7 +104,7 @@ def test_a_connect_failure_that_is_no_refusal_says_so(error, last):
     kept = Kept()
     kept.admit(("192.0.2.7", 4711), 1.0, 50.0)
     reason = CloseReason.CONNECT_FAILED
-    kept.book.closed(Closed(1, 2.0, 1.0, reason, error, None, None, None, "192.0.2.99", 0, 0, 0, 0), reason)
+    kept.close(Closed(1, 2.0, 1.0, reason, error, None, None, None, "192.0.2.99", 0, 0, 0, 0), reason)
     kept.recorder.flush()
     closed = kept.records()[-1]
     sentence = "The target refused the connection attempt for session handler serial number 1."

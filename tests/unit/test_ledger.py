@@ -117,10 +117,10 @@ class Books(RuleBasedStateMachine):
         """A worker reports a session that goes on."""
         serial = data.draw(st.sampled_from(sorted(self.held)))
         other = self.held[serial]
-        assert not self.ledger.heard(99, serial, self.now)
-        first = self.ledger.first_heard(other, serial, self.now)
-        assert first == (serial not in self.reported)
-        assert first or self.ledger.heard(other, serial, self.now)
+        session = self.ledger.of(other, serial)
+        assert session.reported == (serial in self.reported)
+        self.ledger.workers.heard(session, self.now)
+        assert session.reported
         self.reported.add(serial)
         self.answer(serial)
         self.heard[serial] = self.now, NEXT
@@ -242,7 +242,7 @@ class Books(RuleBasedStateMachine):
         for worker in (1, 2, 3):
             assert book.workers.load(worker) == sum(held == worker for held in self.held.values())
             for serial in range(book.admitted + 2):
-                assert book.has(worker, serial) == (self.held.get(serial) == worker)
+                assert (book.of(worker, serial) is not None) == (self.held.get(serial) == worker)
 
 
 TestBooks = Books.TestCase
@@ -307,7 +307,7 @@ def test_lateness_is_that_of_one_session():
     for session in sessions:
         ledger.workers.place(session, 0.0)
     for session, at in zip(sessions, heard, strict=True):
-        assert ledger.first_heard(1, session.serial, at)
+        ledger.workers.heard(session, at)
     for session, at in zip(sessions, heard, strict=True):
         assert ledger.workers.judge(at + NEXT) == []
         if session is not sessions[0]:
@@ -332,13 +332,12 @@ def test_a_late_worker_that_catches_up_gets_sessions_again():
     """By a first report that comes late, and by a further one."""
     ledger = Ledger(2, (CONNECT, IDLE))
     ledger.workers.open(1, 2)
-    serial = ledger.admit("192.0.2.7", 1234, 0.0).serial
-    assert ledger.workers.place(ledger.session(serial), 0.0) == 1
-    for now, report in ((FIRST, ledger.first_heard), (FIRST + NEXT, ledger.heard)):
+    session = ledger.admit("192.0.2.7", 1234, 0.0)
+    assert ledger.workers.place(session, 0.0) == 1
+    for now in (FIRST, FIRST + NEXT):
         assert ledger.workers.judge(now) == []
         assert not ledger.workers.has_room()
-        assert not report(2, serial, now)
-        assert report(1, serial, now)
+        ledger.workers.heard(session, now)
         assert ledger.workers.has_room()
 
 

@@ -29,10 +29,10 @@ def pipe():
 
 
 def turn(loop, timeout=0.0):
-    """Wait once, and make the calls."""
-    loop.wait(timeout)
-    loop.make_due_calls()
-    loop.make_ready_calls()
+    """Wait for so long at most, and make the calls."""
+    wake_up = loop.after(timeout, lambda: None)
+    loop.turn()
+    wake_up.cancel()
 
 
 def test_what_is_ready_is_called_until_it_is_unwatched(loop, pipe):

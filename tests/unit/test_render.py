@@ -64,9 +64,7 @@ def test_text_shows_how_a_session_went(error, last):
     kept = Kept("text")
     kept.admit(("192.0.2.7", 4711), 1.0, 50.0)
     reason = CloseReason.TARGET_READ_CLOSED
-    kept.book.closed(
-        Closed(1, 2.0, 1234.5678, reason, error, None, None, None, "192.0.2.99", 78, 187, 187, 78), reason
-    )
+    kept.close(Closed(1, 2.0, 1234.5678, reason, error, None, None, None, "192.0.2.99", 78, 187, 187, 78), reason)
     kept.recorder.flush()
     assert kept.lines[-1].decode().split(" ", 1)[1] == (
         "INFO Session handler serial number 1 terminated due to target read closure. "
