@@ -304,7 +304,7 @@ def test_a_warning_of_a_worker_that_then_is_ready(tmp_path):
     """It comes out on stderr, and so does what the worker says later: no record speaks of it."""
     module, run = RELAY_RUN
     late = f"import {module} as module; run = module.{run}; "
-    late += f"module.{run} = lambda self: (print('later', file=sys.stderr), run(self))"
+    late += f"module.{run} = lambda self: (os.write(2, b'later\\n'), run(self))"
     env = with_site(tmp_path, IN_CHILDREN + IN_A_WORKER.format("os.write(2, b'a warning\\n'); " + late))
     with listening() as server, Relay(server.getsockname(), quiet=False, env=env, workers=1) as relay:
         one_session(relay, server)
