@@ -83,7 +83,8 @@ class Roster:
         self._load: dict[int, int] = {}  # worker: how many it has
         self._free = 0  # sessions that the workers can still take, all together
         self._handicaps: dict[int, tuple[int, float]] = {}  # worker: sessions that it seems to have too, until
-        self._unreported: OrderedDict[int, Booking] = OrderedDict()  # by admission
+        self.unreported: OrderedDict[int, Booking] = OrderedDict()
+        """Sessions that have not been reported, and are not overdue, by admission."""
         self._reported: OrderedDict[int, Booking] = OrderedDict()  # by last report
         self._late: dict[int, _Late] = {}
 
@@ -159,11 +160,11 @@ class Roster:
 
     def expect(self, session: Booking) -> None:
         """Expect the first report of a session that was admitted just now."""
-        self._unreported[session.serial] = session
+        self.unreported[session.serial] = session
 
     def heard(self, session: Booking, now: float) -> None:
         """Note a report of a session, be it the first or a further one; `now` is not earlier than the report."""
-        queue = self._reported if session.reported else self._unreported
+        queue = self._reported if session.reported else self.unreported
         if queue.pop(session.serial, None) is None:
             self._catch_up(session)
         session.reported = True
@@ -173,7 +174,7 @@ class Roster:
     def release(self, session: Booking) -> None:
         """Give back the place of a session that is over, and expect no more reports of it."""
         self._unbook(session)
-        queue = self._reported if session.reported else self._unreported
+        queue = self._reported if session.reported else self.unreported
         if queue.pop(session.serial, None) is None:
             self._catch_up(session)
 
@@ -190,18 +191,13 @@ class Roster:
             self._room[session.worker] = late.capacity
             self._free += late.capacity - self._load[session.worker]
 
-    @property
-    def all_reported(self) -> bool:
-        """Whether each session has been reported, or is overdue."""
-        return not self._unreported
-
     def due(self) -> float:
         """When :meth:`judge` has something to do unless a report comes first; infinity: never.
 
         A report only puts it off. An admission makes it `first_report` later than that, at the latest.
         """
         moments = [late.oldest[0] + LATE_LIMIT for late in self._late.values()]
-        for queue, limit in ((self._unreported, self.first_report), (self._reported, self._next_report)):
+        for queue, limit in ((self.unreported, self.first_report), (self._reported, self._next_report)):
             if queue:
                 moments.append(next(iter(queue.values())).heard_at + limit)
         return min(moments, default=inf)
@@ -211,7 +207,7 @@ class Roster:
 
         All that the workers have reported must be heard before. A worker that is returned must be closed after.
         """
-        for queue, limit in ((self._unreported, self.first_report), (self._reported, self._next_report)):
+        for queue, limit in ((self.unreported, self.first_report), (self._reported, self._next_report)):
             while queue:
                 session = next(iter(queue.values()))
                 if session.heard_at + limit > now:

@@ -150,13 +150,13 @@ class Door:
         if not self._connections_wait:
             return
         self._connections_wait = False
-        if self.listener.is_open and self._may_accept() and self._has_slot():
+        if not self.listener.is_open or not self._may_accept():
+            return
+        if not self._book.ledger.full or self._has_waited():
             self._accept()
 
-    def _has_slot(self) -> bool:
-        """Tell whether there is a slot, or somebody has waited for one for long enough; else wait a moment."""
-        if not self._book.ledger.full:
-            return True
+    def _has_waited(self) -> bool:
+        """At the limit, tell whether somebody has waited for long enough, or need not wait any more."""
         self._crew.reports.hear_all()  # what was reported since this turn's wait began may have made room
         if not self._may_accept():
             return False  # … or ended the relay, or a worker that had room
@@ -203,7 +203,7 @@ class Door:
                 break
             if slots and not book.workers.has_room():
                 break
-        if book.refusals and not self._sums.pending:
+        if book.summing_up and book.refusals and not self._sums.pending:
             self._sums.move(now + _SUM_EVERY)
         for worker, batch in batches.items():
             self._hand_over(worker, batch, frozenset((worker,)))

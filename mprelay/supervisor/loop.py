@@ -2,8 +2,7 @@
 
 Rules:
 
-1. The loop waits in :meth:`Loop.wait` and nowhere else. Whoever uses it decides in which order the rest of a
-   turn is done: see :meth:`mprelay.supervisor.run.Run.run`.
+1. The loop waits in :meth:`Loop.turn` and nowhere else.
 2. The clocks are read once for each wake-up.
 3. In no turn is anything done for each session. There are a few alarms, and at most one for each worker.
 """
@@ -65,7 +64,6 @@ class Loop:
         self._alarms: dict[Alarm, None] = {}
         self._deadline: Deadline | None = None
         self._at_deadline: Callable[[], None] | None = None
-        self._ready: list[tuple[int, int]] = []
 
     def open(self, on_signal: Callable[[], None]) -> None:
         """Begin to wait, and to hear signals. Raises Failure."""
@@ -140,31 +138,32 @@ class Loop:
 
     # -- a turn ----------------------------------------------------------------------------------------------
 
-    def wait(self, timeout: float = inf) -> None:
-        """Wait until something is ready, or due, or for `timeout` seconds; read the clocks."""
+    def turn(self, timeout: float = inf) -> None:
+        """Wait, for `timeout` seconds at most; make the calls that are due, then those of ready descriptors."""
         nearest = min([alarm.when for alarm in self._alarms], default=inf)
         before = time.monotonic()
         left = min(nearest - before, timeout)
-        self._ready = self._poller.wait(None if left == inf else left)
+        ready = self._poller.wait(None if left == inf else left)
         now = time.monotonic()
         late_since = now - _STOOD_STILL
         if self.now < before - _STOOD_STILL or (nearest < late_since and before < late_since):
             self.late_at = now
         self.now = now
         self.wall = time.time()
-
-    def turn(self) -> None:
-        """Wait; make the calls that are due by the clock, then those of the descriptors that are ready."""
-        self.wait()
         if self._at_deadline is not None and self._deadline is not None and self._deadline.reached():
             self._at_deadline()
+        if nearest <= now:
+            self._ring()
+        calls = self._calls
+        for descriptor, _mask in ready:
+            call = calls.get(descriptor)  # not where an earlier call has ended the watch
+            if call is not None:
+                call()
+
+    def _ring(self) -> None:
+        """Make the calls that are due by the clock."""
         now = self.now
         for alarm in [alarm for alarm in self._alarms if alarm.when <= now]:
             if alarm.pending and alarm.when <= now:  # another call may have cancelled or moved it
                 alarm.cancel()
                 alarm.call()
-        calls = self._calls
-        for descriptor, _mask in self._ready:
-            call = calls.get(descriptor)  # not where an earlier call has ended the watch
-            if call is not None:
-                call()

@@ -84,16 +84,16 @@ class Run:
             self._expires_at = loop.wall + config.absolute_timeout
             self._deadline = boottime.Deadline(boottime.now() + config.absolute_timeout + _ROUNDING)
         writer = Writer()
-        self._recorder = recorder = Recorder(render, writer.put, labels=config.labels)
+        self._way_out = WayOut(
+            loop, course, writer, on_ready=self._on_ready, on_gone=partial(self._happened, Happening.STDOUT_GONE)
+        )
+        self._recorder = recorder = Recorder(render, self._way_out.put, labels=config.labels)
         self._book = book = Book(
             recorder,
             Ledger(config.max_sessions, (config.connect_timeout, config.idle_timeout)),
             (config.trg_host, config.trg_port),
             inbound_ip=config.bind,
             every_message=config.log_detail == "full",
-        )
-        self._way_out = WayOut(
-            loop, course, writer, on_ready=self._on_ready, on_gone=partial(self._happened, Happening.STDOUT_GONE)
         )
         self._crew = crew = Crew(
             config.workers,
@@ -140,7 +140,6 @@ class Run:
                 self._happened(Happening.NO_WORKER_LEFT)
         self._recorder.flush()  # then the writer knows how much waits
         self._door.settle()
-        self._way_out.settle()
 
     # -- the start -------------------------------------------------------------------------------------------
 
@@ -326,7 +325,7 @@ class Run:
         self._loop.cancel_alarms()
         self._book.stopped(self._course.ending.stop_reason, time.monotonic() - self._started)
         self._recorder.flush()
-        left = self._way_out.finish(self._started + START_LIMIT, hurry=self._hurry)
+        left = self._way_out.finish(self._started + START_LIMIT, lambda: self._hurry)
         if not self._way_out.written:
             self._happened(Happening.STDOUT_GONE)
         code = self._course.ending.exit_code

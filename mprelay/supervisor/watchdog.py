@@ -43,7 +43,7 @@ class Watchdog:
 
     def put_off(self) -> None:
         """Wake nobody for sessions that have been reported since. Call it before each wait."""
-        if self._roster.all_reported:
+        if not self._roster.unreported:
             self.hasty = False
             self._sleep()
 

@@ -64,9 +64,15 @@ class WayOut:
         """Whether the outlet has begun."""
         return self._writer.ready
 
-    def settle(self) -> None:
-        """Watch the way for room exactly while records wait for it. Call it at the end of each turn."""
-        if (self._awaits_room or self._writer.backlog) and self._awaits_room != (waits := self._writer.waits):
+    def put(self, lines: list[bytes]) -> None:
+        """Write records (a :data:`mprelay.records.recorder.Sink`). Never blocks."""
+        self._writer.put(lines)
+        if self._writer.backlog:
+            self._await_room()
+
+    def _await_room(self) -> None:
+        """Watch the way for room exactly while records wait for it."""
+        if self._awaits_room != (waits := self._writer.waits):
             self._awaits_room = waits
             self._loop.change(self._writer.fileno(), READ | WRITE if waits else READ)
 
@@ -77,6 +83,8 @@ class WayOut:
         if self._writer.absent or self._writer.gone:
             self._awaits_room = False
             self._loop.unwatch(self._writer.fileno())
+        else:
+            self._await_room()
         if self._writer.gone:
             self._on_gone()
         elif self._writer.absent and self._course.phase is Phase.STARTING:
@@ -87,29 +95,28 @@ class WayOut:
 
     # -- the end ---------------------------------------------------------------------------------------------
 
-    def finish(self, ready_by: float, *, hurry: bool) -> bool:
+    def finish(self, ready_by: float, in_a_hurry: Callable[[], bool]) -> bool:
         """Wait until every record is written, or a signal says not to wait; True: the outlet is left behind.
 
-        An outlet that is not ready by `ready_by` (monotonic) is done without. With `hurry` a signal came before.
+        An outlet that is not ready by `ready_by` (monotonic) is done without. `in_a_hurry` tells whether a signal
+        came.
         """
         writer = self._writer
         writer.close()
-        now = time.monotonic()
-        give_up_at = now + _LAST_WORDS if hurry else inf
+        give_up_at = inf
         while not (writer.written or writer.gone):
+            now = time.monotonic()
             if writer.absent or (not writer.ready and now >= ready_by):
                 self._write_without_outlet()
                 break
-            if self._loop.take_signals():
+            if in_a_hurry():
                 give_up_at = min(give_up_at, now + _LAST_WORDS)
             if now >= give_up_at:
                 given_up = f"{writer.backlog} bytes of records are given up"
                 complain(f"{given_up}; process {writer.pid} still writes what it has")
                 return writer.outlives(wait=False)
-            self.settle()
-            self._loop.wait(min(give_up_at, inf if writer.ready else ready_by) - now)
-            writer.attend()
-            now = time.monotonic()
+            self._await_room()
+            self._loop.turn(min(give_up_at, inf if writer.ready else ready_by) - now)
         return writer.outlives(wait=True)
 
     @property

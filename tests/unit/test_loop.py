@@ -30,9 +30,7 @@ def pipe():
 
 def turn(loop, timeout=0.0):
     """Wait for so long at most, and make the calls."""
-    wake_up = loop.after(timeout, lambda: None)
-    loop.turn()
-    wake_up.cancel()
+    loop.turn(timeout)
 
 
 def test_what_is_ready_is_called_until_it_is_unwatched(loop, pipe):
@@ -78,7 +76,7 @@ def test_an_earlier_call_can_end_a_later_watch(loop, pipe):
 def test_alarms_ring_once_unless_moved_or_cancelled(loop):
     """Each at its moment, and a cancelled one never."""
     calls = []
-    loop.wait(0)
+    loop.turn(0)
     loop.after(0, lambda: calls.append("now"))
     never = loop.after(0, lambda: calls.append("never"))
     never.cancel()
@@ -103,7 +101,7 @@ def test_alarms_ring_once_unless_moved_or_cancelled(loop):
 def test_an_alarm_can_stop_another_that_is_due_too(loop):
     """Cancelled, or put off."""
     calls = []
-    loop.wait(0)
+    loop.turn(0)
     loop.after(0, lambda: (cancelled.cancel(), moved.move(loop.now + 3600)))
     cancelled = loop.after(0, lambda: calls.append("cancelled"))
     moved = loop.after(0, lambda: calls.append("moved"))
@@ -114,9 +112,9 @@ def test_an_alarm_can_stop_another_that_is_due_too(loop):
 
 def test_an_alarm_ends_the_wait(loop):
     """No earlier than its moment."""
-    loop.wait(0)
+    loop.turn(0)
     alarm = loop.after(0.02, lambda: None)
-    loop.wait(inf)
+    loop.turn(inf)
     assert loop.now >= alarm.when
 
 
