@@ -83,6 +83,7 @@ class Input(_Word):
     REQUESTER_BUFFER_FAILED = auto()
     TARGET_BUFFER_FAILED = auto()
     EXPIRED = auto()  # the absolute timeout
+    KILLED = auto()  # told to end this session by the supervisor, who has given the reason
     STOPPED = auto()  # told to stop by the supervisor, who knows why
 
 
@@ -122,6 +123,7 @@ def _abort(reason: CloseReason | None = None) -> Step:
 
 _ANY_TIME: Final = {
     Input.EXPIRED: _abort(CloseReason.RELAY_EXPIRED),
+    Input.KILLED: _abort(),
     Input.STOPPED: Step(State.CLOSED, Action.STOP),
 }
 _WHILE_RELAYING: Final = _ANY_TIME | {

@@ -182,6 +182,7 @@ def test_transcripts(inputs, actions, reason):
 def test_every_state_can_be_forced_to_an_end(state):
     """Expiry and stop find no session that they cannot close."""
     assert step(state, Input.EXPIRED) == (State.CLOSED, Action.ABORT, CloseReason.RELAY_EXPIRED)
+    assert step(state, Input.KILLED) == (State.CLOSED, Action.ABORT, None)
     assert step(state, Input.STOPPED) == (State.CLOSED, Action.STOP, None)
 
 
