@@ -18,7 +18,7 @@ from mprelay.core.exits import Exit
 from mprelay.core.protocol import Crashed, Ready, Settings
 from mprelay.core.unexpected import describe, place_of
 from mprelay.system import garbage, signals, titles
-from mprelay.worker.relay import Relay
+from mprelay.worker.loop import Loop
 
 _LAST_WORDS: Final = 5.0
 """Seconds that a crash report may wait for room in the queue."""
@@ -46,10 +46,10 @@ def run(settings: Settings, inbox: socket.socket, queue: Queue) -> None:
     # (mprelay.records.writer, rule 2).
     os.dup2(_STDOUT, _STDERR)
     try:
-        relay = Relay(settings, Receiver(inbox), uplink)
+        loop = Loop(settings, Receiver(inbox), uplink)
         uplink.report(Ready(time.time(), BUILD))
         uplink.flush()
-        relay.run()
+        loop.run()
         os._exit(0)  # the kernel closes what is open, and sooner than the interpreter would
     except BrokenPipeError:
         # The supervisor is gone, and with it whoever could be told. The kernel resets what is open.

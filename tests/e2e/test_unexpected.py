@@ -26,10 +26,10 @@ from support.waiting import PATIENCE, eventually
 def test_in_a_worker_it_costs_that_worker_alone(tmp_path):
     """Its sessions are lost, another takes its place, and serves."""
     code = f"""
-def broken(self, link, *what):
-    if link.serial == 1:
+def broken(self, *what):
+    if self.serial == 1:
         raise ZeroDivisionError("by a test")
-    whole(self, link, *what)
+    whole(self, *what)
 open({str(tmp_path / "used")!r}, "w").close()
 """
     env = with_site(tmp_path, replaced(SESSION_HEARS, code))

@@ -11,11 +11,11 @@ Place = tuple[str, str]
 
 WORKER_MAIN: Place = ("mprelay.worker", "main")
 OUTLET_MAIN: Place = ("mprelay.outlet", "main")
-RELAY_RUN: Place = ("mprelay.worker.relay", "Relay.run")
-SESSION_BEGINS: Place = ("mprelay.worker.relay", "Relay._open")
-"""In a worker: (self, ticket, client)."""
-SESSION_HEARS: Place = ("mprelay.worker.relay", "Relay._happened")
-"""In a worker: (self, link, *what)."""
+RELAY_RUN: Place = ("mprelay.worker.loop", "Loop.run")
+SESSION_BEGINS: Place = ("mprelay.worker.connecting", "Connector.open")
+"""In a worker: (self, ticket, descriptor)."""
+SESSION_HEARS: Place = ("mprelay.worker.session", "Session.happened")
+"""In a worker: (self, *what)."""
 REPORT: Place = ("mprelay.channel.up", "Queue.put")
 """In a worker: (self, frame)."""
 RECORD_CLOSED: Place = ("mprelay.supervisor.book", "Book.closed")
@@ -24,8 +24,8 @@ RECORD_UNEXPECTED: Place = ("mprelay.records.recorder", "Recorder.unexpected")
 LATE_LIMIT: Place = ("mprelay.core.roster", "LATE_LIMIT")
 START_LIMIT: Place = ("mprelay.supervisor.crew", "START_LIMIT")
 
-QUEUE = "self._uplink._queue"
-"""The way up, seen from a method of the worker's relay."""
+QUEUE = "self._worker.reports._uplink._queue"
+"""The way up, seen from where a session begins."""
 
 IN_CHILDREN = "import os, signal, sys\nif '--multiprocessing-fork' in sys.orig_argv:\n    "
 """One line of code after this runs in workers, outlet and helper, and not in the supervisor."""

@@ -1,7 +1,9 @@
-"""What a pump is tested with: real sockets, and the edges that a poller would tell."""
+"""What a pump is tested with: real sockets, and the edges that a poller would tell of."""
 
 import socket
-from typing import Any
+
+from mprelay.system import poller
+from mprelay.worker.pump import Pump
 
 
 def tcp_pair() -> tuple[socket.socket, socket.socket]:
@@ -18,6 +20,6 @@ def small(sock: socket.socket, option: int) -> None:
     sock.setsockopt(socket.SOL_SOCKET, option, 1)
 
 
-def edge(pump: Any) -> None:
-    """What the poller would say when data came."""
-    pump.readable = True
+def edge(pump: Pump, *more: int) -> None:
+    """Tell a pump of an edge of its source: there is data, and whatever `more` says is behind it."""
+    pump.source_ready(sum(more, start=poller.READ))

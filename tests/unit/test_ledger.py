@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from mprelay.core.ledger import Ledger, NoSlot, UnknownSession
 from mprelay.core.protocol import CloseReason, Progress
 from mprelay.core.roster import LATE_LIMIT, PROBATION, PROGRESS_AFTER, SLACK, NoRoom, Silent
-from mprelay.worker import relay
+from mprelay.worker.deadlines import PROGRESS_INTERVAL
 
 LIMIT = 6
 CAPACITY = 3
@@ -296,7 +296,7 @@ def test_a_replacement_takes_what_no_other_worker_can():
 
 def test_a_worker_reports_as_soon_as_the_roster_expects():
     """The worker and the supervisor mean the same second."""
-    assert relay._PROGRESS_AFTER <= PROGRESS_AFTER
+    assert PROGRESS_INTERVAL <= PROGRESS_AFTER
 
 
 def test_lateness_is_that_of_one_session():

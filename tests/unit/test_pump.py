@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from support.peers import pattern, reset
 from support.pumps import edge, small, tcp_pair
 
+from mprelay.system import poller
 from mprelay.system.errnos import errno_name, stream_error
 from mprelay.worker.pump import Outcome, Pumps
 
@@ -55,8 +56,7 @@ def test_any_chunks_come_out_the_same(size, chunks):
             while pump.move() is Outcome.UNFINISHED:
                 pass
         client.shutdown(socket.SHUT_WR)
-        edge(pump)
-        pump.insistent = True
+        edge(pump, poller.HANGUP)
         while (outcome := pump.move()) is Outcome.UNFINISHED:
             pass
         while outcome is Outcome.STARVED:  # loopback may still be carrying the last bytes
@@ -69,7 +69,7 @@ def test_any_chunks_come_out_the_same(size, chunks):
             received += part
         assert received == sent
         assert pump.received == len(sent)
-        assert pump.ended
+        assert pump.over
         assert not pump.can_move
 
 
@@ -99,7 +99,6 @@ def test_nothing_is_read_while_the_sink_is_full(ends):
         edge(pump)
         outcome = pump.move()
     before = pump.received
-    pump.moved = False
     assert not pump.writable
     assert not pump.can_move
     assert pump.move() is Outcome.BLOCKED
@@ -127,8 +126,8 @@ def test_a_short_read_is_not_the_end_of_looking_where_an_edge_told_of_more(ends)
     poll.register(near, select.POLLRDHUP)
     assert poll.poll(20_000)
     pump = Pumps(None, 0).make(near, far)
-    edge(pump)
-    pump.insistent = True
+    edge(pump, poller.END)
+    assert pump.fin_received
     assert (pump.move(), pump.received) == (Outcome.ENDED, 3)
 
 
@@ -140,10 +139,9 @@ def test_data_with_the_end_behind_it_needs_no_second_look(ends):
     near.recv(150, socket.MSG_PEEK | socket.MSG_WAITALL)
     pump = Pumps(100, 0).make(near, far)
     pump._source = counting = Counting(near)
-    edge(pump)
-    pump.insistent = pump.last = True
+    edge(pump, poller.END)
     assert pump.move() is Outcome.ENDED
-    assert (pump.received, pump.ended, counting.calls) == (150, True, ["recv_into"] * 2)
+    assert (pump.received, counting.calls) == (150, ["recv_into"] * 2)
     assert target.recv(150, socket.MSG_WAITALL) == b"x" * 150
 
 
@@ -154,10 +152,9 @@ def test_a_reset_is_read_behind_the_data_before_it(ends):
     near.recv(4, socket.MSG_PEEK | socket.MSG_WAITALL)
     reset(client)
     pump = Pumps(None, 0).make(near, far)
-    edge(pump)
-    pump.insistent = True
+    edge(pump, poller.END, poller.ERROR, poller.HANGUP)
     assert pump.move() is Outcome.READ_FAILED
-    assert (pump.error, pump.received) == ("ECONNRESET", 4)
+    assert (pump.error, pump.received, pump.fin_received) == ("ECONNRESET", 4, False)
 
 
 def test_a_failing_send_is_told(ends):

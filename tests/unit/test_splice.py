@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 from support.peers import pattern, reset
 from support.pumps import edge, small, tcp_pair
 
-from mprelay.worker.pump import Outcome, Pipe, PipePool, Pumps
+from mprelay.system import poller
+from mprelay.system.pipes import Pipe
+from mprelay.worker.pipe_pool import PipePool
+from mprelay.worker.pump import Outcome, Pumps
 
 
 @pytest.fixture
@@ -43,7 +46,7 @@ def feed(client, pump, data, collect):
         with contextlib.suppress(BlockingIOError):
             rest = rest[client.send(rest) :]
         edge(pump)
-        pump.writable = True
+        pump.sink_ready()
         outcome = pump.move()
         collect()
 
@@ -153,7 +156,7 @@ def test_single_bytes_can_fill_a_pipe(ends):
         pump.move()
     while pump.received < 600 or len(arrived.data) < 600:
         edge(pump)
-        pump.writable = True
+        pump.sink_ready()
         pump.move()
         arrived()
     assert bytes(arrived.data) == bytes(number % 251 for number in range(600))
@@ -173,7 +176,7 @@ def test_back_pressure_holds_no_more_than_the_pipe(ends):
     arrived = Target(target)
     while len(arrived.data) < pump.received:
         arrived()
-        pump.writable = True
+        pump.sink_ready()
         pump.move()
     pump.close()
     pumps.close()
@@ -190,7 +193,7 @@ def test_the_end_waits_for_what_is_in_the_pipe(ends):
     while outcome is not Outcome.ENDED:
         arrived()
         edge(pump)
-        pump.writable = True
+        pump.sink_ready()
         outcome = pump.move()
         assert outcome in (Outcome.BLOCKED, Outcome.UNFINISHED, Outcome.STARVED, Outcome.ENDED)
     arrived.until(pump.received)
@@ -235,10 +238,9 @@ def test_the_urgent_mark_is_passed_by_copying(ends, edge_seen):
     poll = select.poll()
     poll.register(near, select.POLLRDHUP)
     assert poll.poll(20_000)
-    pump.unspliceable = pump.insistent = edge_seen
     outcome = None
     while outcome is not Outcome.ENDED:
-        edge(pump)
+        edge(pump, *([poller.URGENT] if edge_seen else []))
         outcome = pump.move()
     arrived.until(12)
     assert bytes(arrived.data) == b"before!after"
@@ -273,12 +275,12 @@ def test_an_end_is_a_reset_where_that_was_taken_already(ends, pipes):
     client, near, far, _target = ends
     pumps, pump = borrowing(near, far, pipes)
     client.close()
-    pump.doom("ECONNRESET")
+    pump.source_failed("ECONNRESET")
     outcome = Outcome.STARVED
     while outcome is Outcome.STARVED:
         edge(pump)
         outcome = pump.move()
-    assert (outcome, pump.error, pump.ended) == (Outcome.READ_FAILED, "ECONNRESET", False)
+    assert (outcome, pump.error, pump.fin_received) == (Outcome.READ_FAILED, "ECONNRESET", False)
     pump.close()
     pumps.close()
 
@@ -302,7 +304,9 @@ def test_a_pipe_with_data_in_it_is_thrown_away():
     pool = PipePool(1)
     pipe = pool.borrow()
     assert pool.borrow() is None
-    pool.throw_away(None, pipe)
+    os.write(pipe.way_in, b"x")
+    pipe.held = 1
+    pool.take_back(None, pipe)
     again = pool.borrow()
     assert again is not None
     pool.take_back(None, again)
@@ -356,7 +360,7 @@ def test_an_odd_socket_is_copied_to_and_the_others_keep_their_pipes(ends, tmp_pa
         assert pump.pipe is None
         while pump.held:
             arrived()
-            pump.writable = True
+            pump.sink_ready()
             pump.move()
         arrived.until(len(data))
         assert bytes(arrived.data) == data
@@ -373,7 +377,7 @@ def test_a_pool_that_lends_no_more_keeps_nothing():
     pool = PipePool(2)
     lent, spare = pool.borrow(), pool.borrow()
     pool.take_back(None, spare)
-    pool.lend_no_more()
+    pool.refused(PermissionError(errno.EPERM, "by a filter"))
     assert pool.borrow() is None
     pool.take_back(None, lent)
     assert pool.borrow() is None
@@ -388,7 +392,7 @@ def give(code, monkeypatch):
     def fail(*_args):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr("mprelay.worker.pump._splice", fail)
+    monkeypatch.setattr("mprelay.system.pipes_linux._splice", fail)
 
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EPROTO])
@@ -402,7 +406,7 @@ def test_a_rare_error_that_splice_took_from_the_connection_is_no_end(ends, monke
     give(code, monkeypatch)
     assert (pump.move(), pump.error) == (Outcome.READ_FAILED, errno.errorcode[code])
     pump.close()
-    assert pumps._pipes._lends
+    assert pumps._pool._lends
     pumps.close()
 
 
@@ -416,5 +420,5 @@ def test_a_refusal_that_looks_like_an_error_is_none(ends, monkeypatch, code):
     give(code, monkeypatch)
     assert pump.move() is Outcome.STARVED
     assert target.recv(10) == b"whole"
-    assert pumps._pipes._lends == (code != errno.EPERM)
+    assert pumps._pool._lends == (code != errno.EPERM)
     pumps.close()

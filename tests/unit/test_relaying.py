@@ -10,11 +10,19 @@ import pytest
 from support.peers import accept, free_port, listening, receive, reset, reset_arrives
 from support.waiting import eventually
 
-from mprelay.channel.down import Receiver, Sender
+from mprelay.channel import down
 from mprelay.core.lifecycle import Input, State
-from mprelay.core.protocol import Closed, CloseReason, Connected, Progress, Settings, Ticket
-from mprelay.system import boottime, passing, poller, sockets
-from mprelay.worker.relay import LINGER, Relay
+from mprelay.core.protocol import (
+    Closed,
+    CloseReason,
+    Connected,
+    Progress,
+    Settings,
+    Ticket,
+)
+from mprelay.system import boottime, poller, sockets
+from mprelay.worker.lingering import LINGER
+from mprelay.worker.loop import Loop
 
 
 class Kept:
@@ -46,7 +54,7 @@ class Kept:
 
 
 class Running:
-    """A relay in a thread, between a sender and an uplink."""
+    """A worker's loop in a thread, between a sender and an uplink."""
 
     def __init__(self, target, **settings):
         chosen = {
@@ -57,19 +65,19 @@ class Running:
             "deadline": None,
             "any_address": True,
         } | settings
-        down, up = passing.channel()
-        self.sender = Sender(down)
+        ours, theirs = down.channel()
+        self.sender = down.sender(ours)
         self.uplink = Kept()
-        self._inbox = Receiver(up)
-        self.relay = Relay(Settings(*target[:2], **chosen), self._inbox, self.uplink)
-        self._thread = threading.Thread(target=self.relay.run)
+        self._inbox = down.receiver(theirs)
+        self.loop = Loop(Settings(*target[:2], **chosen), self._inbox, self.uplink)
+        self._thread = threading.Thread(target=self.loop.run)
 
     def __enter__(self):
         self._thread.start()
         return self
 
     def __exit__(self, *_):
-        self.sender.close()
+        self._stop()
         self._thread.join(20)
         assert not self._thread.is_alive()
         self._close()
@@ -80,12 +88,15 @@ class Running:
         try:
             yield
         finally:
-            self.sender.close()
-            self.relay.run()
+            self._stop()
+            self.loop.run()
             self._close()
 
+    def _stop(self):
+        self.sender.close()
+
     def _close(self):
-        self.relay._poller.close()
+        self.loop._poller.close()
         self._inbox.close()
 
     def admit(self, sock, serial=1, admitted_at=0.0):
@@ -149,8 +160,8 @@ def test_progress_is_reported_while_bytes_move_and_not_when_idle(client):
             far.sendall(b"hello")
             assert receive(target, 5) == b"hello"
             assert running.uplink.wait(Progress) == Progress(1, 5, 0, 0, 5)
-            assert running.relay._progress_at is None
-            assert running.relay._dirty == {}
+            assert running.loop._deadlines.progress_at is None
+            assert running.loop._reports.changed == {}
 
 
 def test_the_worker_never_sleeps_past_a_deadline(client):
@@ -159,15 +170,15 @@ def test_the_worker_never_sleeps_past_a_deadline(client):
     idle_timeout, connect_timeout = 1.5, 3.0
     with listening() as server:
         running = Running(server.getsockname(), idle_timeout=idle_timeout, connect_timeout=connect_timeout)
-        relay, events = running.relay, running.uplink.events
+        loop, events = running.loop, running.uplink.events
 
         def turn():
-            assert relay._turn()
-            deadlines = [link.admitted_at + connect_timeout for link in relay._connecting]
-            deadlines += [link.active_at + idle_timeout for link in relay._idle]
-            deadlines += [] if relay._progress_at is None else [relay._progress_at]
-            assert (relay._look_at is not None) >= bool(deadlines)
-            assert all(relay._look_at <= deadline for deadline in deadlines)
+            assert loop._turn()
+            deadlines = [session.admitted_at + connect_timeout for session in loop._deadlines.connecting]
+            deadlines += [session.active_at + idle_timeout for session in loop._deadlines.idle]
+            deadlines += [] if loop._deadlines.progress_at is None else [loop._deadlines.progress_at]
+            assert (loop._deadlines.look_at is not None) >= bool(deadlines)
+            assert all(loop._deadlines.look_at <= deadline for deadline in deadlines)
             return deadlines
 
         with running.unattended():
@@ -179,25 +190,25 @@ def test_the_worker_never_sleeps_past_a_deadline(client):
                 far.sendall(b"x")
                 assert len(turn()) == 2  # the idle timeout, and the report of progress
                 assert receive(target, 1) == b"x"
-                active_at = next(iter(relay._idle)).active_at
+                active_at = next(iter(loop._deadlines.idle)).active_at
                 while not isinstance(events[-1], Closed):
                     turn()
                 assert events[-1].reason is CloseReason.IDLE_TIMEOUT
-                assert relay._now >= active_at + idle_timeout
-            while relay._look_at is not None:
+                assert loop._worker.now >= active_at + idle_timeout
+            while loop._deadlines.look_at is not None:
                 turn()  # what was left to look at; then nothing wakes it
 
 
 @contextmanager
 def relaying(running, near, server):
-    """A session that is connected, and turns that the test takes: its link, and the target's end."""
+    """A session that is connected, and turns that the test takes: its session, and the target's end."""
     with running.unattended():
         running.admit(near, admitted_at=time.monotonic())
-        running.relay._turn()
+        running.loop._turn()
         with accept(server) as target:
-            running.relay._turn()
-            (link,) = running.relay._idle
-            yield link, target
+            running.loop._turn()
+            (session,) = running.loop._deadlines.idle
+            yield session, target
 
 
 def drain(sock):
@@ -214,18 +225,18 @@ def test_one_edge_may_tell_of_data_and_of_room(client):
     far.setblocking(False)  # noqa: FBT003
     with listening() as server:
         running = Running(server.getsockname())
-        with relaying(running, near, server) as (link, target):
-            while link.up.writable:
+        with relaying(running, near, server) as (session, target):
+            while session.up.writable:
                 with suppress(BlockingIOError):
                     far.send(b"x" * 1_000_000)
-                running.relay._turn()
-            stuck, received = link.up.pipe.held, link.up.received
+                running.loop._turn()
+            stuck, received = session.up.pipe.held, session.up.received
             assert stuck
             target.send(b"data")
             drain(target)
-            running.relay._turn()
+            running.loop._turn()
             assert receive(far, 4) == b"data"
-            assert link.up.received > received or link.up.pipe.held < stuck
+            assert session.up.received > received or session.up.pipe.held < stuck
 
 
 def test_an_end_may_be_met_before_the_edge_that_tells_of_data(client, monkeypatch):
@@ -233,25 +244,25 @@ def test_an_end_may_be_met_before_the_edge_that_tells_of_data(client, monkeypatc
     far, near = client
     with listening() as server:
         running = Running(server.getsockname(), buffer=4000)
-        relay, wait = running.relay, running.relay._poller.wait
-        with relaying(running, near, server) as (link, target):
-            while link.up.writable:
+        loop, wait = running.loop, running.loop._poller.wait
+        with relaying(running, near, server) as (session, target):
+            while session.up.writable:
                 assert far.send(bytes(4000)) == 4000
-                relay._turn()
+                loop._turn()
             drain(target)
             far.send(bytes(4000))
 
             def wait_and_end(timeout):
                 ready = wait(timeout)
-                assert dict(ready)[link.client.fileno()] == poller.READ | poller.WRITE
+                assert dict(ready)[session.client.fileno()] == poller.READ | poller.WRITE
                 far.shutdown(socket.SHUT_WR)
-                return sorted(ready, key=lambda event: event[0] != link.target.fileno())
+                return sorted(ready, key=lambda event: event[0] != session.target.fileno())
 
             with monkeypatch.context() as patch:
-                patch.setattr(relay._poller, "wait", wait_and_end)
-                relay._turn()
-            assert link.up.ended
-            assert link in relay._idle
+                patch.setattr(loop._poller, "wait", wait_and_end)
+                loop._turn()
+            assert session.state is State.CLIENT_ENDED
+            assert session in loop._deadlines.idle
 
 
 def test_a_session_that_ended_is_not_heard_of_again(client):
@@ -259,67 +270,67 @@ def test_a_session_that_ended_is_not_heard_of_again(client):
     far, near = client
     with listening() as server:
         running = Running(server.getsockname())
-        relay = running.relay
+        loop = running.loop
         with running.unattended():
             running.sender.send([Ticket(1, time.monotonic())], [near.fileno()])
-            relay._turn()
+            loop._turn()
             reset(accept(server))
             while not any(isinstance(event, Closed) for event in running.uplink.events):
-                relay._turn()
+                loop._turn()
             far.send(b"late")
             assert near.recv(4, socket.MSG_PEEK) == b"late"
-            assert relay._poller.wait(0.0) == []
+            assert loop._poller.wait(0.0) == []
 
 
 def test_no_session_is_idle_whose_event_was_not_seen_yet(client, monkeypatch):
     """A loop that was held up, and then sees only a part of what came meanwhile."""
-    monkeypatch.setattr(poller.Poller, "EVENTS_AT_ONCE", 1)
+    monkeypatch.setattr(poller, "MOST", 1)
     with listening() as server, connected() as other:
         running = Running(server.getsockname())
-        relay = running.relay
+        loop = running.loop
         with running.unattended(), ExitStack() as stack:
             for serial, (_far, near) in enumerate((client, other), 1):
                 running.admit(near, serial, admitted_at=time.monotonic())
-                relay._turn()
+                loop._turn()
                 stack.enter_context(accept(server))
-            while len(relay._idle) < 2:
-                relay._turn()
-            links = list(relay._idle)
+            while len(loop._deadlines.idle) < 2:
+                loop._turn()
+            sessions = list(loop._deadlines.idle)
             for far, _near in (client, other):
                 far.send(b"x")
-            for link in links:
-                link.active_at -= 1000
-            relay._look_again()
-            relay._turn()
-            assert sorted(link.up.received for link in links) == [0, 1]
+            for session in sessions:
+                session.active_at -= 1000
+            loop._deadlines.find_nearest()
+            loop._turn()
+            assert sorted(session.up.received for session in sessions) == [0, 1]
             assert not any(isinstance(event, Closed) for event in running.uplink.events)
-            while not all(link.up.received for link in links):
-                relay._turn()
+            while not all(session.up.received for session in sessions):
+                loop._turn()
 
 
 def test_timeouts_are_not_put_off_for_ever_by_a_storm_of_events(client, monkeypatch):
     """More events in every turn than one wait returns. Each was seen once, so who is idle is known."""
-    monkeypatch.setattr(poller.Poller, "EVENTS_AT_ONCE", 1)
+    monkeypatch.setattr(poller, "MOST", 1)
     _far, near = client
     with listening() as server, connected() as (chatty, other), ExitStack() as stack:
         running = Running(server.getsockname())
-        relay = running.relay
+        loop = running.loop
         with running.unattended():
             for serial, sock in enumerate((near, other), 1):
                 running.admit(sock, serial, admitted_at=time.monotonic())
-                relay._turn()
+                loop._turn()
                 stack.enter_context(accept(server))
-            while len(relay._idle) < 2:
-                relay._turn()
-            silent, _ = relay._idle
+            while len(loop._deadlines.idle) < 2:
+                loop._turn()
+            silent, _ = loop._deadlines.idle
             silent.active_at -= 1000
-            relay._look_again()
+            loop._deadlines.find_nearest()
             turns = 0
-            while silent in relay._idle:
+            while silent in loop._deadlines.idle:
                 chatty.send(b"x")
-                relay._turn()
+                loop._turn()
                 turns += 1
-                assert turns <= 2 * len(relay._ends) + 1
+                assert turns <= 2 * len(loop._worker.sessions) + 1
             assert running.uplink.wait(Closed).reason is CloseReason.IDLE_TIMEOUT
 
 
@@ -327,24 +338,24 @@ def test_who_moves_little_goes_before_who_moves_much(client):
     """A bulk flow waits in the queue until the edges of the turn are handled."""
     with listening() as server, connected() as (small, other):
         running = Running(server.getsockname(), pipes=0)
-        relay = running.relay
+        loop = running.loop
         with running.unattended(), ExitStack() as stack:
             targets = []
             for serial, sock in enumerate((client[1], other), 1):
                 running.admit(sock, serial, admitted_at=time.monotonic())
-                relay._turn()
+                loop._turn()
                 targets.append(stack.enter_context(accept(server)))
-            while len(relay._idle) < 2:
-                relay._turn()
-            bulk, request = relay._idle
+            while len(loop._deadlines.idle) < 2:
+                loop._turn()
+            bulk, request = loop._deadlines.idle
             bulk.up.bulk = True
             order = []
-            for link in (bulk, request):
-                link.up._source = Noting(link.up._source, order, link)
+            for session in (bulk, request):
+                session.up._source = Noting(session.up._source, order, session)
             client[0].send(b"x" * 1000)
             small.send(b"x")
             while len(order) < 2:
-                relay._turn()
+                loop._turn()
             assert order[0] is request
 
 
@@ -363,7 +374,7 @@ class Noting:
 @pytest.mark.parametrize("buffer", [None, 4000])
 def test_a_survivor_that_takes_nothing_is_waited_for_only_so_long(client, monkeypatch, buffer):
     """The reset is passed on after the linger time without progress; the reason is what happened first."""
-    monkeypatch.setattr("mprelay.worker.relay.LINGER", 0.3)
+    monkeypatch.setattr("mprelay.worker.lingering.LINGER", 0.3)
     far, near = client
     with listening() as server, Running(server.getsockname(), buffer=buffer) as running:
         running.admit(near)
@@ -388,19 +399,19 @@ def test_both_may_be_gone_before_the_target_is_connected(client):
         running = Running(server.getsockname())
         with running.unattended():
             running.admit(near)
-            running.relay._turn()
+            running.loop._turn()
             far.sendall(b"word")
             reset(far)
             reset(accept(server))
             while not any(isinstance(event, Closed) for event in running.uplink.events):
-                running.relay._turn()
+                running.loop._turn()
         closed = running.uplink.wait(Closed)
         assert (closed.client_end, closed.target_end) == ("reset", "reset")
 
 
 def test_a_reset_after_a_long_silence_gives_the_survivor_time_all_the_same(client, monkeypatch):
     """The linger time begins with the reset, not with the last byte that moved."""
-    monkeypatch.setattr("mprelay.worker.relay.LINGER", 0.5)
+    monkeypatch.setattr("mprelay.worker.lingering.LINGER", 0.5)
     far, near = client
     with listening() as server, Running(server.getsockname()) as running:
         running.admit(near)
@@ -438,23 +449,23 @@ def test_the_supervisor_hears_of_a_session_that_drains(client):
     far, near = client
     with listening() as server:
         running = Running(server.getsockname())
-        with relaying(running, near, server) as (link, _target):
+        with relaying(running, near, server) as (session, _target):
             far.setblocking(False)  # noqa: FBT003
-            while link.up.writable:
+            while session.up.writable:
                 with suppress(BlockingIOError):
                     far.send(bytes(1 << 20))
-                running.relay._turn()
-            running.relay._dirty.clear()
+                running.loop._turn()
+            running.loop._reports.changed.clear()
             reset(far)
-            while not link.client_reset:
-                running.relay._turn()
-            assert link in running.relay._dirty
+            while not session._client_reset:
+                running.loop._turn()
+            assert session in running.loop._reports.changed
 
 
 def test_an_acknowledgement_may_come_late(client, monkeypatch):
     """The client has spoken and reset before the target was connected; the target's kernel takes its time."""
     left = iter([4, 4, 4])
-    monkeypatch.setattr("mprelay.worker.relay.sockets.unacknowledged", lambda _sock: next(left, 0))
+    monkeypatch.setattr("mprelay.system.sockets.unacknowledged", lambda _sock: next(left, 0))
     far, near = client
     far.sendall(b"word")
     reset(far)
@@ -468,7 +479,7 @@ def test_an_acknowledgement_may_come_late(client, monkeypatch):
 
 def test_a_survivor_that_takes_a_little_at_a_time_gets_it_all(client, monkeypatch):
     """Each byte that is acknowledged gives it the linger time again."""
-    monkeypatch.setattr("mprelay.worker.relay.LINGER", 0.3)
+    monkeypatch.setattr("mprelay.worker.lingering.LINGER", 0.3)
     far, near = client
     with listening() as server, Running(server.getsockname()) as running:
         running.admit(near)
@@ -488,26 +499,26 @@ def test_a_survivor_that_takes_a_little_at_a_time_gets_it_all(client, monkeypatc
 @pytest.mark.parametrize("slept", [False, True])
 def test_the_deadline_is_met_in_a_storm_of_events(client, monkeypatch, slept):
     """At once; after a sleep, which the monotonic clock does not know, when it is the timer's turn."""
-    monkeypatch.setattr(poller.Poller, "EVENTS_AT_ONCE", 1)
+    monkeypatch.setattr(poller, "MOST", 1)
     far, near = client
     with listening() as server:
         running = Running(server.getsockname(), deadline=boottime.now() + 0.2)
-        relay = running.relay
+        loop = running.loop
         with running.unattended():
             running.admit(near, admitted_at=time.monotonic())
-            relay._turn()
+            loop._turn()
             with accept(server) as target:
-                while not relay._idle:
-                    relay._turn()
+                while not loop._deadlines.idle:
+                    loop._turn()
                 if slept:
-                    relay._deadline += 3600
-                    relay._look_again()
-                assert select.select([relay._expiry], [], [], 20)[0]
+                    loop._deadlines.expiry += 3600
+                    loop._deadlines.find_nearest()
+                assert select.select([loop._expiry], [], [], 20)[0]
                 turns = 0
-                while not relay._expired:
+                while not loop._worker.expired:
                     far.send(b"x")
                     target.send(b"x")
-                    relay._turn()
+                    loop._turn()
                     turns += 1
                 assert turns <= (4 if slept else 1)
             assert [e.reason for e in running.uplink.events if isinstance(e, Closed)] == [
@@ -526,15 +537,21 @@ def test_nothing_is_kept_of_a_session_that_ended(client):
             far.close()
             assert receive(target) == b""
         running.uplink.wait(Closed)
-        relay = running.relay
-        tables = relay._ends, relay._connecting, relay._idle, relay._lingering, relay._dirty
+        loop = running.loop
+        tables = (
+            loop._worker.sessions,
+            loop._deadlines.connecting,
+            loop._deadlines.idle,
+            loop._deadlines._lingering,
+            loop._reports.changed,
+        )
         assert [len(table) for table in tables] == [0] * 5
 
 
 def test_more_events_than_one_wait_returns():
     """What was not yet seen is seen in the next turn; no session is idle meanwhile."""
     with listening(backlog=512) as server, Running(server.getsockname(), idle_timeout=1800.0) as running:
-        count = poller.Poller.EVENTS_AT_ONCE // 2 + 20
+        count = poller.MOST // 2 + 20
         clients = []
         with socket.create_server(("127.0.0.1", 0), backlog=512) as door:
             for serial in range(1, count + 1):
@@ -559,19 +576,19 @@ TAIL = 1_500_000
 """Bytes that a peer which does not read leaves in our kernel, and that our kernel takes."""
 
 
-def both_ended(far, target, speaker, relay=None):
+def both_ended(far, target, speaker, loop=None):
     """Let the speaker say more than the other's kernel takes; both end. Return the one that does not read.
 
-    It ends first; with `relay` the speaker does, and the other when the relay has taken note of that.
+    It ends first; with `loop` the speaker does, and the other when the loop has taken note of that.
     """
     listener = target if speaker is far else far
-    if relay is None:
+    if loop is None:
         listener.shutdown(socket.SHUT_WR)
     speaker.sendall(bytes(TAIL))
     speaker.shutdown(socket.SHUT_WR)
-    if relay is not None:
-        (link,) = relay._idle
-        eventually(lambda: link.state in (State.CLIENT_ENDED, State.TARGET_ENDED), "the end of the speaker")
+    if loop is not None:
+        (session,) = loop._deadlines.idle
+        eventually(lambda: session.state in (State.CLIENT_ENDED, State.TARGET_ENDED), "the end of the speaker")
         listener.shutdown(socket.SHUT_WR)
     return listener
 
@@ -605,10 +622,10 @@ WAYS_TO_END = pytest.mark.parametrize(
 def test_a_session_whose_last_data_nobody_takes_is_reset(client, monkeypatch, limit, speaker, first):
     """After the linger time, or a shorter idle timeout, it gives its slot back. Nothing is left in the kernel."""
     if limit == "linger":
-        monkeypatch.setattr("mprelay.worker.relay.LINGER", 0.3)
+        monkeypatch.setattr("mprelay.worker.lingering.LINGER", 0.3)
     with one_session(client, idle_timeout=0.3 if limit == "idle" else 300.0) as (running, far, target):
         says = far if speaker == "client" else target
-        deaf = both_ended(far, target, says, running.relay if first == "speaker" else None)
+        deaf = both_ended(far, target, says, running.loop if first == "speaker" else None)
         closed = running.uplink.wait(Closed)
         assert (closed.reason, closed.error, closed.error_from) == (CloseReason.LINGER_TIMEOUT, None, None)
         assert (closed.client_end, closed.target_end) == ("end", "end")
@@ -624,10 +641,10 @@ def test_a_session_whose_last_data_nobody_takes_is_reset(client, monkeypatch, li
 def test_a_slow_reader_of_the_last_data_gets_it_all(client, monkeypatch, limit, speaker, first):
     """Whatever was acknowledged since the last look gives it the time again. The record is as ever."""
     if limit == "linger":
-        monkeypatch.setattr("mprelay.worker.relay.LINGER", 0.6)
+        monkeypatch.setattr("mprelay.worker.lingering.LINGER", 0.6)
     with one_session(client, idle_timeout=0.6 if limit == "idle" else 300.0) as (running, far, target):
         says = far if speaker == "client" else target
-        slow = both_ended(far, target, says, running.relay if first == "speaker" else None)
+        slow = both_ended(far, target, says, running.loop if first == "speaker" else None)
         got = 0
         while part := slow.recv(20_000):
             got += len(part)
@@ -645,46 +662,46 @@ def test_a_slow_reader_of_the_last_data_gets_it_all(client, monkeypatch, limit, 
 
 @contextmanager
 def settling(client, server, **settings):
-    """A session that both have ended and the client does not read: the relay, the link, and both far ends."""
+    """A session that both have ended and the client does not read: the relay, the session, and both far ends."""
     far, near = client
     far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
     running = Running(server.getsockname(), **settings)
-    relay = running.relay
-    with relaying(running, near, server) as (link, target):
+    loop = running.loop
+    with relaying(running, near, server) as (session, target):
         both_ended(far, target, target)
-        while link.state is not State.SETTLING:
-            relay._turn()
-        while relay._poller.wait(0.0):  # our own shutdown(2) was an edge, too
+        while session.state is not State.SETTLING:
+            loop._turn()
+        while loop._poller.wait(0.0):  # our own shutdown(2) was an edge, too
             pass
-        yield running, link, far, target
+        yield running, session, far, target
 
 
 def test_nothing_is_polled_while_a_session_settles(client):
     """Two looks in ten seconds; the edge of the last acknowledgement ends it sooner. Nothing of it is kept."""
-    with listening() as server, settling(client, server) as (running, link, far, _target):
-        relay = running.relay
-        relay._progress_at = None
-        relay._look_again()
-        assert relay._look_at == link.active_at + 1
-        relay._now = relay._look_at
-        relay._on_time(0)
-        assert relay._look_at == link.active_at + LINGER
-        assert relay._poller.wait(0.05) == []
+    with listening() as server, settling(client, server) as (running, session, far, _target):
+        loop = running.loop
+        loop._deadlines.progress_at = None
+        loop._deadlines.find_nearest()
+        assert loop._deadlines.look_at == session.active_at + 1
+        loop._worker.now = loop._deadlines.look_at
+        loop._on_time(0)
+        assert loop._deadlines.look_at == session.active_at + LINGER
+        assert loop._poller.wait(0.05) == []
         assert len(receive(far)) == TAIL
-        while link.state is State.SETTLING:
-            relay._turn()
+        while session.state is State.SETTLING:
+            loop._turn()
         closed = running.uplink.events[-1]
         assert (closed.reason, closed.bytes_to_client) == (CloseReason.REQUESTER_READ_CLOSED, TAIL)
-        assert relay._now < link.active_at + LINGER
-        assert not relay._lingering
+        assert loop._worker.now < session.active_at + LINGER
+        assert not loop._deadlines._lingering
 
 
 def test_a_client_that_resets_while_a_session_settles_has_cut_it(client):
     """What it left behind was not delivered."""
-    with listening() as server, settling(client, server) as (running, link, far, target):
+    with listening() as server, settling(client, server) as (running, session, far, target):
         far.close()
-        while link.state is not State.CLOSED:
-            running.relay._turn()
+        while session.state is not State.CLOSED:
+            running.loop._turn()
         closed = running.uplink.events[-1]
         assert (closed.reason, closed.error, closed.error_from) == (
             CloseReason.REQUESTER_READ_CLOSED,
@@ -698,11 +715,11 @@ def test_a_client_that_resets_while_a_session_settles_has_cut_it(client):
 
 def test_a_client_that_leaves_only_a_farewell_behind_has_cut_nothing(client, monkeypatch):
     """A TLS client does not read the server's last alert. Here all that was not read counts as one."""
-    monkeypatch.setattr("mprelay.worker.relay._FAREWELL", TAIL)
-    with listening() as server, settling(client, server) as (running, link, far, _target):
+    monkeypatch.setattr("mprelay.worker.lingering.FAREWELL", TAIL)
+    with listening() as server, settling(client, server) as (running, session, far, _target):
         far.close()
-        while link.state is not State.CLOSED:
-            running.relay._turn()
+        while session.state is not State.CLOSED:
+            running.loop._turn()
         closed = running.uplink.events[-1]
         assert (closed.reason, closed.error) == (CloseReason.REQUESTER_READ_CLOSED, None)
         assert (closed.client_end, closed.target_end) == ("end", "end")
@@ -712,12 +729,12 @@ def test_a_client_that_leaves_only_a_farewell_behind_has_cut_nothing(client, mon
 def test_a_session_that_settles_can_be_cut_short(client, how):
     """By the absolute timeout, and by the end of the drain."""
     deadline = boottime.now() + 0.5 if how == "expired" else None
-    with listening() as server, settling(client, server, deadline=deadline) as (running, link, far, _target):
+    with listening() as server, settling(client, server, deadline=deadline) as (running, session, far, _target):
         if how == "stopped":
             running.sender.close()
-        while link.state is not State.CLOSED:
-            if not running.relay._turn():
-                running.relay._end_all(Input.STOPPED)
+        while session.state is not State.CLOSED:
+            if not running.loop._turn():
+                running.loop._end_all(Input.STOPPED)
         closed = running.uplink.events[-1]
         assert closed.reason == (CloseReason.RELAY_EXPIRED if how == "expired" else None)
         assert (closed.error, closed.client_end, closed.target_end) == (None, "end", "end")

@@ -1,0 +1,141 @@
+"""The worker's loop: readiness → pump → session → act.
+
+    messages ──▶ Connector ──▶ Session ⇄ Pump ──▶ Reports
+                                ▲    ▲      │
+               poller.wait ─────┘    │      ▼
+                 Deadlines ──────────┴── BulkQueue
+
+Rules:
+
+1. Each turn waits once and then acts, in this order: edges, bulk flows, timeouts, messages, reports.
+2. Descriptors of sessions that ended in this turn may still be in the rest of the turn's events, and a new
+   session could get the same numbers. So messages, which bring new sessions, come after all other events.
+3. The clock is read once for each wake-up.
+"""
+
+import time
+
+from mprelay.channel.down import Receiver
+from mprelay.channel.up import Uplink
+from mprelay.core.lifecycle import Input
+from mprelay.core.protocol import Settings
+from mprelay.system import poller
+from mprelay.system.boottime import Deadline
+from mprelay.worker import connecting
+from mprelay.worker.connecting import Connector
+from mprelay.worker.deadlines import PROGRESS_INTERVAL, Deadlines
+from mprelay.worker.pump import ORDINARY_EDGE, Pumps
+from mprelay.worker.reports import Reports
+from mprelay.worker.session import Session, Worker
+
+
+class Loop:
+    """Relays the sessions of one worker until it is told to stop."""
+
+    def __init__(self, settings: Settings, inbox: Receiver, uplink: Uplink) -> None:
+        self._inbox = inbox
+        self._uplink = uplink
+        self._poller = poller.Poller()
+        self._poller.add(inbox.fileno(), poller.READ)
+        self._deadlines: Deadlines[Session] = Deadlines(settings.connect_timeout, settings.idle_timeout)
+        self._reports = Reports(uplink, self._poller)
+        self._pumps = Pumps(settings.buffer, settings.pipes)
+        self._worker = Worker(settings, self._poller, self._deadlines, self._reports)
+        self._connector = Connector(self._worker, settings, self._pumps)
+        self._expiry: Deadline | None = None
+        """The absolute timeout. Its descriptor tells of it in time even after the machine has slept; `_deadlines`
+        does however many other events there are."""
+        self._worker.now = time.monotonic()
+        self._expire_at(settings.deadline)
+
+    def run(self) -> None:
+        """Relay until the inbox ends; then reset every session, report that, and return."""
+        while self._turn():
+            pass
+        self._end_all(Input.STOPPED)
+        self._pumps.close()
+        if self._expiry is not None:
+            self._expiry.close()
+        self._poller.remove(self._inbox.fileno())
+        self._reports.send_all()
+
+    def _turn(self) -> bool:
+        """Wait once and do what came; False when told to stop."""
+        worker, deadlines = self._worker, self._deadlines
+        messages_wait = False
+        if worker.bulk.waiting:
+            ready = self._poller.wait(0.0)
+        else:
+            ready = self._poller.wait(None if deadlines.look_at is None else deadlines.look_at - worker.now)
+        worker.now, worker.unix_time = time.monotonic(), None
+        for descriptor, edge in ready:
+            found = worker.sessions.get(descriptor)
+            if found is not None:
+                session, reads, writes = found
+                if edge == ORDINARY_EDGE and writes.writable and session.connected and not reads.bulk:
+                    if reads.source_ready(edge):  # on_edge's own lines, once more: nearly every edge comes here
+                        session.drive(reads)
+                elif session.connected:
+                    session.on_edge(reads, writes, edge)
+                else:
+                    connecting.on_edge(session, reads, edge)
+            elif descriptor == self._inbox.fileno():
+                messages_wait = True
+            elif self._expiry is not None and descriptor == self._expiry.fileno():
+                deadlines.expire_at(worker.now)
+        if worker.bulk.waiting:
+            worker.bulk.work_off()
+        if deadlines.look_at is not None and worker.now >= deadlines.look_at:
+            self._on_time(len(ready))
+        if messages_wait and not self._take_messages():
+            return False
+        if self._uplink.waiting:
+            self._reports.send()
+        return True
+
+    def _on_time(self, seen: int) -> None:
+        """Do what is due, in a turn that saw this many events."""
+        worker, deadlines = self._worker, self._deadlines
+        now = worker.now
+        if deadlines.has_expired(now):
+            worker.expired = True
+            self._end_all(Input.EXPIRED)
+        if not deadlines.all_seen(seen, poller.MOST, len(worker.sessions)):
+            return  # and look again in the next turn
+        while (session := deadlines.connect_timed_out(now)) is not None:
+            session.happened(Input.CONNECT_TIMEOUT)
+        while (session := deadlines.look_due(now)) is not None:
+            session.look_again()
+        while (session := deadlines.idle_timed_out(now)) is not None:  # after the looks, which may see progress
+            if session.up.queued or session.down.queued:
+                session.active_at = now  # not idle: its bytes wait for their turn
+                deadlines.idle.move_to_end(session)
+            else:
+                session.happened(Input.IDLE_TIMEOUT)
+        if deadlines.progress_at is not None and now >= deadlines.progress_at:
+            again = not self._reports.progress() or self._pumps.reclaim()
+            deadlines.progress_at = now + PROGRESS_INTERVAL if again else None
+        deadlines.find_nearest()
+
+    def _take_messages(self) -> bool:
+        """Do what the supervisor says; False at the end of the inbox."""
+        message = self._inbox.receive()
+        if message is None:
+            return False
+        for ticket, descriptor in message:
+            self._connector.open(ticket, descriptor)
+        return True
+
+    def _expire_at(self, deadline: float | None) -> None:
+        """Set the absolute timeout."""
+        if deadline is None:
+            return
+        self._expiry = Deadline(deadline)
+        self._deadlines.expire_at(self._expiry.monotonic)
+        if self._expiry.fileno() >= 0:
+            self._poller.add(self._expiry.fileno(), poller.READ | poller.EDGE)
+
+    def _end_all(self, why: Input) -> None:
+        """End every session."""
+        for session in [*self._deadlines.connecting, *self._deadlines.idle]:
+            session.happened(why)
