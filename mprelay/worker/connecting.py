@@ -46,6 +46,8 @@ class Connector:
             self._refuse(ticket, CloseReason.RELAY_EXPIRED, None, client)
             return
         address, family = self._address, self._family
+        if ticket.target is not None:
+            address, family = ticket.target, sockets.family_of(ticket.target[0])
         try:
             target = sockets.target_socket(family)
         except OSError as failure:

@@ -18,7 +18,7 @@ import time
 from mprelay.channel.down import Receiver
 from mprelay.channel.up import Uplink
 from mprelay.core.lifecycle import Input
-from mprelay.core.protocol import Settings
+from mprelay.core.protocol import Kill, NewDeadline, Settings
 from mprelay.system import poller
 from mprelay.system.boottime import Deadline
 from mprelay.worker import connecting
@@ -100,7 +100,7 @@ class Loop:
         if deadlines.has_expired(now):
             worker.expired = True
             self._end_all(Input.EXPIRED)
-        if not deadlines.all_seen(seen, poller.MOST, len(worker.sessions)):
+        if not deadlines.all_seen(seen, poller.Poller.EVENTS_AT_ONCE, len(worker.sessions)):
             return  # and look again in the next turn
         while (session := deadlines.connect_timed_out(now)) is not None:
             session.happened(Input.CONNECT_TIMEOUT)
@@ -122,13 +122,30 @@ class Loop:
         message = self._inbox.receive()
         if message is None:
             return False
-        for ticket, descriptor in message:
-            self._connector.open(ticket, descriptor)
+        if type(message) is list:
+            for ticket, descriptor in message:
+                self._connector.open(ticket, descriptor)
+        elif isinstance(message, Kill):
+            self._kill(message)
+        elif isinstance(message, NewDeadline):
+            self._expire_at(message.deadline)
         return True
 
+    def _kill(self, kill: Kill) -> None:
+        """End these sessions, if they are still there."""
+        serials = set(kill.serials)
+        for session in self._sessions():
+            if session.serial in serials:
+                session.kill(kill.reason)
+
     def _expire_at(self, deadline: float | None) -> None:
-        """Set the absolute timeout."""
+        """Set the absolute timeout, in the place of the one before."""
+        if self._expiry is not None:
+            self._expiry.close()  # which takes its registration back
+            self._expiry = None
+        self._worker.expired = False
         if deadline is None:
+            self._deadlines.expire_at(None)
             return
         self._expiry = Deadline(deadline)
         self._deadlines.expire_at(self._expiry.monotonic)
@@ -137,5 +154,8 @@ class Loop:
 
     def _end_all(self, why: Input) -> None:
         """End every session."""
-        for session in [*self._deadlines.connecting, *self._deadlines.idle]:
+        for session in self._sessions():
             session.happened(why)
+
+    def _sessions(self) -> list[Session]:
+        return [*self._deadlines.connecting, *self._deadlines.idle]

@@ -281,6 +281,11 @@ class Session:
         else:
             self._after_reset(action)
 
+    def kill(self, reason: CloseReason) -> None:
+        """End it because the supervisor says so."""
+        self._reason = reason
+        self.happened(Input.KILLED)
+
     def _note_error(self, what: Input, error: str) -> None:
         side = _BLAMED.get(what)
         if error == "ECONNRESET":

@@ -4,23 +4,26 @@ import select
 import socket
 import threading
 import time
+from collections import deque
 from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
-from support.peers import accept, free_port, listening, receive, reset, reset_arrives
+from support.peers import accept, free_port, listening, receive, reset, reset_arrives, silent
 from support.waiting import eventually
 
-from mprelay.channel import down
+from mprelay.channel.down import Receiver, Sender
 from mprelay.core.lifecycle import Input, State
 from mprelay.core.protocol import (
     Closed,
     CloseReason,
     Connected,
+    Kill,
+    NewDeadline,
     Progress,
     Settings,
     Ticket,
 )
-from mprelay.system import boottime, poller, sockets
+from mprelay.system import boottime, passing, poller, sockets
 from mprelay.worker.lingering import LINGER
 from mprelay.worker.loop import Loop
 
@@ -53,10 +56,34 @@ class Kept:
         return found[-1]
 
 
+class Inbox:
+    """A receiver of whatever the test says: tickets with descriptors, any other message, None."""
+
+    def __init__(self):
+        self._messages = deque()
+        self._reader, self._writer = socket.socketpair()
+        self.fileno = self._reader.fileno
+
+    def say(self, message):
+        """Send it down."""
+        self._messages.append(message)
+        self._writer.send(b"m")
+
+    def receive(self):
+        """Take one message."""
+        self._reader.recv(1)
+        return self._messages.popleft()
+
+    def close(self):
+        """Give the descriptors back."""
+        self._reader.close()
+        self._writer.close()
+
+
 class Running:
     """A worker's loop in a thread, between a sender and an uplink."""
 
-    def __init__(self, target, **settings):
+    def __init__(self, target, inbox=None, **settings):
         chosen = {
             "connect_timeout": 3.0,
             "idle_timeout": 300.0,
@@ -65,10 +92,14 @@ class Running:
             "deadline": None,
             "any_address": True,
         } | settings
-        ours, theirs = down.channel()
-        self.sender = down.sender(ours)
+        ours, theirs = passing.channel()
+        self.sender = Sender(ours)
         self.uplink = Kept()
-        self._inbox = down.receiver(theirs)
+        self._inbox = Receiver(theirs)
+        self._closing = [self._inbox]
+        if inbox is not None:
+            self._inbox = inbox
+            self._closing.append(inbox)
         self.loop = Loop(Settings(*target[:2], **chosen), self._inbox, self.uplink)
         self._thread = threading.Thread(target=self.loop.run)
 
@@ -94,10 +125,13 @@ class Running:
 
     def _stop(self):
         self.sender.close()
+        if isinstance(self._inbox, Inbox):
+            self._inbox.say(None)
 
     def _close(self):
         self.loop._poller.close()
-        self._inbox.close()
+        for ours in self._closing:
+            ours.close()
 
     def admit(self, sock, serial=1, admitted_at=0.0):
         """Hand a client's socket over."""
@@ -284,7 +318,7 @@ def test_a_session_that_ended_is_not_heard_of_again(client):
 
 def test_no_session_is_idle_whose_event_was_not_seen_yet(client, monkeypatch):
     """A loop that was held up, and then sees only a part of what came meanwhile."""
-    monkeypatch.setattr(poller, "MOST", 1)
+    monkeypatch.setattr(poller.Poller, "EVENTS_AT_ONCE", 1)
     with listening() as server, connected() as other:
         running = Running(server.getsockname())
         loop = running.loop
@@ -310,7 +344,7 @@ def test_no_session_is_idle_whose_event_was_not_seen_yet(client, monkeypatch):
 
 def test_timeouts_are_not_put_off_for_ever_by_a_storm_of_events(client, monkeypatch):
     """More events in every turn than one wait returns. Each was seen once, so who is idle is known."""
-    monkeypatch.setattr(poller, "MOST", 1)
+    monkeypatch.setattr(poller.Poller, "EVENTS_AT_ONCE", 1)
     _far, near = client
     with listening() as server, connected() as (chatty, other), ExitStack() as stack:
         running = Running(server.getsockname())
@@ -499,7 +533,7 @@ def test_a_survivor_that_takes_a_little_at_a_time_gets_it_all(client, monkeypatc
 @pytest.mark.parametrize("slept", [False, True])
 def test_the_deadline_is_met_in_a_storm_of_events(client, monkeypatch, slept):
     """At once; after a sleep, which the monotonic clock does not know, when it is the timer's turn."""
-    monkeypatch.setattr(poller, "MOST", 1)
+    monkeypatch.setattr(poller.Poller, "EVENTS_AT_ONCE", 1)
     far, near = client
     with listening() as server:
         running = Running(server.getsockname(), deadline=boottime.now() + 0.2)
@@ -551,7 +585,7 @@ def test_nothing_is_kept_of_a_session_that_ended(client):
 def test_more_events_than_one_wait_returns():
     """What was not yet seen is seen in the next turn; no session is idle meanwhile."""
     with listening(backlog=512) as server, Running(server.getsockname(), idle_timeout=1800.0) as running:
-        count = poller.MOST // 2 + 20
+        count = poller.Poller.EVENTS_AT_ONCE // 2 + 20
         clients = []
         with socket.create_server(("127.0.0.1", 0), backlog=512) as door:
             for serial in range(1, count + 1):
@@ -739,3 +773,119 @@ def test_a_session_that_settles_can_be_cut_short(client, how):
         assert closed.reason == (CloseReason.RELAY_EXPIRED if how == "expired" else None)
         assert (closed.error, closed.client_end, closed.target_end) == (None, "end", "end")
         assert reset_arrives(far)
+
+
+# -- what the supervisor says besides tickets ------------------------------------------------------------------
+
+
+def hand_over(inbox, near, serial=1, target=None):
+    """Say a ticket, with a client's socket."""
+    inbox.say([(Ticket(serial, time.monotonic(), target=target), near.detach())])
+
+
+def test_a_ticket_may_name_its_target(client):
+    """Each session connects to its own, of either family, and the others to that of the settings."""
+    far, near = client
+    inbox = Inbox()
+    with (
+        listening() as usual,
+        listening(socket.AF_INET6, "::1") as own,
+        connected() as (_other, second),
+        Running(usual.getsockname(), inbox),
+    ):
+        hand_over(inbox, near, 1, own.getsockname()[:2])
+        hand_over(inbox, second, 2)
+        with accept(own) as target, accept(usual):
+            far.sendall(b"hello")
+            assert receive(target, 5) == b"hello"
+
+
+def test_a_session_that_would_connect_to_itself_is_refused_whatever_named_its_target(client):
+    """The kernel may choose the target's own port for our socket, which then connects to itself."""
+    _far, near = client
+    inbox = Inbox()
+    with listening() as usual:
+        running = Running(usual.getsockname(), inbox)
+        with running.unattended():
+            hand_over(inbox, near, target=usual.getsockname()[:2])
+            running.loop._turn()
+            (session,) = running.loop._deadlines.connecting
+            session.address = session.target.getsockname()
+            running.loop._turn()
+            (closed,) = running.uplink.events
+            assert (closed.reason, closed.error) == (CloseReason.CONNECT_REFUSED, "ECONNREFUSED")
+
+
+@pytest.mark.parametrize("is_connected", [True, False])
+def test_a_session_can_be_killed(client, is_connected):
+    """Both its peers are reset, with the reason given; one that is not there is passed over, others go on."""
+    far, near = client
+    inbox = Inbox()
+    with (
+        listening() as server,
+        silent() as (unanswering, _filler),
+        connected() as (other, second),
+        Running(server.getsockname(), inbox) as running,
+    ):
+        hand_over(inbox, second, 2)
+        with accept(server) as spared:
+            running.uplink.wait(Connected)
+            if is_connected:
+                hand_over(inbox, near)
+                target = accept(server)
+                while len(running.loop._deadlines.idle) < 2:
+                    assert running.uplink.news.acquire(timeout=20)
+            else:
+                hand_over(inbox, near, target=unanswering.getsockname())
+                eventually(lambda: running.loop._deadlines.connecting, "it connects")
+            inbox.say(Kill((7, 1, 8), CloseReason.KILLED))
+            closed = running.uplink.wait(Closed)
+            assert (closed.serial, closed.reason, closed.error) == (1, CloseReason.KILLED, None)
+            assert reset_arrives(far)
+            if is_connected:
+                with target:
+                    assert reset_arrives(target)
+            other.sendall(b"x")
+            assert receive(spared, 1) == b"x"
+
+
+def test_a_new_deadline_takes_the_place_of_the_one_before(client):
+    """Earlier, later, none, and again one; the timer of the old one wakes nobody."""
+    far, near = client
+    inbox = Inbox()
+    hour = 3600.0
+    with listening() as server:
+        running = Running(server.getsockname(), inbox, deadline=boottime.now() + hour)
+        loop, deadlines = running.loop, running.loop._deadlines
+        with running.unattended():
+            hand_over(inbox, near)
+            loop._turn()
+            with accept(server):
+                loop._turn()
+                for deadline in (boottime.now() + 2 * hour, None, boottime.now() + hour):
+                    inbox.say(NewDeadline(deadline))
+                    loop._turn()
+                    if deadline is None:
+                        assert (deadlines.expiry, loop._expiry) == (None, None)
+                    else:
+                        assert abs(deadlines.expiry - time.monotonic() - (deadline - boottime.now())) < 1
+                        assert loop._expiry.at == deadline
+                assert not loop._worker.expired
+                inbox.say(NewDeadline(boottime.now()))
+                while not loop._worker.expired:
+                    loop._turn()
+                assert running.uplink.wait(Closed).reason is CloseReason.RELAY_EXPIRED
+                assert reset_arrives(far)
+
+
+def test_a_deadline_that_is_taken_back_after_it_came(client):
+    """What comes then is relayed."""
+    far, near = client
+    inbox = Inbox()
+    with listening() as server, Running(server.getsockname(), inbox, deadline=0.0) as running:
+        eventually(lambda: running.loop._worker.expired, "it expires")
+        inbox.say(NewDeadline(None))
+        hand_over(inbox, near)
+        with accept(server) as target:
+            far.sendall(b"x")
+            assert receive(target, 1) == b"x"
