@@ -83,6 +83,7 @@ def test_expiry_with_a_stopped_worker():
         assert [ends_with_reset(client) for client in late] == [True] * 4
 
 
+@pytest.mark.slow
 @pytest.mark.wall_clock("the contract's one second for an expiry")
 def test_expiry_with_every_worker_stopped():
     with (
@@ -124,6 +125,7 @@ def test_expiry_with_peers_that_do_not_read_and_with_quiet_ones():
             assert reset_arrives(target)
 
 
+@pytest.mark.slow
 @pytest.mark.wall_clock("the contract's one second for an expiry")
 def test_expiry_under_load():
     """New connections and data all the time, up to the end and over it."""

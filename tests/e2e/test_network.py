@@ -264,6 +264,7 @@ def test_a_target_behind_a_cut_cable(cabled):
             echo(client, target)
 
 
+@pytest.mark.slow
 @pytest.mark.wall_clock("the connect timeout, and a second")
 def test_a_target_that_answers_after_the_connect_timeout(cabled):
     """Its answer finds nobody; a slow answer within the time is an answer."""

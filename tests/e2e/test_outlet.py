@@ -131,6 +131,7 @@ def stalled(splicer, *options, **given):
             yield relay, outlet, client, first
 
 
+@pytest.mark.slow
 @pytest.mark.wall_clock("the contract's one second for an expiry")
 def test_the_absolute_timeout_comes_while_a_collector_holds_the_pipe(splicer):
     """Door and sessions end in time, a signal ends the process, and the records come when the collector does."""

@@ -10,7 +10,6 @@ from pathlib import Path
 import psutil
 import pytest
 from support.judge import check_run, moment, parse
-from support.params import slow
 from support.patches import first_in_workers, with_site
 from support.peers import accept, both_end, echo, ends_with_reset, listening, receive, reset
 from support.relay import NOWHERE, PROGRAM, Relay, failed_start, failing, run
@@ -434,8 +433,9 @@ def test_a_low_soft_limit_is_raised_for_the_supervisor_too():
         assert len(relay.workers()) == 16
 
 
+@pytest.mark.slow
 @pytest.mark.alone("six starts of each worker within the ten seconds of the relay's start")
-@pytest.mark.parametrize("workers", [1, *slow(3)])
+@pytest.mark.parametrize("workers", [1, 3])
 def test_workers_that_cannot_start_end_the_run(tmp_path, workers):
     """14 after a bounded number of tries, without a hang."""
     started = tmp_path / "started"

@@ -197,6 +197,7 @@ def wall_clock(tool, tmp_path):
     return WallClock(tool("faketime"), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.wall_clock("the contract's one second for an expiry")
 @pytest.mark.parametrize("jump", [DAY, *slow(-DAY)])
 def test_idle_and_absolute_timeout_do_not_follow_a_jump(wall_clock, jump):
@@ -315,6 +316,7 @@ def test_without_such_a_timer(tmp_path, stopped):
         assert relay.records[-1]["closed"] == {"relay_expired": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.wall_clock("the contract's one second for an expiry")
 def test_no_expiry_is_stamped_before_its_time():
     """Two clocks are read, one after the other, and in the right order."""

@@ -203,6 +203,7 @@ def test_a_worker_of_another_build_gets_no_session(package, upgrade):
 # -- that do not answer --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.wall_clock("the time after which a worker is late")
 def test_a_worker_that_goes_on_in_time_loses_nothing():
     """Whoever waits while every worker is late is served when they have caught up; there is no record of it."""
@@ -233,6 +234,7 @@ def test_a_worker_that_goes_on_in_time_loses_nothing():
         assert not relay.all("worker.unresponsive")
 
 
+@pytest.mark.slow
 @pytest.mark.wall_clock("the time after which a worker is late")
 def test_a_supervisor_that_stood_still_hears_its_workers_first(tmp_path):
     """A replacement was ready long ago, and a session was reported: neither is overdue."""
@@ -286,8 +288,9 @@ CAUSES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.alone("six starts of a worker within the ten seconds of the relay's start")
-@pytest.mark.parametrize("cause", [*list(CAUSES)[:2], *slow(*list(CAUSES)[2:])])
+@pytest.mark.parametrize("cause", CAUSES)
 def test_why_no_worker_can_begin(tmp_path, cause):
     """The record tells it; all that was said comes out on stderr too."""
     how, detail = CAUSES[cause]

@@ -72,6 +72,7 @@ def test_any_other_failure_is_one_at_once(tmp_path, test):
     assert "0 second tries in this build so far" in shown
 
 
+@pytest.mark.slow
 def test_too_many_fail_the_build(tmp_path):
     """Over all of its runs: three were allowed, the fourth is one too many."""
     assert run(tmp_path, *(flaky("slow") for _ in range(3)))[0] == 0
