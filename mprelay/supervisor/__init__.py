@@ -1,1 +1,1 @@
-"""The supervisor process: it accepts, admits, hands over, and answers for everything."""
+"""The supervisor process: it accepts and admits clients, hands them over to workers, and writes all records."""

@@ -1,13 +1,13 @@
-"""The book: what everything that happens to connections and sessions means for the ledger and for the records.
+"""The book: it enters everything that happens to connections and sessions in the ledger and the records.
 
-    what the supervisor saw ──▶ ledger ─▶ recorder
-    what the workers report ─────▲
+    the supervisor's calls ──▶ ledger ─▶ recorder
+    the workers' reports ───────▲
 
 Rules:
 
-1. The book owns the ledger: what is counted is what is written.
+1. The book owns the ledger, so that what is counted is also written.
 2. A session's slot is given back in the same call that writes its ``session.closed`` record.
-3. A worker's report is believed only about its own sessions.
+3. A worker is believed about its own sessions only.
 """
 
 import errno
@@ -29,7 +29,7 @@ _ADMITTED: Final = Outcome.ADMITTED
 
 
 class _Refusal(NamedTuple):
-    """How a connection is recorded that was not admitted."""
+    """How a refused connection is recorded."""
 
     kind: Kind
     message: Message
@@ -43,7 +43,7 @@ _REFUSALS: Final = {
 
 
 class _HowItEnded(NamedTuple):
-    """What a worker knows of an end, and the supervisor does not."""
+    """The facts about a session's end that only its worker knows."""
 
     error: str | None = None
     error_from: Side | None = None
@@ -67,11 +67,11 @@ class Book:
         self.ledger = ledger
         self.workers = ledger.workers
         self.summing_up = False
-        """Whether refused connections are summed up: each record that they make is room that others need."""
+        """Whether refused connections are summed up, which leaves the room of their records to others."""
         self.refusals = Refusals()
         self._recorder = recorder
         self._target_ip, self._target_port = target
-        self._inbound_ip = inbound_ip  # where the relay listens on one address only
+        self._inbound_ip = inbound_ip  # None: the relay listens on all addresses
         self._every_message = every_message
 
     # -- connections -----------------------------------------------------------------------------------------
@@ -79,7 +79,10 @@ class Book:
     def enter(
         self, client: Address, verdict: Verdict, at: float, now: float, waited_ms: float = 0.0
     ) -> Session | None:
-        """16, and 18, 17, 21 or ours: somebody connected `at` (Unix time); the session, if it is admitted."""
+        """Enter a connection that was accepted `at` (Unix time); return its session if it is admitted.
+
+        Messages 16 and then 18, 17, 21 or ours. `now` is monotonic, in seconds; `waited_ms` is in milliseconds.
+        """
         if verdict.outcome is not _ADMITTED:
             self._refuse(client, verdict, at, waited_ms)
             return None
@@ -115,7 +118,7 @@ class Book:
             self._recorder.happened(at, (outcome, fields))
 
     def write_refusals(self, most: int) -> None:
-        """Write up to `most` records of connections that were summed up."""
+        """Write up to `most` records of refusals that were summed up."""
         for total in self.refusals.take(most):
             self._recorder.write(
                 catalogue.CONNECTION_REFUSED_MORE
@@ -131,14 +134,14 @@ class Book:
     # -- sessions --------------------------------------------------------------------------------------------
 
     def allocated(self, session: Session, at: float) -> None:
-        """26: a worker has it."""
+        """Message 26: a worker has the session, since `at` (Unix time)."""
         if self._every_message:
             self._recorder.happened(at, (catalogue.SESSION_ALLOCATED, self._facts(session)))
 
     def connected(self, worker: int, event: Connected, now: float) -> bool:
-        """28, 31, 33, 37: the target answered, both directions run. One moment, four messages.
+        """Messages 28, 31, 33 and 37, all of one moment: the target answered, and both directions run.
 
-        False, and nothing is noted, where it cannot be true; so in the next two.
+        False: the report cannot be true, and nothing is noted.
         """
         session = self.ledger.of(worker, event.serial)
         if session is None or session.reported:
@@ -159,7 +162,7 @@ class Book:
         return True
 
     def progress(self, worker: int, event: Progress, now: float) -> bool:
-        """No record: byte counts, in case that the worker is lost."""
+        """Note byte counts, in case the worker is lost. No record. False: as for :meth:`connected`."""
         session = self.ledger.of(worker, event.serial)
         if session is None:
             return False
@@ -168,7 +171,7 @@ class Book:
         return True
 
     def closed(self, session: Session, event: Closed, reason: CloseReason) -> None:
-        """A worker ended a session that it has, for `reason`."""
+        """Close a session that its worker ended for `reason`."""
         self.ledger.count(session, event)
         how = _HowItEnded(event.error, event.error_from, event.client_end, event.target_end, event.inbound_ip)
         self._close(session, event.at, event.duration_ms, reason, how)
@@ -176,7 +179,7 @@ class Book:
     def lost(
         self, session: Session, at: float, now: float, reason: CloseReason, error: str | None = None
     ) -> None:
-        """End a session in the place of a worker that cannot, with the last known figures."""
+        """Close a session that no worker can close any more, with the last known figures."""
         self._close(session, at, (now - session.admitted_at) * 1000, reason, _HowItEnded(error))
 
     def _close(
@@ -205,7 +208,7 @@ class Book:
         self._recorder.happened(at, (message, facts))
 
     def _facts(self, session: Session) -> dict[str, object]:
-        """Make the fields that each record about an admitted session has."""
+        """Return the fields that all records of an admitted session share."""
         facts: dict[str, object] = {
             "client_ip": session.client_ip,
             "client_port": session.client_port,
@@ -233,7 +236,7 @@ class Book:
         }
 
     def stopped(self, reason: str, uptime_s: float) -> None:
-        """Write the last record, and before it what is still summed up."""
+        """Write the remaining sums of refusals, and then the last record."""
         self.write_refusals(len(self.refusals))
         self._recorder.write(
             catalogue.RELAY_FAILED if reason == "failed" else catalogue.RELAY_STOPPED,
@@ -245,6 +248,6 @@ class Book:
 
 
 def _with_error(message: Message, error: str | None) -> Message:
-    """Say in the sentence what went wrong, in brackets: the manual's own knows only a refusal."""
-    number = _NUMBERS.get(error)  # what a worker reports may be no errno at all
+    """Add the error to the sentence, in brackets, because the manual's sentence knows only a refusal."""
+    number = _NUMBERS.get(error)  # a worker may report something that is no errno
     return message if number is None else message._replace(sentence=f"{message.sentence} ({os.strerror(number)})")

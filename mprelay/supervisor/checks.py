@@ -1,4 +1,4 @@
-"""What this system must provide, tried before anything is started."""
+"""Checks that this system provides what the relay needs, made before anything is started."""
 
 import time
 from typing import Final
@@ -8,21 +8,21 @@ from mprelay.supervisor.failure import Failure
 from mprelay.system import passing, poller, spawning
 from mprelay.system.errnos import errno_name
 
-_COARSEST_CLOCK: Final = 0.001  # seconds: what a monotonic clock must tell apart for timeouts of whole seconds
+_COARSEST_CLOCK: Final = 0.001  # seconds of resolution that suffice for timeouts of whole seconds
 
 
 def check_clock() -> None:
-    """Raise Failure (message 1) where no clock is fine enough for the timeouts."""
+    """Raise Failure (message 1) if the monotonic clock is too coarse for the timeouts."""
     try:
         resolution = time.get_clock_info("monotonic").resolution
-    except OSError:  # a sandbox does not tell it
+    except OSError:  # a sandbox may not tell it
         return
     if resolution > _COARSEST_CLOCK:
         raise Failure(catalogue.TIMER_UNAVAILABLE, resolution_s=resolution)
 
 
 def check_platform() -> None:
-    """Raise Failure (messages 9 and 10) where something is missing, or does not work here."""
+    """Raise Failure (messages 9 and 10) if something is missing, or does not work here."""
     for lack in (poller.missing(), passing.missing()):
         if lack is not None:
             raise Failure(catalogue.PLATFORM_UNSUPPORTED, detail=f"this system has no {lack}")
@@ -40,5 +40,5 @@ def check_platform() -> None:
 
 
 def init_failed(step: str, number: int | None, text: str | None) -> Failure:
-    """Make the failure of one step of the start (message 9)."""
+    """Return the failure of one step of the start (message 9)."""
     return Failure(catalogue.PLATFORM_INIT_FAILED, error=errno_name(number), detail=f"{step}: {text}")

@@ -7,10 +7,9 @@
 
 Rules:
 
-1. A worker that dies is followed by another with the same number. Nobody is replaced once the run drains or ends.
-2. A worker's death is noted among the other events of a turn. Its burial comes behind them, because it sets
-   descriptors free. What is started next gets the same numbers, for which events of this turn may still be
-   listed.
+1. A worker that dies is replaced by another with the same number, unless the run drains or ends.
+2. A worker's death is noted among the other events of a turn, but it is buried after all of them. The burial
+   frees descriptors. Those opened next get the same numbers, for which events of this turn may still be listed.
 """
 
 from collections.abc import Callable, Sequence
@@ -38,13 +37,13 @@ from mprelay.system.errnos import errno_name
 START_LIMIT: Final = 10.0
 """Seconds until every worker must be ready."""
 
-_CONGESTED_PAUSE: Final = 1.0  # seconds until a start is thought of again while the log is congested
+_CONGESTED_PAUSE: Final = 1.0  # seconds between tries to start a worker while too many records wait
 
 
 class Crew:
     """The worker processes of one run."""
 
-    _settings: Settings  # once they are started
+    _settings: Settings  # set by `start`
 
     def __init__(
         self,
@@ -68,7 +67,7 @@ class Crew:
         self._capacity = 0
         self._members: dict[int, Member] = {}
         self._dead: list[Member] = []
-        self._starts: dict[int, Alarm] = {}  # what is to be started later
+        self._starts: dict[int, Alarm] = {}  # by number: workers to be started later
         self._restarts = Restarts(size)
         self.reports = Reports(
             loop, recorder, book.workers, self._members, on_report=on_report, on_ready=self._on_worker_ready
@@ -80,7 +79,7 @@ class Crew:
     def start(self, settings: Settings, capacity: int) -> None:
         """Start all workers, each for up to `capacity` sessions. Raises Failure.
 
-        One a turn: signals and the expiry are heard in between.
+        Each turn starts one worker, so that signals and the expiry are noticed in between.
         """
         self._settings = settings
         self._capacity = capacity
@@ -118,9 +117,9 @@ class Crew:
         self._starts[number] = self._loop.after(pause, partial(self._start_again, number))
 
     def _start_again(self, number: int) -> None:
-        """Start a replacement; what goes wrong may pass, and the other workers go on meanwhile."""
+        """Start a replacement. An error may pass, and the other workers go on meanwhile."""
         if self._course.phase is Phase.ACTIVE and self._writer.congested:
-            # Nobody is admitted now, so it is not needed; and each try that fails makes records.
+            # No session is admitted now, so no worker is needed, and each failed try would write a record.
             self._start_later(number, _CONGESTED_PAUSE)
             return
         try:
@@ -130,7 +129,7 @@ class Crew:
             self._start_failed(number, error, f"could not be started: {failure.strerror}")
 
     def _start_failed(self, number: int, error: str | None, how: str) -> None:
-        """Try again later; without any other worker not for ever."""
+        """Try again later. Raises Failure if tried too often: during the start, or with no worker left."""
         tries, pause = self._restarts.failed(number)
         starting = self._course.phase is Phase.STARTING
         if tries >= TRIES and (starting or (not self.ready_members() and self._restarts.hopeless())):
@@ -148,7 +147,7 @@ class Crew:
             )
 
     def _on_worker_ready(self, member: Member, event: Ready) -> None:
-        """Give a worker sessions from now on, if it runs the same program as we do."""
+        """Let a worker take sessions from now on, if it runs the same build as this process."""
         if event.build != BUILD:
             member.reader.stop()
             member.trouble = f"is of another build: {event.build}, this relay is {BUILD}"
@@ -164,7 +163,7 @@ class Crew:
         self._on_ready()
 
     def _never_ready(self, member: Member) -> None:
-        """End a replacement that hangs before it is ready; if the loop stood still it is given more time."""
+        """Kill a worker that hangs before it is ready. If the loop itself stood still, give it more time."""
         self.reports.hear(member)
         if self._loop.now < self.watchdog.judges_from:
             member.alarm = self._loop.after(LATE_LIMIT, partial(self._never_ready, member))
@@ -179,19 +178,18 @@ class Crew:
         self._dead.append(member)
 
     def look_after(self) -> None:
-        """Bury the dead, and find those that do not answer. Call it behind the events of each turn."""
+        """Bury dead workers, and find unresponsive ones. Call it after the events of each turn."""
         while self._dead:
             self._bury(self._dead.pop(0))
         if self.watchdog.due:
             self.watchdog.judge(self._loop.now)
 
     def _bury(self, member: Member) -> None:
-        """Hear a dead worker's last events, end its sessions for it, and replace it."""
+        """Read a dead worker's last events, close its sessions, and replace it."""
         member.join()
         del self._members[member.number]
-        self.reports.hear(
-            member, EVENTS_IN_PIPE
-        )  # not without end: whoever still holds the queue open is no worker
+        # Limited, because another process may still hold the queue open, and fill it.
+        self.reports.hear(member, EVENTS_IN_PIPE)
         self._loop.unwatch(member.reader.fileno())
         code = member.close()
         self._book.workers.close(member.number)
@@ -211,23 +209,22 @@ class Crew:
             self._replace(member, code)
 
     def _replace(self, member: Member, code: int) -> None:
-        """Start another worker in the place of a dead one."""
         if member.ready_at is None:
             self._start_failed(member.number, None, member.how_it_ended(code))
             return
         self._start_later(member.number, self._restarts.died(member.number, self._loop.now - member.ready_at))
         if not self.ready_members():
             for worker in self._restarts.waiting(self._members):
-                self._start_later(worker, 0.0)  # nobody is left: what could not be started is needed now
+                self._start_later(worker, 0.0)  # no other is left: those that failed to start are needed now
 
-    # -- what they are told ----------------------------------------------------------------------------------
+    # -- orders ----------------------------------------------------------------------------------------------
 
     def send(self, worker: int, tickets: Sequence[Ticket], descriptors: Sequence[int]) -> None:
-        """Hand over sockets to a worker (see :meth:`mprelay.channel.down.Sender.send`)."""
+        """Hand sockets over to a worker (see :meth:`mprelay.channel.down.Sender.send`)."""
         self._members[worker].send(tickets, descriptors)
 
     def drain(self) -> None:
-        """Replace nobody any more: what is left to do can be done without another worker."""
+        """Stop replacing workers. The remaining sessions need no new worker."""
         for alarm in self._starts.values():
             alarm.cancel()
         for member in self._members.values():
@@ -235,7 +232,7 @@ class Crew:
                 member.cancel_alarm()
 
     def stop(self) -> None:
-        """Tell all workers to end their sessions and themselves; kill those who do not within the grace."""
+        """Tell all workers to end their sessions and exit. Kill those that have not done so after the grace."""
         self.drain()
         self.watchdog.stop()
         for member in self._members.values():
@@ -243,12 +240,12 @@ class Crew:
         self._loop.after(GRACE, self.kill)
 
     def kill(self) -> None:
-        """End all workers at once."""
+        """Kill all workers at once."""
         for member in self._members.values():
             member.kill()
 
     def abandon(self) -> None:
-        """Kill all workers, and hear nothing more of them: nobody knows what state this process is in."""
+        """Kill all workers, and read no more reports, because the state of this process is unknown."""
         self.kill()
         for member in list(self._members.values()):
             self._loop.unwatch(member.sentinel)

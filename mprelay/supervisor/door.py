@@ -4,12 +4,13 @@ Rules:
 
 1. A connection is accepted only if it can be admitted or refused, and recorded, right now. Otherwise it waits in
    the kernel's backlog.
-2. What goes to one worker is handed over together. After the hand-over the message owns the sockets.
-3. While much of the log's room is taken, refusals are summed up: each record that they make is room that others
-   need. The rest of the room is left to the others. Refused connections alone never fill it up to the mark at
-   which admission pauses.
-4. After a pause, who came before its end is examined. A client that has reset the connection, or has waited
-   longer than the connect timeout, is taken to have given up. An end of data is no sign of that: ``nc -N`` has
+2. All connections of a batch that go to one worker are handed over in one message. After the hand-over the
+   message owns the sockets.
+3. While many records wait to be written, refusals are summed up, because each record of a refusal takes room
+   that other records need. So refused connections alone never fill the room up to the mark at which admission
+   pauses.
+4. After a pause, each client that connected before it ended is examined. It has given up if it has reset the
+   connection, or has waited longer than the connect timeout. An end of data is no sign of that: ``nc -N`` has
    sent one before the connection is accepted.
 """
 
@@ -33,21 +34,21 @@ from mprelay.supervisor.loop import Loop
 from mprelay.system import addresses, sockets
 from mprelay.system.errnos import errno_name
 
-_ACCEPT_PAUSE: Final = 0.1  # seconds without accepting after accept(2) failed: no busy loop, and no dead listener
+_ACCEPT_PAUSE: Final = 0.1  # seconds without accepting after accept(2) failed, to avoid a busy loop
 _NO_PORTS_PAUSE: Final = 1.0  # seconds without accepting after a worker found no local port towards the target
 _SLOT_PATIENCE: Final = 0.005  # seconds that a connection waits for a slot before it is refused
-_ROOM_FOR_REFUSALS: Final = HIGH // 2  # bytes of records that wait, above which refusals are summed up
-_SUM_EVERY: Final = 10.0  # seconds until connections that were summed up are recorded
-_SUMS_AT_ONCE: Final = 256  # records of sums; they take a quarter of the room for refusals
-_SUM_ON: Final = 1.0  # seconds until the rest of them is tried
+_ROOM_FOR_REFUSALS: Final = HIGH // 2  # bytes of waiting records, above which refusals are summed up
+_SUMS_INTERVAL: Final = 10.0  # seconds until refusals that were summed up are recorded
+_SUMS_IN_BATCH: Final = 256  # records of sums written together; they take a quarter of the room for refusals
+_SUMS_RETRY_PAUSE: Final = 1.0  # seconds until the remaining sums are tried
 
-_ACTIVE: Final = Phase.ACTIVE  # before 3.12, finding an enum's member takes as long as a dozen other steps
+_ACTIVE: Final = Phase.ACTIVE  # before 3.12, finding an enum member takes as long as a dozen other steps
 _Batch: TypeAlias = list[tuple[Session, int]]
 """Sessions, each with the descriptor of its client."""
 
 
 class Door:
-    """Lets clients in, or not."""
+    """Accepts new connections, judges them, and hands over those that are admitted."""
 
     def __init__(
         self,
@@ -73,22 +74,22 @@ class Door:
         self._connections_wait = False
         self._patience = Patience()
         self.ports = PortSearch()
-        """What is known of local ports towards the target."""
-        self._pause = loop.alarm(self._on_pause_over)  # until then nobody is accepted, whatever else there is
+        """Whether there are local ports towards the target."""
+        self._pause = loop.alarm(self._on_pause_over)  # while it is pending, no connection is accepted
         self._sums = loop.alarm(self._write_refusals)
         self._paused = False
         self._resumed_at = loop.now
-        self._examining = False  # whoever came before `_resumed_at` may have given up
-        self._log_paused_at: float | None = None  # since when the log holds back admission
+        self._examining = False  # clients that connected before `_resumed_at` may have given up
+        self._log_paused_at: float | None = None  # since when waiting records hold back admission
 
     # -- open and shut ---------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Take the port. Nobody is let in before the run is active. Raises Failure."""
+        """Listen on the port. No client is admitted before the run is active. Raises Failure."""
         self.listener.open()
 
     def close(self) -> None:
-        """Shut the door; who still waits in the backlog is reset."""
+        """Close the listener. Connections that still wait in the backlog are reset."""
         self.listener.close()
 
     def settle(self) -> None:
@@ -107,13 +108,13 @@ class Door:
             self.listener.watch(wanted=wanted)
 
     def _must_pause(self) -> bool:
-        """True while nobody can be admitted or refused.
+        """True while no connection can be admitted or refused.
 
-        The log is congested, accept(2) fails, there is no local port towards the target, or no worker has room
-        although there are slots (workers died, and others are just starting).
+        Too many records wait, accept(2) has just failed, there is no local port towards the target, or no worker
+        has room although there are slots (workers died, and their replacements are just starting).
         """
         return (
-            self._writer.congested  # first, because `settle` asks what it was
+            self._writer.congested  # always asked, because `settle` then reads `Writer.paused`
             or self._pause.pending
             or not (self._book.workers.has_room() or self._book.ledger.full)
         )
@@ -125,7 +126,7 @@ class Door:
         return not (self._patience.waiting and self._book.ledger.full)
 
     def _record_pause(self) -> None:
-        """Record that the log holds back admission, or no longer does."""
+        """Record that waiting records hold back admission, or no longer do."""
         if self._log_paused_at is None:
             self._log_paused_at = self._loop.now
             self._recorder.write(catalogue.ADMISSION_PAUSED)
@@ -140,13 +141,13 @@ class Door:
         if self.ports.found:
             self.ports.end()
 
-    # -- who comes -------------------------------------------------------------------------------------------
+    # -- new connections -------------------------------------------------------------------------------------
 
     def _on_connection(self) -> None:
         self._connections_wait = True
 
     def admit(self) -> None:
-        """Let in who waits. Call it last in each turn, so that a slot that was given back is free for them."""
+        """Accept waiting connections. Call it last in each turn, after slots have been given back."""
         if not self._connections_wait:
             return
         self._connections_wait = False
@@ -156,10 +157,10 @@ class Door:
             self._accept()
 
     def _has_waited(self) -> bool:
-        """At the limit, tell whether somebody has waited for long enough, or need not wait any more."""
-        self._crew.reports.hear_all()  # what was reported since this turn's wait began may have made room
+        """At the limit: True if the next client has waited long enough, or need not wait. Else wait a moment."""
+        self._crew.reports.hear_all()  # a report that came since this turn's wait may free a slot
         if not self._may_accept():
-            return False  # … or ended the relay, or a worker that had room
+            return False  # … or end the relay, or a worker that had room
         if self._patience.refusable or self._book.ledger.active < self._book.ledger.limit:
             return True
         self._patience.begin(self.listener.waiting() or BATCH)
@@ -167,7 +168,7 @@ class Door:
         return False
 
     def _accept(self) -> None:
-        """Take a batch of connections: judge, enter, and hand over together what goes to one worker."""
+        """Accept a batch of connections: judge and book each, then hand over one message to each worker."""
         book, at, now = self._book, self._loop.wall, self._loop.now
         book.summing_up = self._writer.backlog > _ROOM_FOR_REFUSALS
         batches: dict[int, _Batch] = {}
@@ -204,7 +205,7 @@ class Door:
             if slots and not book.workers.has_room():
                 break
         if book.summing_up and book.refusals and not self._sums.pending:
-            self._sums.move(now + _SUM_EVERY)
+            self._sums.move(now + _SUMS_INTERVAL)
         for worker, batch in batches.items():
             self._hand_over(worker, batch, frozenset((worker,)))
         if batches:
@@ -213,25 +214,25 @@ class Door:
             self._accept_failed(failed)
 
     def _waited_in_vain(self, client: int) -> float | None:
-        """Return how long a client waited (milliseconds) that came during a pause and has given up; else None."""
+        """Return the milliseconds that a client waited if it came during a pause and gave up; else None."""
         arrival = sockets.arrival(client)
         if arrival is None:
             return None
         if arrival.waited_ms < (self._loop.now - self._resumed_at) * 1000:
-            self._examining = False  # it came after the pause, and all behind it too
+            self._examining = False  # it came after the pause, as did all that are behind it
             return None
         late = arrival.waited_ms > self._connect_timeout * 1000
         return float(arrival.waited_ms) if arrival.reset or late else None
 
     def _write_refusals(self) -> None:
-        """Record what was summed up, as far as the records find room."""
+        """Record sums of refusals, as far as there is room for records."""
         if self._writer.backlog <= _ROOM_FOR_REFUSALS:
-            self._book.write_refusals(_SUMS_AT_ONCE)
+            self._book.write_refusals(_SUMS_IN_BATCH)
         if self._book.refusals:
-            self._sums.move(self._loop.now + _SUM_ON)
+            self._sums.move(self._loop.now + _SUMS_RETRY_PAUSE)
 
     def _hand_over(self, worker: int, batch: _Batch, tried: frozenset[int]) -> None:
-        """Give `batch` to `worker`; what it cannot take, to the least loaded of those not `tried`."""
+        """Hand `batch` over to `worker`; on failure, each session to the least loaded worker not in `tried`."""
         tickets = [Ticket(session.serial, session.admitted_at) for session, _ in batch]
         try:
             self._crew.send(worker, tickets, [client for _, client in batch])
@@ -247,11 +248,11 @@ class Door:
                     self._hand_over(other, [(session, client)], tried | {other})
             return
         for session, client in batch:
-            os.close(client)  # the message owns it now
+            os.close(client)  # the message owns the socket now
             self._book.allocated(session, self._loop.wall)
 
     def _accept_failed(self, failure: OSError) -> None:
-        """No descriptor or no memory, most likely: leave the others waiting for a while."""
+        """Pause accepting, unless the listener was replaced. Most errors are a lack of descriptors or memory."""
         if self.listener.failed(failure):
             self._patience.forget()
         else:
@@ -260,7 +261,7 @@ class Door:
     # -- ports towards the target ----------------------------------------------------------------------------
 
     def got_port(self, serial: int) -> None:
-        """Note that a session has got a port."""
+        """Note that a session found a local port towards the target."""
         if self.ports.tells(serial):
             self.ports.end()
             self._pause.cancel()
@@ -268,9 +269,9 @@ class Door:
     def no_port(self) -> None:
         """Note that a session found no local port towards the target.
 
-        The ports wait in TIME_WAIT for a minute each. To search for one takes the kernel milliseconds. So
-        sessions are admitted one by one until one has found a port. connect(2) gives the same error where there
-        is no address to send from; then there is nothing to wait for.
+        Each port stays in TIME_WAIT for a minute, and a search for a free one costs the kernel milliseconds. So
+        sessions are admitted one by one until one has found a port. connect(2) gives the same error if there is
+        no address to send from; then there is nothing to wait for.
         """
         if addresses.has_route(self._target_ip):
             self.ports.begin()

@@ -1,4 +1,4 @@
-"""What ends a run that cannot start, or go on."""
+"""The exception that ends a run which cannot start, or cannot go on."""
 
 from mprelay.core.phases import Happening
 from mprelay.records.catalogue import (
@@ -24,7 +24,7 @@ _HAPPENINGS = {
 
 
 class Failure(Exception):  # noqa: N818 - what ends the run
-    """The relay cannot start, or go on: the record that says so, with its fields."""
+    """The relay cannot start, or cannot go on. `message` and `fields` make the record that says so."""
 
     def __init__(self, message: Message, **fields: str | float | None) -> None:
         super().__init__(message.event, fields)

@@ -1,12 +1,12 @@
-"""The listener: the socket that the relay is reached at, and its errors.
+"""The listener: the socket that clients connect to, and its errors.
 
 Rules:
 
-1. An error of accept(2) ends no relay, unless there can be no listener any more. Most errors are a lack of
-   descriptors or of memory, and pass.
+1. An error of accept(2) ends the relay only if there can be no listener any more. Most errors are a lack of
+   descriptors or memory, and pass.
 2. Errors are recorded at most once a second, each kind with its count.
-3. A listener that was destroyed (``ss -K``) is always replaced. One that listens, but from which nobody can be
-   accepted, is replaced once.
+3. A listener that was destroyed (``ss -K``) is always replaced. A listener that still listens although accept(2)
+   fails for good is replaced once.
 """
 
 import errno
@@ -23,9 +23,9 @@ from mprelay.supervisor.loop import Loop
 from mprelay.system import sockets
 from mprelay.system.errnos import errno_name
 
-_RECORD_PAUSE: Final = 1.0  # seconds between two records of errors of accept(2)
-_GONE: Final = {errno.EINVAL, errno.EBADF, errno.ENOTSOCK}
-"""Errors of accept(2) that never pass: the listener listens no longer (``ss -K``), or is no socket."""
+_RECORD_PAUSE: Final = 1.0  # seconds between two records of accept(2) errors
+_PERMANENT_ERRNOS: Final = {errno.EINVAL, errno.EBADF, errno.ENOTSOCK}
+"""Errors of accept(2) that never pass: the socket no longer listens (``ss -K``), or is no socket."""
 _STEPS: Final = {
     "socket": catalogue.LISTENER_SOCKET_FAILED,
     "bind": catalogue.LISTENER_BIND_FAILED,
@@ -34,11 +34,11 @@ _STEPS: Final = {
 
 
 class Listener:
-    """Listens on `ip` (None: all interfaces) and `port`; makes a call when somebody waits in the backlog."""
+    """Listens on `ip` (None: all interfaces) and `port`. Calls `call` while a connection waits in the backlog."""
 
-    _sock: socket.socket  # once it is open
+    _sock: socket.socket  # set by `open`
     accept: Callable[[], tuple[int, Any]]
-    """Takes a connection from the backlog, once it is open (:func:`mprelay.system.sockets.acceptor`)."""
+    """Accepts a connection (:func:`mprelay.system.sockets.acceptor`); set by :meth:`open`."""
 
     def __init__(
         self, loop: Loop, recorder: Recorder, ip: str | None, port: int, call: Callable[[], None]
@@ -49,16 +49,16 @@ class Listener:
         self._port = port
         self._call = call
         self.is_open = False
-        """Whether anybody can connect."""
+        """Whether clients can connect."""
         self.watched = False
-        """Whether the call is made when somebody waits."""
+        """Whether `call` is called while a connection waits."""
         self.replaced = False
-        """Whether it took the place of one that gave nobody, and has given nobody itself."""
-        self._errors: Counter[int] = Counter()  # since the last records of them
+        """Whether the listener before gave no connection, and this one has given none yet."""
+        self._errors: Counter[int] = Counter()  # by errno, since they were last recorded
         self._next_record = loop.alarm(self._record_errors)
 
     def open(self) -> None:
-        """Listen. Nothing is called before :meth:`watch`. Raises Failure."""
+        """Listen. `call` is not called before :meth:`watch`. Raises Failure."""
         try:
             self._sock = sockets.listen(self._ip, self._port)
             self.accept = sockets.acceptor(self._sock)
@@ -71,7 +71,7 @@ class Listener:
             raise init_failed("getsockname", failure.errno, failure.strerror) from failure
 
     def close(self) -> None:
-        """Listen no longer; who still waits in the backlog is reset."""
+        """Stop listening. Connections that still wait in the backlog are reset."""
         if self.is_open:
             self.watch(wanted=False)
             self._sock.close()
@@ -79,7 +79,7 @@ class Listener:
             self._record_errors()
 
     def watch(self, *, wanted: bool) -> None:
-        """Make the call when somebody waits, or no longer."""
+        """Start or stop watching for connections."""
         if self.is_open and self.watched != wanted:
             self.watched = wanted
             if wanted:
@@ -88,16 +88,16 @@ class Listener:
                 self._loop.unwatch(self._sock.fileno())
 
     def waiting(self) -> int | None:
-        """Count who waits in the backlog; None: the system does not tell."""
+        """Count the connections in the backlog. None: the system does not tell."""
         return sockets.backlog(self._sock) if self.is_open else None
 
     def failed(self, failure: OSError) -> bool:
-        """Note an error of accept(2); True: there is a new listener. Raises Failure if there can be none."""
+        """Note an error of accept(2). True: the listener was replaced. Raises Failure if there can be none."""
         number = failure.errno or 0
         self._errors[number] += 1
         if not self._next_record.pending:
             self._record_errors()
-        if number not in _GONE:
+        if number not in _PERMANENT_ERRNOS:
             return False
         useless = self.is_open and sockets.listens(self._sock)
         self.close()
@@ -108,7 +108,7 @@ class Listener:
         return True
 
     def _record_errors(self) -> None:
-        """22: the errors of accept(2) since the last such records."""
+        """Message 22: the errors of accept(2) since the last such records."""
         if self._errors:
             for number, count in self._errors.items():
                 error = errno_name(number)

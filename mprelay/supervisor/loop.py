@@ -1,10 +1,10 @@
-"""The supervisor's loop: what it waits with and for.
+"""The supervisor's event loop: descriptors, signals, alarms and the deadline.
 
 Rules:
 
 1. The loop waits in :meth:`Loop.turn` and nowhere else.
 2. The clocks are read once for each wake-up.
-3. In no turn is anything done for each session. There are a few alarms, and at most one for each worker.
+3. No turn does anything for each session. There are a few alarms, and at most one for each worker.
 """
 
 import os
@@ -18,11 +18,11 @@ from mprelay.system import poller, signals, spawning
 from mprelay.system.boottime import Deadline
 from mprelay.system.poller import READ
 
-_STOOD_STILL: Final = 1.0  # seconds that the loop was late: it was stopped, or the whole machine was
+_STANDSTILL: Final = 1.0  # seconds of lateness that show that this process, or the whole machine, was stopped
 
 
 class Alarm:
-    """A call at a moment of the monotonic clock. It is made once, unless :meth:`move` asks for it again."""
+    """A call at a moment of the monotonic clock. It is made once, unless :meth:`move` sets it again."""
 
     __slots__ = ("_alarms", "call", "pending", "when")
 
@@ -35,19 +35,19 @@ class Alarm:
         alarms[self] = None
 
     def move(self, when: float) -> None:
-        """Make the call at `when`, and at no other moment."""
+        """Make the call at `when` (monotonic, seconds) instead."""
         self.when = when
         self.pending = True
         self._alarms[self] = None
 
     def cancel(self) -> None:
-        """Make no call."""
+        """Do not make the call."""
         self.pending = False
         self._alarms.pop(self, None)
 
 
 class Loop:
-    """Waits for descriptors, signals and moments. Nothing can be waited for before :meth:`open`."""
+    """Waits for descriptors, signals and moments. Nothing can be watched before :meth:`open`."""
 
     _poller: poller.Poller
     _signals: signals.Signals
@@ -58,7 +58,7 @@ class Loop:
         self.wall = time.time()
         """Unix time at the last wake-up, seconds."""
         self.late_at = -inf
-        """When this loop last noticed that it had stood still."""
+        """When this loop last noticed that it had stood still (monotonic, seconds)."""
         self.is_open = False
         self._calls: dict[int, Callable[[], None]] = {}
         self._alarms: dict[Alarm, None] = {}
@@ -66,24 +66,24 @@ class Loop:
         self._at_deadline: Callable[[], None] | None = None
 
     def open(self, on_signal: Callable[[], None]) -> None:
-        """Begin to wait, and to hear signals. Raises Failure."""
+        """Make the poller, and take stop signals from now on. Raises Failure."""
         try:
             step = "epoll"
             self._poller = poller.Poller()
             step = "signals"
-            # PID 1 becomes the parent of every orphan in its namespace. They stay until it has waited for them.
+            # PID 1 becomes the parent of every orphan in its namespace. Dead ones stay until it waits for them.
             self._signals = signals.Signals(spawning.reap if os.getpid() == 1 else None)
             step = "epoll"
             self.watch(self._signals.fileno(), on_signal)
             self._poller.wait(0)
             if os.getpid() == 1:
-                spawning.reap()  # what had ended before SIGCHLD was heard
+                spawning.reap()  # children that ended before SIGCHLD was handled
         except OSError as failure:
             raise init_failed(step, failure.errno, failure.strerror) from failure
         self.is_open = True
 
     def close(self) -> None:
-        """Wait for nothing any more. From now on signals act by default."""
+        """Stop waiting. From now on signals have their default effect."""
         if self.is_open:
             self.is_open = False
             self._signals.close()
@@ -92,45 +92,45 @@ class Loop:
     # -- what to wait for ------------------------------------------------------------------------------------
 
     def watch(self, descriptor: int, call: Callable[[], None], mask: int = READ) -> None:
-        """Make this call whenever a descriptor is ready. OSError: the kernel cannot watch it."""
+        """Make this call whenever a descriptor is ready. Raises OSError if the kernel cannot watch it."""
         self._poller.add(descriptor, mask)
         self._calls[descriptor] = call
 
     def change(self, descriptor: int, mask: int) -> None:
-        """Wait for READ, WRITE or both of a descriptor that is watched."""
+        """Watch a descriptor that is watched already for READ, WRITE or both."""
         self._poller.change(descriptor, mask)
 
     def unwatch(self, descriptor: int) -> None:
-        """Wait no longer for a descriptor, if it is watched."""
+        """Stop watching a descriptor, if it is watched."""
         if self._calls.pop(descriptor, None) is not None:
             self._poller.remove(descriptor)
 
     def at(self, when: float, call: Callable[[], None]) -> Alarm:
-        """Make this call at `when` on the monotonic clock, seconds."""
+        """Make this call at `when` (monotonic, seconds)."""
         return Alarm(self._alarms, when, call)
 
     def alarm(self, call: Callable[[], None]) -> Alarm:
-        """Make this call when the alarm that is returned says so: :meth:`Alarm.move` sets it."""
+        """Return an alarm for this call that is not set yet: :meth:`Alarm.move` sets it."""
         alarm = Alarm(self._alarms, inf, call)
         alarm.cancel()
         return alarm
 
     def after(self, seconds: float, call: Callable[[], None]) -> Alarm:
-        """Make this call so many seconds after the last wake-up."""
+        """Make this call `seconds` after the last wake-up."""
         return Alarm(self._alarms, self.now + seconds, call)
 
     def cancel_alarms(self) -> None:
-        """Forget all alarms, but not the deadline."""
+        """Cancel all alarms, but not the deadline."""
         for alarm in list(self._alarms):
             alarm.cancel()
 
     def expire(self, deadline: Deadline, call: Callable[[], None]) -> None:
-        """Make this call first in each turn from `deadline` on. The machine may sleep meanwhile."""
+        """Make this call first in each turn from `deadline` on, even if the machine sleeps before."""
         self._deadline = deadline
         self._at_deadline = call
         self.at(deadline.monotonic, call)
         if deadline.fileno() >= 0:
-            self._poller.add(deadline.fileno(), READ | poller.EDGE)  # to wake, nothing else
+            self._poller.add(deadline.fileno(), READ | poller.EDGE)  # only to wake the loop
 
     def take_signals(self) -> list[int]:
         """Return the stop signals that came since the last call."""
@@ -145,8 +145,8 @@ class Loop:
         left = min(nearest - before, timeout)
         ready = self._poller.wait(None if left == inf else left)
         now = time.monotonic()
-        late_since = now - _STOOD_STILL
-        if self.now < before - _STOOD_STILL or (nearest < late_since and before < late_since):
+        late_since = now - _STANDSTILL
+        if self.now < before - _STANDSTILL or (nearest < late_since and before < late_since):
             self.late_at = now
         self.now = now
         self.wall = time.time()
@@ -156,12 +156,12 @@ class Loop:
             self._ring()
         calls = self._calls
         for descriptor, _mask in ready:
-            call = calls.get(descriptor)  # not where an earlier call has ended the watch
+            call = calls.get(descriptor)  # None: an earlier call has stopped watching it
             if call is not None:
                 call()
 
     def _ring(self) -> None:
-        """Make the calls that are due by the clock."""
+        """Make the calls of the alarms that are due."""
         now = self.now
         for alarm in [alarm for alarm in self._alarms if alarm.when <= now]:
             if alarm.pending and alarm.when <= now:  # another call may have cancelled or moved it

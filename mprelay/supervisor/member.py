@@ -4,8 +4,8 @@ Rules:
 
 1. The parent closes its copies of the child's channel ends right after the start
    (:mod:`mprelay.system.spawning`).
-2. A worker is told to stop by closing its hand-off channel. One that does not follow is killed.
-3. When a process is gone its queue may still hold events: they are read to the end first.
+2. Closing its hand-over channel tells a worker to stop. A worker that does not stop is killed.
+3. The queue of a process that is gone may still hold events. They are read before it is closed.
 """
 
 from contextlib import ExitStack, suppress
@@ -19,20 +19,20 @@ from mprelay.supervisor.loop import Alarm
 from mprelay.system import passing, signals, spawning
 
 GRACE: Final = 0.4
-"""Seconds in which workers end by themselves. The whole expiry takes less than one second."""
+"""Seconds that workers have to end by themselves. The whole expiry takes under a second (docs/contract.md)."""
 
 
 class Member:
-    """Worker `number`. Making it starts the process; OSError: there is none, or no descriptor, to be had."""
+    """Worker `number`. The constructor starts the process. Raises OSError if no process or descriptor is left."""
 
     def __init__(self, number: int, now: float, settings: Settings) -> None:
         self.number = number
         self.started_at = now
         self.ready_at: float | None = None
         self.trouble: str | None = None
-        """Why it will never be ready, where that is known."""
+        """Why the worker will never be ready, if that is known."""
         self.alarm: Alarm | None = None
-        """What happens to it unless it does first what it has to do: get ready, or end."""
+        """Kills the worker unless it gets ready, or ends, before."""
         with ExitStack() as undo:
             ours, theirs = passing.channel()
             undo.callback(ours.close)
@@ -52,36 +52,37 @@ class Member:
 
     @property
     def ready(self) -> bool:
-        """Whether it can take tickets."""
+        """Whether the worker can take tickets."""
         return self.ready_at is not None
 
     def get_ready(self, now: float) -> None:
-        """Note that it can take tickets from now on."""
+        """Note that the worker can take tickets from now on."""
         self.ready_at = now
         self._words.end()
 
     def stop(self) -> None:
-        """Tell the worker to reset its sessions, report that, and exit. One that is still starting has none."""
+        """Tell the worker to reset its sessions, report that, and exit. One that is not ready is killed."""
         self._sender.close()
         if not self.ready:
             self.kill()
 
     def kill(self) -> None:
-        """End it at once. Works on a stopped (SIGSTOP) process too; nothing happens where it is gone."""
-        with suppress(ValueError, OSError):  # closed, in the middle of its burial; or a sandbox refuses it
+        """Kill the process. Works on a stopped (SIGSTOP) one too; does nothing if the process is gone."""
+        with suppress(ValueError, OSError):  # already closed, during its burial; or a sandbox refuses it
             self._process.kill()
 
     def join(self) -> None:
-        """Wait for the end of the process; its queue may still hold events.
+        """Kill the process, and wait for its end. Its queue may still hold events.
 
-        When :attr:`sentinel` is readable it does not wait. The sentinel may become readable slightly before the
-        process exits, because the kernel closes descriptors one by one; in a corrupted worker, long before.
+        This takes no time once :attr:`sentinel` is readable. The kill is needed because the sentinel may become
+        readable slightly before the process exits, as the kernel closes descriptors one by one; in a corrupted
+        worker, long before.
         """
         self.kill()
         self._process.join()
 
     def close(self) -> int:
-        """Give everything back, after :meth:`join`; return the exit code (negative: the signal)."""
+        """Release everything, after :meth:`join`; return the exit code (negative: the signal)."""
         code = self._process.exitcode
         self.cancel_alarm()
         self._words.end()
@@ -91,21 +92,21 @@ class Member:
         return code or 0
 
     def cancel_alarm(self) -> None:
-        """Expect nothing more of it within a time."""
+        """Cancel :attr:`alarm`, if there is one."""
         if self.alarm is not None:
             self.alarm.cancel()
 
     def how_it_ended(self, code: int) -> str:
-        """Tell why it was never ready, after :meth:`close` has returned `code`."""
+        """Return why the worker was never ready, after :meth:`close` has returned `code`."""
         return self.trouble or ended(code, self._words.last)
 
     @property
     def sentinel(self) -> int:
-        """The descriptor that is readable when the process is gone."""
+        """The descriptor that becomes readable when the process ends (see :meth:`join`)."""
         return self._process.sentinel
 
 
 def ended(code: int, last_words: str) -> str:
-    """Tell how a process ended that should have become ready."""
+    """Return in words how a process ended that was never ready."""
     how = f"ended before it was ready ({f'exit code {code}' if code >= 0 else signals.name(-code)})"
     return f"{how}: {last_words}" if last_words else how

@@ -1,11 +1,11 @@
-"""What the workers say: heard, believed as far as it can be true, and acted on.
+"""The workers' reports: read, checked, and acted on.
 
 Rules:
 
-1. At most so many events of one worker are heard in a turn: one that reports faster than we hear must not hold
-   up the others.
-2. What a worker says about its own sessions is believed, and nothing else is. A worker that tells what cannot be
-   true is believed no more, and killed.
+1. The number of events read from one worker in a turn is limited. A worker that reports faster than we read must
+   not hold up the others.
+2. A worker is believed about its own sessions and nothing else. A worker that reports something that cannot be
+   true is no longer believed, and is killed.
 """
 
 import time
@@ -20,17 +20,17 @@ from mprelay.supervisor.loop import Loop
 from mprelay.supervisor.member import GRACE, Member
 
 EVENTS_IN_TURN: Final = 1536
-"""Events of one worker: 64 full frames, more than a pipe of 64 KiB holds."""
+"""Events read from one worker in a turn: 64 full frames, more than a pipe of 64 KiB holds."""
 
 EVENTS_IN_PIPE: Final = 8192
-"""Events of the shortest kind, one a frame: more than any pipe of 64 KiB holds."""
+"""More events than any pipe of 64 KiB holds, even of the shortest kind in a frame each."""
 
 Report: TypeAlias = Connected | Progress | Closed
-"""What a worker says about one of its sessions."""
+"""An event about one of a worker's sessions."""
 
 
 class Reports:
-    """Hears workers. `on_report` tells whether a report can be true, and does what it means."""
+    """Reads what workers report. `on_report` acts on a report, and returns False if it cannot be true."""
 
     def __init__(
         self,
@@ -50,12 +50,12 @@ class Reports:
         self._on_ready = on_ready
 
     def hear_all(self, most: int = EVENTS_IN_TURN) -> None:
-        """Hear what all workers have reported, up to about `most` events of each."""
+        """Read the reports of all workers, up to about `most` events of each."""
         for member in self._members.values():
             self.hear(member, most)
 
     def hear(self, member: Member, most: int = EVENTS_IN_TURN) -> None:
-        """Hear what a worker has reported, up to about `most` events."""
+        """Read the reports of a worker, up to about `most` events."""
         reader = member.reader
         while most > 0:
             events = reader.take()
@@ -63,13 +63,13 @@ class Reports:
                 most -= len(events)
                 self._believe(member, events)
             if events is None or reader.garbled:
-                self._loop.unwatch(reader.fileno())  # the process is about to be gone
+                self._loop.unwatch(reader.fileno())  # the process is ending, or about to be killed
                 return
             if not reader.more:
                 return
 
     def _believe(self, member: Member, events: list[Event]) -> None:
-        """Do what a worker's events mean, as long as they can be true."""
+        """Act on a worker's events, as long as they can be true."""
         on_report, number = self._on_report, member.number
         now = time.monotonic()  # later than each of these reports, however long this turn takes
         for event in events:
@@ -88,9 +88,9 @@ class Reports:
                     return
 
     def _on_crash(self, member: Member, event: Crashed) -> None:
-        """Believe that a worker crashed, or that it lies. Either is its last report: nothing is read after it.
+        """Note that a worker crashed, or that it lies. Either is its last report: nothing is read after it.
 
-        A worker that crashed ends by itself, so that its exit code tells it; one that does not is killed.
+        A worker that crashed exits by itself, so that its exit code shows it. A worker that does not is killed.
         """
         self._roster.close(member.number)
         if not member.reader.garbled:
@@ -106,7 +106,7 @@ class Reports:
         self._recorder.unexpected(event.at, event.error, event.place, member.number)
 
     def end_silent(self, silent: Silent) -> None:
-        """Record that a worker does not answer, and kill it; its burial does the rest."""
+        """Record that a worker is unresponsive, and kill it. Its burial does the rest."""
         member = self._members[silent.worker]
         self._roster.close(member.number)
         silent_s = round(self._loop.now - silent.since, 3)

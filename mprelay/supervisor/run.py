@@ -21,18 +21,18 @@
       │ pump = recv/send through a buffer, or splice through a pipe│
       └────────────────────────────────────────────────────────────┘
 
-Down go tickets with sockets. Up go events. Nobody ever waits for a reply. End-of-file on the hand-off channel is
-the stop message. Stop, supervisor crash and replacement therefore all work the same way.
+Tickets with sockets go down, events come up. Nobody ever waits for a reply. End of file on the hand-over channel
+is the stop message. Stop, supervisor crash and replacement therefore all work the same way.
 
-The outlet is a process too. It owns stdout and stderr and nothing else, because whoever writes there may have to
-wait for the reader in a way that not even SIGKILL ends (:mod:`mprelay.outlet.copying`). It is started first.
-What is started after it inherits a socket to it in the place of the standard streams.
+The outlet is a process too. It owns stdout and stderr and nothing else, because a write there may wait for the
+reader in a way that not even SIGKILL ends (:mod:`mprelay.outlet.copying`). It is started first. Every process
+started after it inherits a socket to the outlet in place of the standard streams.
 
 Rules:
 
-1. What can happen to a run, and what follows, is the table of :mod:`mprelay.core.phases`.
-2. A turn has an order: what is due by the clock comes first, then what happened, then the dead, and new
-   connections last. So a slot that was given back is free for them.
+1. The table in :mod:`mprelay.core.phases` lists everything that can happen to a run, and what follows from it.
+2. A turn has a fixed order: calls that are due, ready descriptors, dead workers, new connections. New connections
+   come last because they can then use the slots given back in the same turn.
 """
 
 import os
@@ -65,8 +65,8 @@ from mprelay.supervisor.way_out import WayOut
 from mprelay.system import boottime, garbage, limits, origin, signals, spawning
 from mprelay.system.errnos import NO_LOCAL_PORT
 
-_ACTIVE: Final = Phase.ACTIVE  # before 3.12, finding an enum's member takes as long as a dozen other steps
-_ROUNDING: Final = 1e-6  # seconds: more than floats of Unix time lose, a quarter of a microsecond each
+_ACTIVE: Final = Phase.ACTIVE  # before 3.12, finding an enum member takes as long as a dozen other steps
+_ROUNDING: Final = 1e-6  # seconds: more than Unix times lose as floats, a quarter of a microsecond each
 
 
 class Run:
@@ -80,7 +80,7 @@ class Run:
         self._deadline: boottime.Deadline | None = None
         self._expires_at: float | None = None
         if config.absolute_timeout:
-            # The wall clock is read first here and last in `expire`: no expiry is stamped before `expires_at`.
+            # The wall clock is read first here, and last in `_expire`: no expiry is stamped before `expires_at`.
             self._expires_at = loop.wall + config.absolute_timeout
             self._deadline = boottime.Deadline(boottime.now() + config.absolute_timeout + _ROUNDING)
         writer = Writer()
@@ -111,7 +111,7 @@ class Run:
         )
         self._origin = origin.Origin(None, None, None)  # not known yet
         self._start_limit = loop.alarm(self._start_took_too_long)
-        self._hurry = False  # a signal came when all was ending already
+        self._hurry = False  # a stop signal came while the run was ending
 
     def run(self) -> int:
         """Start, serve, end; return the exit code."""
@@ -124,7 +124,7 @@ class Run:
         return self._finish()
 
     def _turn(self) -> None:
-        """Wait once, and do what is due and what came."""
+        """Wait once, then handle everything that is due or ready."""
         if self._crew.watchdog.hasty:
             self._crew.watchdog.put_off()
         try:
@@ -138,16 +138,16 @@ class Run:
                 self._happened(Happening.NO_SESSION_LEFT)
             if self._course.phase is Phase.ENDING and self._crew.empty:
                 self._happened(Happening.NO_WORKER_LEFT)
-        self._recorder.flush()  # then the writer knows how much waits
+        self._recorder.flush()  # before `settle`, which looks at the backlog of records
         self._door.settle()
 
     # -- the start -------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        """Make everything, in the order in which a failure costs least."""
+        """Start all parts, in the order in which a failure costs least."""
         garbage.collect_rarely()
-        with suppress(OSError):  # a sandbox refuses it
-            os.chdir("/")  # workers inherit the working directory, and this one may be removed meanwhile
+        with suppress(OSError):  # a sandbox may refuse it
+            os.chdir("/")  # workers inherit the working directory, and the current one may be removed later
         try:
             check_clock()
             check_platform()
@@ -186,13 +186,13 @@ class Run:
         raise Failure(catalogue.POOL_START_FAILED, error="ETIMEDOUT", detail=detail)
 
     def _on_ready(self) -> None:
-        """Open the door once every worker is ready, and the outlet too."""
+        """Open the door once every worker and the outlet are ready."""
         all_ready = len(self._crew.ready_members()) == self._config.workers and self._way_out.ready
         if self._course.phase is Phase.STARTING and all_ready:
             self._happened(Happening.ALL_READY)
 
     def _serve(self) -> None:
-        """Let clients in from now on, and say so."""
+        """Admit clients from now on, and record that."""
         config = self._config
         self._start_limit.cancel()
         self._statistics.start()
@@ -219,7 +219,7 @@ class Run:
     # -- what happens ----------------------------------------------------------------------------------------
 
     def _happened(self, happening: Happening, signal: str | None = None) -> None:
-        """Take a step, and do what it asks for."""
+        """Move the course one step, and do what that asks for."""
         match self._course.take(happening):
             case Action.SERVE:
                 self._serve()
@@ -237,7 +237,7 @@ class Run:
             self.stop(signals.name(number))
 
     def _on_report(self, worker: int, event: Report, now: float) -> bool:
-        """Do what a worker says about one of its sessions; False: it cannot be true."""
+        """Act on a worker's report about one of its sessions. False: the report cannot be true."""
         match event:
             case Connected():
                 if not self._book.connected(worker, event, now):
@@ -251,7 +251,7 @@ class Run:
                 if event.reason is CloseReason.RELAY_EXPIRED:
                     if self._deadline is None or not self._deadline.reached():
                         return False
-                    self.expire()  # a worker has seen it first; its cause stands before its effects
+                    self.expire()  # a worker noticed it first; the expiry is recorded before the sessions it ends
                 self._book.closed(session, event, event.reason or self._course.ending.session_end)
                 if event.error == NO_LOCAL_PORT and event.reason is CloseReason.CONNECT_FAILED:
                     self._door.no_port()
@@ -268,19 +268,19 @@ class Run:
     # -- the end ---------------------------------------------------------------------------------------------
 
     def stop(self, signal: str | None = None) -> None:
-        """Stop listening, and let sessions finish; a second time: end them; then: leave the records behind."""
+        """Stop listening and let sessions finish. A second call ends them. A third gives up unwritten records."""
         self._happened(Happening.SIGNAL, signal)
 
     def expire(self) -> None:
-        """End at the absolute timeout, if it is not the end already."""
+        """End the run at the absolute timeout, unless it is ending already."""
         self._happened(Happening.EXPIRED)
 
     def kill(self) -> None:
-        """End all workers at once, whatever state this process is in: no relay without a record."""
+        """Kill all workers, whatever state this process is in: there is no relay without a record."""
         self._crew.kill()
 
     def _drain(self, signal: str | None) -> None:
-        """Stop listening; let sessions finish."""
+        """Close the door, and let sessions finish within the drain timeout."""
         self._door.close()
         self._crew.drain()
         self._start_limit.cancel()
@@ -293,14 +293,14 @@ class Run:
         self._loop.after(self._config.drain_timeout, partial(self._happened, Happening.DRAIN_TIMEOUT))
 
     def _expire(self) -> None:
-        """Say that the time is over, and end. The door is shut before anything is said."""
+        """Record the expiry, and end. The door is closed before the record is written."""
         self._door.close()
         late = 0.0 if self._deadline is None else self._deadline.late()
-        self._recorder.write(catalogue.RELAY_EXPIRED, time.time() - late)  # the wall clock last: see `__init__`
+        self._recorder.write(catalogue.RELAY_EXPIRED, time.time() - late)  # wall clock last: see `__init__`
         self._end()
 
     def _end(self) -> None:
-        """Tell all workers to end."""
+        """Close the door, and stop all workers."""
         self._door.close()
         self._loop.cancel_alarms()
         self._crew.stop()
@@ -308,8 +308,8 @@ class Run:
             self._happened(Happening.NO_WORKER_LEFT)
 
     def _abandon(self, unexpected: Exception) -> None:
-        """Nobody knows what state this loop is in: record it, and end every process and session by force."""
-        self.kill()  # before anything else that could fail: no relay without a record
+        """Record an exception that left this process in an unknown state; kill all workers, end all sessions."""
+        self.kill()  # before anything else can fail: there is no relay without a record
         self._happened(Happening.CRASHED)
         self._door.close()
         self._recorder.unexpected(time.time(), describe(unexpected), place_of(unexpected), None)
@@ -320,8 +320,8 @@ class Run:
             self._book.lost(session, wall, now, self._course.ending.session_end)
 
     def _finish(self) -> int:
-        """Write the records that are left; return the exit code. The door is shut and no worker is left."""
-        signals.release()  # where it failed before anything could hear them
+        """Write the remaining records; return the exit code. The door is closed and no worker is left."""
+        signals.release()  # if the start failed before the loop could take them
         self._loop.cancel_alarms()
         self._book.stopped(self._course.ending.stop_reason, time.monotonic() - self._started)
         self._recorder.flush()
@@ -330,7 +330,7 @@ class Run:
             self._happened(Happening.STDOUT_GONE)
         code = self._course.ending.exit_code
         if left:
-            os._exit(code)  # a normal exit would wait for the outlet, and that for the reader of stdout
+            os._exit(code)  # a normal exit would wait for the outlet, which waits for the reader of stdout
         spawning.end_helper()
-        signals.ignore()  # all is said: a late one must not change the exit code
+        signals.ignore()  # everything is recorded: a late signal must not change the exit code
         return code

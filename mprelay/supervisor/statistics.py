@@ -1,4 +1,4 @@
-"""What the processes use: the record ``relay.stats``. psutil is used here, and for addresses at the start."""
+"""The record ``relay.stats``: what each process uses of CPU time, memory and descriptors, measured by psutil."""
 
 import os
 import sys
@@ -25,11 +25,11 @@ class Meter:
         self._process: psutil.Process | None = None
 
     def read(self) -> dict[str, Any]:
-        """Return pid, cpu_percent since the last call, rss in bytes, fds; null what cannot be had now."""
+        """Return pid, cpu_percent since the last call, rss in bytes, and fds. None: cannot be measured now."""
         figures: dict[str, Any] = {"pid": self._pid, "cpu_percent": None, "rss": None, "fds": None}
         try:
-            import psutil  # noqa: PLC0415 - thirty milliseconds that no start has to wait for
-        except (ImportError, OSError):  # no descriptor left to read it with
+            import psutil  # noqa: PLC0415 - 30 ms, for which the start need not wait
+        except (ImportError, OSError):  # not installed, or no descriptor left to read it with
             return figures
         try:
             self._process = process = self._process or psutil.Process(self._pid)
@@ -38,7 +38,7 @@ class Meter:
                 figures["rss"] = process.memory_info().rss
                 if sys.platform != "win32":
                     figures["fds"] = process.num_fds()
-        except (psutil.Error, OSError, ValueError):  # ValueError: a sandbox that does not tell our own pid
+        except (psutil.Error, OSError, ValueError):  # ValueError: a sandbox hides our own pid
             pass
         return figures
 
@@ -65,15 +65,15 @@ class Statistics:
             self._alarm.move(self._loop.now + self._interval)
 
     def stop(self) -> None:
-        """Write no further record."""
+        """Write no more records."""
         self._alarm.cancel()
 
     def _write(self) -> None:
         self.start()
         if self._writer.congested:
-            return  # a collector that stalls for days must not fill the memory with figures
+            return  # while a collector stalls for days, figures must not fill the memory
         usage = self._usage()
-        for first in range(0, max(1, len(usage)), _WORKERS_IN_RECORD):  # one also while no worker is ready
+        for first in range(0, max(1, len(usage)), _WORKERS_IN_RECORD):  # one record even if no worker is ready
             self._recorder.write(
                 catalogue.RELAY_STATS,
                 active=self._book.ledger.active,

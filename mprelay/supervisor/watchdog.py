@@ -1,11 +1,11 @@
-"""Finds the workers that do not answer for their sessions.
+"""Finds unresponsive workers: those that do not report their sessions in time.
 
 Rules:
 
-1. No worker is asked whether it lives. The roster knows by when each session must have been reported, and the
-   loop wakes up for that only if the report has not come. So an idle relay sleeps.
-2. Nobody is judged before all that was reported has been heard. After the loop itself stood still, the workers
-   get the time in which those that had no room in their queues report.
+1. No worker is asked whether it lives. The roster knows when the next report of each session is due, and the loop
+   wakes up only if a report is missing then. So an idle relay sleeps.
+2. No worker is judged before all its reports have been read. After the loop itself stood still, workers first get
+   the time to report what had no room in their queues.
 """
 
 from math import inf
@@ -15,7 +15,7 @@ from mprelay.core.roster import PROGRESS_AFTER, SLACK, Roster
 from mprelay.supervisor.loop import Loop
 from mprelay.supervisor.reports import EVENTS_IN_PIPE, Reports
 
-_HEARING: Final = PROGRESS_AFTER + SLACK  # seconds until workers that had no room in their queues have reported
+_CATCH_UP_TIME: Final = PROGRESS_AFTER + SLACK  # seconds in which workers report what had no room in their queues
 
 
 class Watchdog:
@@ -26,40 +26,40 @@ class Watchdog:
         self._roster = roster
         self._reports = reports
         self._judge_from = -inf
-        """Before this moment no worker is judged; infinity: never."""
+        """Before this moment (monotonic) no worker is judged. Infinity: none is judged any more."""
         self._alarm = loop.alarm(self._fall_due)
-        """Not later than the moment at which a report is overdue: reports only ever put that off."""
+        """Never set later than the moment at which a report is overdue. Reports only put that moment off."""
         self.due = False
         """Whether a report is overdue now."""
         self.hasty = False
-        """Whether the alarm is set for sessions that may have been reported since: see :meth:`put_off`."""
+        """Whether the alarm waits for sessions that may have been reported since: see :meth:`put_off`."""
 
     def expect(self, now: float) -> None:
-        """Expect the first report of sessions that were admitted now."""
+        """Expect the first report of sessions admitted at `now` (monotonic, seconds)."""
         due = now + self._roster.first_report
         if not self._alarm.pending or self._alarm.when > due:
             self._alarm.move(due)
             self.hasty = True
 
     def put_off(self) -> None:
-        """Wake nobody for sessions that have been reported since. Call it before each wait."""
+        """Put the alarm off if the sessions it waits for have been reported. Call it before each wait."""
         if not self._roster.unreported:
             self.hasty = False
             self._sleep()
 
     @property
     def judges_from(self) -> float:
-        """The moment before which nobody is judged; infinity: never."""
-        return max(self._judge_from, self._loop.late_at + _HEARING)
+        """The moment (monotonic) before which no worker is judged. Infinity: none is judged any more."""
+        return max(self._judge_from, self._loop.late_at + _CATCH_UP_TIME)
 
     def judge(self, now: float) -> None:
-        """Hear all workers, and end those that have been late for too long. Call it when it is :attr:`due`."""
+        """Read all reports, and kill the workers that have been late for too long. Call it if :attr:`due`."""
         self.due = False
         if now < self.judges_from:
             self._alarm.move(self.judges_from)
             return
         self._reports.hear_all(EVENTS_IN_PIPE)
-        if self._judge_from == inf:  # what they said has ended the run
+        if self._judge_from == inf:  # a report has ended the run
             return
         for silent in self._roster.judge(now):
             self._reports.end_silent(silent)
@@ -74,7 +74,7 @@ class Watchdog:
             self._alarm.move(due)
 
     def stop(self) -> None:
-        """Judge nobody any more."""
+        """Judge no worker any more."""
         self._judge_from = inf
         self._alarm.cancel()
 

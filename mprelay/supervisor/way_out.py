@@ -1,8 +1,8 @@
 """The way out: the outlet process, started, watched, and waited for at the end.
 
-Whoever reads stdout may stall for ever. While the relay serves, nothing waits for the reader. At the end the
-door is shut and no worker is left; then the records that are left keep this process until a signal says not to
-wait any longer.
+The reader of stdout may stall for ever. While the relay serves, nothing waits for that reader. At the end, when
+the door is closed and no worker is left, this process waits until the remaining records are written, or until a
+signal says not to wait any longer.
 """
 
 import time
@@ -21,11 +21,11 @@ from mprelay.system.errnos import errno_name
 from mprelay.system.poller import READ, WRITE
 from mprelay.system.streams import complain
 
-_LAST_WORDS: Final = 1.0  # seconds for the records that are left, once a signal says not to wait for their reader
+_HURRY_LIMIT: Final = 1.0  # seconds for the remaining records, once a signal says not to wait for their reader
 
 
 class WayOut:
-    """The writer in the loop of the supervisor."""
+    """Runs the writer in the supervisor's loop."""
 
     def __init__(
         self,
@@ -44,9 +44,9 @@ class WayOut:
         self._awaits_room = False
 
     def start(self) -> None:
-        """Give stdout and stderr away. Raises Failure.
+        """Start the outlet, which takes over stdout and stderr. Raises Failure.
 
-        The first start of all, because other processes would inherit them.
+        Call it before any other process is started, because that would inherit the streams.
         """
         try:
             self._writer.start(outlet.main)
@@ -61,7 +61,7 @@ class WayOut:
 
     @property
     def ready(self) -> bool:
-        """Whether the outlet has begun."""
+        """Whether the outlet is ready."""
         return self._writer.ready
 
     def put(self, lines: list[bytes]) -> None:
@@ -71,13 +71,13 @@ class WayOut:
             self._await_room()
 
     def _await_room(self) -> None:
-        """Watch the way for room exactly while records wait for it."""
+        """Watch the outlet's socket for room exactly while records wait."""
         if self._awaits_room != (waits := self._writer.waits):
             self._awaits_room = waits
             self._loop.change(self._writer.fileno(), READ | WRITE if waits else READ)
 
     def _on_outlet(self) -> None:
-        """The outlet has said something, or has ended, or there is room on the way to it."""
+        """Handle what happened at the outlet's socket: a message, its end, or room for records."""
         was_ready = self._writer.ready
         self._writer.attend()
         if self._writer.absent or self._writer.gone:
@@ -96,10 +96,10 @@ class WayOut:
     # -- the end ---------------------------------------------------------------------------------------------
 
     def finish(self, ready_by: float, in_a_hurry: Callable[[], bool]) -> bool:
-        """Wait until every record is written, or a signal says not to wait; True: the outlet is left behind.
+        """Wait until every record is written, or a signal says not to wait. True: the outlet still runs.
 
-        An outlet that is not ready by `ready_by` (monotonic) is done without. `in_a_hurry` tells whether a signal
-        came.
+        If the outlet is not ready by `ready_by` (monotonic, seconds), the records are written without it.
+        `in_a_hurry` tells whether such a signal came.
         """
         writer = self._writer
         writer.close()
@@ -110,7 +110,7 @@ class WayOut:
                 self._write_without_outlet()
                 break
             if in_a_hurry():
-                give_up_at = min(give_up_at, now + _LAST_WORDS)
+                give_up_at = min(give_up_at, now + _HURRY_LIMIT)
             if now >= give_up_at:
                 given_up = f"{writer.backlog} bytes of records are given up"
                 complain(f"{given_up}; process {writer.pid} still writes what it has")
@@ -121,11 +121,11 @@ class WayOut:
 
     @property
     def written(self) -> bool:
-        """Whether every record is written, up to the last."""
+        """Whether every record has been written, the last one included."""
         return self._writer.written
 
     def _write_without_outlet(self) -> None:
-        """Write the records here, because no outlet is ready. It may block: this process holds nothing more."""
+        """Write the records from here, because no outlet is ready. This may block: no connection is left."""
         self._loop.close()  # so that a signal ends the process
         try:
             self._writer.write_directly()
