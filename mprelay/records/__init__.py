@@ -1,1 +1,1 @@
-"""Records: what each says, how it is written, and its way to the process that owns stdout."""
+"""Records: their catalogue, how they are written, and their way to the process that owns stdout."""

@@ -2,18 +2,18 @@
 
 Rules:
 
-1. An :class:`Message` holds a record's name, level, number and sentence. The recorder,
-   docs/records.md and the tests read them here. They stand nowhere else.
-2. `msg_id` 1..39 is the number in the manual of TCPRELAY.EXE and `sentence` is the manual's own, two blanks
-   after a full stop included; where the manual writes <rqst IP addr> there stands the field that fills it.
-   `msg_id` None is a record of ours.
-3. `fields` are the names of what the record carries beyond the common fields and those of its connection.
-   :data:`FIELDS` says once what each name means, and of which JSON type it is. One name has one type in all
-   records: collectors infer a column's type from what comes first (Elasticsearch, ClickHouse, pyarrow), and
-   refuse any other.
+1. A :class:`Message` holds a record's name, level, number and sentence. They stand nowhere else: the recorder,
+   docs/records.md and the tests read them here.
+2. `msg_id` 1 to 39 is the message's number in the manual of TCPRELAY.EXE. `sentence` is the manual's own, two
+   blanks after a full stop included. In place of the manual's <rqst IP addr> stands the name of the field that
+   fills it. `msg_id` None marks a record of ours.
+3. `fields` names the record's own fields, which are neither common to all records nor those of its connection.
+   :data:`FIELDS` gives the meaning and the JSON type of each name, once. A name has one type in all records,
+   because collectors (Elasticsearch, ClickHouse, pyarrow) infer a column's type from its first value, and refuse
+   any other.
 4. A session ends by exactly one :class:`~mprelay.core.protocol.CloseReason`. Each reason has exactly one message.
-5. What was planned is info, timeouts included. What the operator did not want is a warning. An error, or
-   critical, means that somebody should look.
+5. Planned events are info, timeouts included. Events that the operator did not want are warnings. Error and
+   critical mean that somebody should look.
 """
 
 from typing import Final, Literal, NamedTuple, TypeAlias
@@ -380,19 +380,19 @@ MESSAGES: Final[tuple[Message, ...]] = tuple(
 # -- the fields ----------------------------------------------------------------------------------------------
 
 Type: TypeAlias = Literal["string", "integer", "number", "boolean", "object", "array"]
-"""As JSON Schema names them. An integer is written without a fraction, a number always with one (or an exponent):
-10.0, never 10. JSON does not tell them apart, but collectors do."""
+"""JSON types, by their names in JSON Schema. An integer is written without a fraction, a number always with one
+(or an exponent): 10.0, never 10. JSON does not tell them apart, but collectors do."""
 
 
 class Field(NamedTuple):
-    """What a field of that name is, in whatever record it stands."""
+    """Type and meaning of a field. They are the same in every record."""
 
     type: Type
     meaning: str
     nullable: bool = False
     values: "Type | tuple[str, ...] | None" = None
-    """The type of an object's values, where its keys vary; else the names of the fields within it, or within
-    each object of an array."""
+    """The type of an object's values, if its keys vary; else the names of the fields within it, or within each
+    object of an array."""
 
 
 _FIGURES: Final = ("pid", "cpu_percent", "rss", "fds")
@@ -492,4 +492,4 @@ FIELDS: Final[dict[str, Field]] = {
     "fds": Field("integer", "open descriptors", nullable=True),
     "sessions": Field("integer", "sessions of this worker now"),
 }
-"""Every name of a field, those within objects included."""
+"""Every field by its name, fields within objects included."""

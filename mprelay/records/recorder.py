@@ -1,16 +1,15 @@
-"""The records of one run: composed, numbered, stamped, rendered, and given to everybody who hears of them.
+"""The records of one run: composed, numbered, stamped, rendered, and given to the sinks.
 
-    what happened ──▶ structlog: compose ─▶ render ──▶ lines ── flush ──▶ sinks (the writer, and the outlet
-    behind it)
+    happened ──▶ structlog: compose ─▶ render ──▶ lines ── flush ──▶ sinks (the writer, behind it the outlet)
 
 Rules:
 
-1. `seq` is given here, in one thread, in the order of writing: 1, 2, 3 …
-2. `timestamp` is the moment that a thing happened, given by who saw it. A wall clock that jumps makes timestamps
-   jump, and nothing else: durations come from the monotonic clock.
-3. Lines are collected and leave with :meth:`Recorder.flush`, once for each turn of the supervisor's loop.
-4. structlog is here as a pipeline only. One event is one moment, even if it makes several records: a session of
-   eight records passes structlog four times. That took half as long as eight times.
+1. `seq` is assigned here, in one thread, in the order of writing: 1, 2, 3 …
+2. `timestamp` is the moment of the event, taken by the process that saw it. If the wall clock jumps, timestamps
+   jump and nothing else does, because durations come from the monotonic clock.
+3. Lines are collected. :meth:`Recorder.flush` passes them on once in each turn of the supervisor's loop.
+4. structlog is used as a pipeline only. One of its events is one moment, even if it makes several records. So a
+   session of eight records passes structlog four times, which takes half as long as eight times.
 """
 
 import secrets
@@ -26,14 +25,14 @@ from mprelay.records.catalogue import Message
 from mprelay.records.render import Renderer
 
 LARGEST_INTEGER: Final = 2**63 - 1
-"""What log collectors take for a whole number, and orjson too."""
+"""The largest integer that log collectors accept as one; orjson does too."""
 
 Sink: TypeAlias = Callable[[list[bytes]], None]
-"""Hears of records: rendered, each a whole line. It must not wait."""
+"""Takes rendered records, each a whole line. It must not block."""
 
 
 class Clock:
-    """Unix times as RFC 3339 in UTC with microseconds. The calendar is asked once a second."""
+    """Shows Unix times as RFC 3339 in UTC with microseconds. The calendar is asked once a second."""
 
     def __init__(self) -> None:
         self._at = -1.0
@@ -54,7 +53,7 @@ class Clock:
 
 
 class _Lines:
-    """What structlog logs to: rendered records that wait for the flush.
+    """The logger that structlog wraps: rendered records that wait for the flush.
 
     Not a list subclass: structlog replaces a falsy logger, such as an empty list, with a PrintLogger.
     """
@@ -64,7 +63,7 @@ class _Lines:
         self.extend = self.lines.extend
 
     def take(self) -> list[bytes]:
-        """Return the lines, and keep none."""
+        """Return the lines, and forget them."""
         taken = self.lines[:]
         self.lines.clear()
         return taken
@@ -74,7 +73,7 @@ class _Log(structlog.BoundLoggerBase):
     """A logger for which one event is one moment, even if it makes several records."""
 
     def happened(self, at: float, *records: tuple[Message, Mapping[str, object]]) -> None:
-        """Write the records of what happened `at` (Unix time), in this order."""
+        """Write the records of an event at the moment `at` (Unix time), in this order."""
         self._proxy_to_logger("extend", at=at, records=records)
 
 
@@ -95,21 +94,24 @@ class Recorder:
         """happened(at, (message, fields), …) writes the records of one moment (Unix time), in this order."""
 
     def write(self, message: Message, at: float | None = None, **fields: object) -> None:
-        """Write one record of what happened `at` (Unix time; None: now)."""
+        """Write one record of an event at the moment `at` (Unix time; None: now)."""
         self.happened(time.time() if at is None else at, (message, fields))
 
     def refuse(self, parameter: str, value: str | None, message: Message, problem: str) -> None:
-        """2 to 8, and ours: a wrong parameter (a :class:`mprelay.config.validation.Problem`)."""
+        """Messages 2 to 8, and ours: a wrong parameter (a :class:`mprelay.config.validation.Problem`)."""
         typed = None if value is None else shown(value)
         self.write(message, None, parameter=parameter, value=typed, problem=cut(problem, PROBLEM_LIMIT))
 
     def unexpected(self, at: float, error: str, place: str, worker: int | None) -> None:
-        """An exception, or a worker's report, that nobody expected. Each text stands in its record twice."""
+        """Record an unexpected exception, or an unexpected report of a worker.
+
+        The texts are cut, because each stands in the record twice.
+        """
         error, place = shown(error, UNEXPECTED_LIMIT), shown(place, PLACE_LIMIT)
         self.write(catalogue.INTERNAL_ERROR, at, error=error, place=place, worker=worker)
 
     def flush(self) -> None:
-        """Give everybody what was written since the last time."""
+        """Give the sinks the records that were written since the last flush."""
         if self._lines.lines:
             lines = self._lines.take()
             for sink in self._sinks:
@@ -120,7 +122,7 @@ class Recorder:
         return self._clock.show(at)
 
     def _compose(self, _logger: object, _method: str, given: MutableMapping[str, Any]) -> dict[str, Any]:
-        """Put the records together (a structlog processor)."""
+        """Compose the records (a structlog processor)."""
         timestamp = self._clock.show(given["at"])
         composed = []
         for message, fields in given["records"]:
@@ -142,7 +144,7 @@ class Recorder:
 
 
 def _rendering(render: Renderer) -> Callable[[object, str, MutableMapping[str, Any]], Any]:
-    """Make the last processor: it returns the arguments for the logger's method."""
+    """Make the last processor. It returns the arguments for the logger's method."""
 
     def process(_logger: object, _method: str, given: MutableMapping[str, Any]) -> Any:  # noqa: ANN401 - structlog's
         return ([render(record) for record in given["records"]],), {}

@@ -1,4 +1,4 @@
-"""How a record is written: the formats of ``--log-format``, one renderer each, chosen once at the start."""
+"""How records are written: one renderer for each format of ``--log-format``, chosen once at the start."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -9,7 +9,7 @@ import orjson
 from mprelay.core.texts import CONTROL
 
 Renderer: TypeAlias = Callable[[Mapping[str, Any]], bytes]
-"""Makes one whole line of a record."""
+"""Returns a record as one whole line."""
 
 _ASIDE: Final[Mapping[str, tuple[str, ...]]] = {
     "config.invalid": ("problem",),
@@ -25,7 +25,7 @@ _ASIDE: Final[Mapping[str, tuple[str, ...]]] = {
     "relay.draining": ("signal",),
     "relay.stopped": ("reason",),
 }
-"""What a line of text adds in brackets because the sentence leaves it out. A reader of JSON has the fields."""
+"""Fields that a line of text adds in brackets because the sentence leaves them out. JSON has all fields."""
 
 
 def _aside(record: Mapping[str, Any]) -> str:
@@ -58,5 +58,5 @@ RENDERERS: Final[Mapping[Literal["json", "text"], Renderer]] = {
 
 
 def renderer(log_format: str, *, terminal: bool) -> Renderer:
-    """Choose the renderer for ``--log-format``; `terminal` tells whether stdout is one, for ``auto``."""
+    """Choose the renderer for ``--log-format``; ``auto`` depends on `terminal`: whether stdout is one."""
     return RENDERERS["text" if log_format == "text" or (log_format == "auto" and terminal) else "json"]

@@ -1,18 +1,17 @@
 """The way out of the supervisor: records go over a socket to the outlet, the process that owns stdout.
 
-    put ──▶ what waits, in this process ──▶ socket ──▶ outlet ──▶ stdout
+    put ──▶ backlog, in this process ──▶ socket ──▶ outlet ──▶ stdout
 
 Rules:
 
-1. Nothing here waits. The socket takes what it has room for, the rest waits in this process, and the supervisor's
-   loop watches the socket for room. Above the high mark :attr:`Writer.congested` tells the supervisor to stop
-   *accepting*; what is in flight makes a bounded number of records, so the backlog stays bounded and nothing is
-   lost. Below the low mark it goes on.
-2. Descriptors 0 to 2 of this process, and of all that it starts, are the way of complaints to the outlet: a
-   socket that never blocks. So no child holds the real streams, and nobody who writes on stderr waits for its
-   reader.
-3. Nothing is sent before the outlet says that it is ready. Until then this process keeps the real streams: an
-   outlet that never is ready has written nothing, and every record is still here to be written without it.
+1. Nothing here blocks. The socket takes as many bytes as it has room for. The rest waits in this process, and
+   the supervisor's loop watches the socket for room. Above the high mark :attr:`Writer.congested` tells the
+   supervisor to stop *accepting*. Connections already accepted make a bounded number of records, so the backlog
+   stays bounded and nothing is lost. Below the low mark accepting goes on.
+2. Descriptors 0 to 2 of this process, and of every process it starts, carry complaints to the outlet. They are a
+   socket that never blocks. So no child holds the real streams, and no write to stderr waits for its reader.
+3. Nothing is sent before the outlet says that it is ready. Until then this process keeps the real streams. So if
+   the outlet is never ready, it has written nothing, and every record is still here to be written without it.
 """
 
 import errno
@@ -31,41 +30,41 @@ from mprelay.system.streams import END, READY, STDERR, STDOUT, WRITTEN, Handed, 
 
 HIGH: Final = 1024 * 1024
 LOW: Final = 256 * 1024
-"""Bytes of records that wait. A session writes about 3 KiB with every detail."""
+"""The marks, in bytes of waiting records. A session writes about 3 KiB with every detail."""
 
-_ENDED: Final = {errno.ENOTCONN, errno.EPIPE, errno.ECONNRESET}  # the outlet has, and that is heard next
-_FAREWELL: Final = 1.0  # seconds for the outlet's end; it gives its complaints half of one
+_OUTLET_ENDED_ERRNOS: Final = {errno.ENOTCONN, errno.EPIPE, errno.ECONNRESET}  # the outlet has ended
+_OUTLET_END_LIMIT: Final = 1.0  # seconds for the outlet's end; the outlet gives its complaints half a second
 
 
 class Writer:
-    """The records that wait, and the outlet that they wait for."""
+    """The records that wait, and the outlet process that takes them."""
 
     def __init__(self) -> None:
         self._waiting: deque[bytes] = deque()
         self.paused = False
-        """What :attr:`congested` was when it was last asked."""
+        """The last value of :attr:`congested`."""
         self._closed = False
-        self._way: socket.socket | None = None  # our end of the socket of the records
+        self._way: socket.socket | None = None  # our end of the socket for records
         self._complaints: socket.socket | None = None  # the outlet's end, until it is ready
         self._real: tuple[int, int] | None = None  # stdout and stderr, until it is ready
         self._outlet: multiprocessing.process.BaseProcess | None = None
         self.backlog = 0
-        """How many bytes wait here."""
+        """Bytes of records that wait in this process."""
         self.ready = False
-        """Whether the outlet has begun."""
+        """Whether the outlet has said that it is ready."""
         self.written = False
-        """Whether everything has been written, up to the last record."""
+        """Whether everything has been written, the last record included."""
         self.absent = True
-        """Whether there is no outlet: not started, or ended before it had begun. Every record is still here."""
+        """Whether there is no outlet: not started, or ended before it was ready. Every record is still here."""
         self.gone = False
-        """Whether the outlet ended after that, and with it the way to stdout. What is put is thrown away."""
+        """Whether a ready outlet has ended, and with it the way to stdout. Further records are thrown away."""
 
     # -- the outlet ------------------------------------------------------------------------------------------
 
     def start(self, outlet: Callable[..., None]) -> None:
-        """Give stdout and stderr to a process that runs `outlet`. OSError: it could not be started.
+        """Give stdout and stderr to a process that runs `outlet`. Raises OSError if it cannot be started.
 
-        Before any other process is started, because that would inherit them.
+        Call it before any other process is started, because that would inherit the streams.
         """
         with ExitStack() as theirs:
             way, records = socket.socketpair()
@@ -77,8 +76,8 @@ class Writer:
             self._real = (os.dup(STDOUT), os.dup(STDERR))
             for descriptor in (0, STDOUT, STDERR):
                 os.dup2(voice.fileno(), descriptor)
-            # A buffer would keep what the socket does not take, try it again at the interpreter's end, and make
-            # the exit code 120.
+            # Unbuffered: a buffer would keep the bytes that the socket does not take, try them again when the
+            # interpreter exits, and make the exit code 120.
             raw = io.FileIO(STDERR, "w", closefd=False)
             sys.stderr = io.TextIOWrapper(raw, errors="backslashreplace", write_through=True)
             self._outlet = spawning.start(
@@ -87,18 +86,18 @@ class Writer:
             self.connect(way)
 
     def connect(self, way: socket.socket) -> None:
-        """Send records over `way`, which the writer owns from now on, once the other end is ready."""
+        """Send records over `way` once its other end is ready. The writer owns `way` from now on."""
         self._way = way
         way.setblocking(False)  # noqa: FBT003 - socket's signature
         self.absent = False
 
     def fileno(self) -> int:
-        """Return the descriptor that is readable when the outlet has said something, or has ended."""
+        """Return the descriptor that is readable when the outlet has said something, or has ended; -1: none."""
         return -1 if self._way is None else self._way.fileno()
 
     @property
     def pid(self) -> int | None:
-        """The outlet's process."""
+        """The outlet's process ID; None: it was not started."""
         return None if self._outlet is None else self._outlet.pid
 
     @property
@@ -107,14 +106,14 @@ class Writer:
         return self.ready and bool(self._waiting)
 
     def attend(self) -> None:
-        """Hear what the outlet says, and send what waits, as far as there is room."""
+        """Read what the outlet says, and send waiting records, as far as there is room."""
         if self._way is None or self.absent or self.gone:
             return
         try:
             said = self._way.recv(16)
         except BlockingIOError:
             pass
-        except OSError:  # it ended without having read everything
+        except OSError:  # the outlet ended before it had read everything
             self._lose()
         else:
             if not said:
@@ -127,25 +126,25 @@ class Writer:
         self._push()
 
     def ended(self) -> tuple[int, str]:
-        """Bury an outlet that is :attr:`absent`: its exit code (negative: the signal), and its last words."""
+        """Bury an :attr:`absent` outlet; return its exit code (negative: the signal) and its last words."""
         said = b""
         if self._outlet is None or self._complaints is None:
             return 0, ""
-        spawning.await_end(self._outlet, _FAREWELL)  # an exception closes its socket a moment before it ends
+        spawning.await_end(self._outlet, _OUTLET_END_LIMIT)  # an exception closes its socket before it ends
         self._outlet.kill()
         self._outlet.join()
         self._complaints.setblocking(False)  # noqa: FBT003 - socket's signature
         with suppress(OSError):
-            said = self._complaints.recv(65536, socket.MSG_PEEK)  # it is still to be written to stderr
+            said = self._complaints.recv(65536, socket.MSG_PEEK)  # still to be written to stderr
         return self._outlet.exitcode or 0, spawning.last_line(said)
 
     def outlives(self, *, wait: bool) -> bool:
-        """Tell whether the outlet still runs; with `wait` give it a moment to end."""
+        """Tell whether the outlet still runs. With `wait`, give it a second to end."""
         if self._outlet is None or self._way is None:
             return False
         if not self.ready:
-            self._outlet.kill()  # it has got no record, and will get none
-        self._way.settimeout(_FAREWELL if wait else 0)
+            self._outlet.kill()  # it has no record, and will get none
+        self._way.settimeout(_OUTLET_END_LIMIT if wait else 0)
         try:
             while self._way.recv(16):
                 pass
@@ -153,7 +152,7 @@ class Writer:
             return True
         except OSError:
             pass
-        # The kernel closes the descriptors when the last thread ends: this no longer waits for any reader.
+        # The kernel closes descriptors when the last thread ends, so this no longer waits for any reader.
         self._outlet.join()
         return False
 
@@ -172,25 +171,25 @@ class Writer:
         data = b"".join(records)
         sent = self._send(data) if self.ready and not self._waiting else 0
         if sent < len(data) and not self.gone:
-            # Copied, because orjson gives back bytes that keep the 4 KiB in which they were made (3.13: a backlog
-            # of 1 MiB took 14), and join gives back a single one as it is.
+            # Copied, because orjson's bytes keep the 4 KiB in which they were made (with orjson 3.13 a backlog of
+            # 1 MiB took 14 MiB), and join returns a single item as it is.
             self._waiting.append(bytes(memoryview(data)[sent:]))
             self.backlog += len(data) - sent
 
     def close(self) -> None:
-        """Say that nothing more comes. When the outlet has written all, it says so, and ends."""
+        """Tell the outlet that no more records come. When it has written all, it says so, and ends."""
         self._closed = True
         self._push()
 
     def write_directly(self) -> None:
-        """Write everything to stdout here and now, because no outlet is ready. OSError: nobody will read it.
+        """Write everything to stdout from this process, because no outlet is ready. OSError: stdout is gone.
 
-        It may block: only for a process that holds nothing any more.
+        It may block. So only a process that holds no connection any more may call it.
         """
         if self._outlet is not None:
-            self._outlet.kill()  # it has got no record
+            self._outlet.kill()  # it has no record
         if self._real is not None:
-            with suppress(OSError):  # where it is refused these still are the real ones
+            with suppress(OSError):  # if it is refused, these still are the real streams
                 for descriptor, place in zip(self._real, (STDOUT, STDERR), strict=True):
                     os.dup2(descriptor, place)
             if self._complaints is not None:
@@ -204,7 +203,7 @@ class Writer:
         self.written = True
 
     def _push(self) -> None:
-        """Send what waits, as far as there is room; behind the last record comes the end."""
+        """Send waiting records, as far as there is room, and the end after the last one."""
         if not self.ready:
             return
         while self._waiting:
@@ -221,12 +220,12 @@ class Writer:
             try:
                 self._way.shutdown(socket.SHUT_WR)
             except OSError as failure:
-                if failure.errno not in _ENDED:  # a sandbox refuses it
+                if failure.errno not in _OUTLET_ENDED_ERRNOS:  # a sandbox refuses it: the end is sent as data
                     self._closed = False
                     self.put([END])
 
     def _send(self, data: bytes) -> int:
-        """Send what there is room for; return how many bytes."""
+        """Send as many bytes as there is room for; return their number."""
         if self._way is None:
             return 0
         try:
@@ -238,7 +237,7 @@ class Writer:
             return 0
 
     def _lose(self) -> None:
-        """Note that the outlet has ended. Records that were sent are its; those that wait go nowhere."""
+        """Note that the outlet has ended. If it was ready, the records that still wait go nowhere."""
         if self.ready:
             self.gone = True
             self._forget()
@@ -250,7 +249,7 @@ class Writer:
         self.backlog = 0
 
     def _let_go(self) -> None:
-        """Close the real streams and the reading end of the complaints: they are the outlet's alone."""
+        """Close the real streams and the reading end of the complaints: only the outlet needs them."""
         if self._real is not None:
             for descriptor in self._real:
                 os.close(descriptor)
