@@ -65,7 +65,7 @@ class Deadline:
         return now() >= self.at
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the descriptor."""
         if self._timer >= 0:
             os.close(self._timer)
             self._timer = -1

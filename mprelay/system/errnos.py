@@ -20,4 +20,4 @@ def stream_error(number: int | None) -> str:
 
 
 NO_LOCAL_PORT: Final = errno_name(errno.EADDRNOTAVAIL)
-"""What connect(2) gives where no local port is free towards the target, or no address to send from."""
+"""The error of connect(2) if no local port towards the target is free, or there is no address to send from."""

@@ -9,6 +9,6 @@ collector would walk all sessions many times a second under load."""
 
 
 def collect_rarely() -> None:
-    """Never look at what is loaded now, and rarely at the rest."""
+    """Exclude everything loaded so far from collection, and collect the rest rarely."""
     gc.freeze()
     gc.set_threshold(_THRESHOLD)

@@ -2,9 +2,9 @@
 
 Rules:
 
-1. Who opened the relay is best known to the kernel, by the login uid. su(1) and sudo(8) leave it as it is, and
-   only root can change it (/proc/self/loginuid, pam_loginuid(8)). Next comes what sudo(8) says, if only root can
-   have said it, then the real uid. LOGNAME and USER are never used, because anybody can set them.
+1. The kernel's login uid says who opened the relay, if it is set. su(1) and sudo(8) leave it as it is, and only
+   root can change it (/proc/self/loginuid, pam_loginuid(8)). Next comes the user that sudo(8) names, if only root
+   can have set that variable, then the real uid. LOGNAME and USER are never used, because anybody can set them.
 2. A fact that cannot be found is None. Nothing here ends a relay.
 """
 
@@ -23,7 +23,7 @@ _SYNCHRONISED_END: Final = 16_000_000
 
 
 class Origin(NamedTuple):
-    """What was found, named as the fields of the record."""
+    """The fields of the record. None: not known."""
 
     host: str | None
     opened_by: str | None

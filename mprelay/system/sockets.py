@@ -5,7 +5,7 @@ Rules:
 1. Abort is the default, a normal end the exception. SO_LINGER {1, 0} (socket(7)) is set on the listener, and
    accepted sockets inherit it; it is set on target sockets too. Then any close reaches the peer as a reset,
    even the kernel's own close after a ``kill -9``. :func:`end_normally` clears it before the close of a
-   session that ended normally on both sides: otherwise what is not yet acknowledged would be thrown away.
+   session that ended normally on both sides, because a reset would throw unacknowledged data away.
 2. TCP_NODELAY is inherited from the listener as well: a relay adds no delay of its own.
 3. SO_OOBINLINE keeps TCP's urgent byte in its place in the stream, so content is never changed.
 4. A socket can do without TCP_NODELAY and SO_OOBINLINE, so the system may refuse them: MPTCP has no urgent byte.
@@ -68,7 +68,7 @@ def listen(address: str | None, port: int) -> socket.socket:
     except ListenerError as failure:
         if failure.errno not in _NO_IPV6_ERRNOS:
             raise
-    return _listen(socket.AF_INET, "0.0.0.0", port)  # noqa: S104 - all interfaces is the contract's default
+    return _listen(socket.AF_INET, "0.0.0.0", port)  # noqa: S104 - the default (docs/parameters.md)
 
 
 def _listen(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
@@ -95,23 +95,23 @@ def _listen(family: socket.AddressFamily, address: str, port: int) -> socket.soc
 
 
 def acceptor(listener: socket.socket) -> Callable[[], tuple[int, Any]]:
-    """Return what accepts a connection: its descriptor, now the caller's, and the client's address, or OSError.
+    """Return a function that accepts a connection. It never blocks, and raises OSError.
 
-    The socket goes on to another process at once. An object around it would cost a system call (getsockname(2))
-    and do nothing.
+    It returns the connection's descriptor, which its caller owns, and the client's address. The socket goes on to
+    another process at once. An object around it would cost a system call (getsockname(2)) and do nothing.
     """
     return listener._accept  # type: ignore[attr-defined,no-any-return] # noqa: SLF001 - what accept() calls
 
 
 class Arrival(NamedTuple):
-    """What became of a connection while it waited for accept(2)."""
+    """The state of a connection that has waited for accept(2)."""
 
     reset: bool
     waited_ms: int  # since its handshake
 
 
 def arrival(descriptor: int) -> Arrival | None:
-    """Tell how an accepted connection, to which nothing was sent yet, has arrived; None if nobody can tell.
+    """Return the state of an accepted connection to which nothing was sent yet; None if the system cannot tell.
 
     A reset connection stays in the queue of the listener, closed. The kernel counts the time since data was last
     sent; if none was sent, since the handshake (tcp_create_openreq_child).
@@ -195,7 +195,7 @@ def _prepare(sock: SocketType) -> None:
 
 
 def end_normally(sock: SocketType) -> None:
-    """Close `sock` so that the kernel still delivers what is under way, and then ends the connection."""
+    """Close `sock` so that the kernel still delivers the data under way, and then ends the connection."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_OFF)
     sock.close()
 
@@ -206,7 +206,7 @@ def pending_error(sock: SocketType) -> int:
 
 
 def has_unread(sock: SocketType) -> bool:
-    """Tell whether data waits to be received, and take none of it. A reset leaves what came before it."""
+    """Tell whether data waits to be received, and take none of it. A reset leaves the data before it."""
     try:
         return bool(sock.recv(1, _PEEK))
     except OSError:
@@ -216,7 +216,7 @@ def has_unread(sock: SocketType) -> bool:
 def unacknowledged(sock: SocketType) -> int | None:
     """Count the bytes sent that the peer's kernel has not acknowledged, our FIN as one (SIOCOUTQ, tcp(7)).
 
-    After a reset this is what was unacknowledged then. None if the system cannot tell. Not thread-safe.
+    After a reset it is the count at that moment. None if the system cannot tell. Not thread-safe.
     """
     if sys.platform == "linux":
         try:  # each session asks: immutable bytes and suppress() would take twice as long

@@ -1,7 +1,7 @@
 """How the relay's processes start: by multiprocessing's *spawn*, and never interrupted by a stop signal.
 
 The start method is *spawn*, by name. With *fork* a child would inherit the other workers' ends of their channels,
-and the end of a channel would never come.
+and those channels would never reach end of file.
 """
 
 import multiprocessing
@@ -23,7 +23,7 @@ _LAST_LINE_LENGTH: Final = 120  # characters kept, at most
 
 
 class FirstWords:
-    """What a process says on stderr until it is ready. If it never is, that is the cause.
+    """The stderr of a process until it is ready. If the process never is, the cause stands there.
 
     An interpreter may be unable to begin, to import a module, or to unpickle the arguments. Whatever goes wrong
     before the process runs our code is reported on its stderr and nowhere else. So until the process is ready its
@@ -35,11 +35,11 @@ class FirstWords:
         for end in (self._ours, self._theirs):
             end.setblocking(False)  # noqa: FBT003 - socket's signature
         self.last = ""
-        """The last line, once :meth:`end` was called."""
+        """The last line that is not empty, after :meth:`end`."""
 
     @contextmanager
     def as_stderr(self) -> Iterator[None]:
-        """Be the stderr of a process started within. Raises OSError if there are no descriptors left."""
+        """Be the stderr of a process started within. Raises OSError if no descriptor is left."""
         if sys.platform == "win32":  # a socket cannot be the stderr of a process
             yield
             return
@@ -53,7 +53,7 @@ class FirstWords:
             self._theirs.close()
 
     def end(self) -> None:
-        """Pass what was said on to our own stderr, and give everything back."""
+        """Copy what the process wrote to our own stderr, and close the sockets."""
         if self._ours.fileno() < 0:
             return
         said = b""
@@ -62,11 +62,11 @@ class FirstWords:
         self.close()
         if said:
             self.last = last_line(said)
-            with suppress(OSError):  # nobody may listen
+            with suppress(OSError):  # it may have no reader
                 os.write(_STDERR, said)
 
     def close(self) -> None:
-        """Give everything back."""
+        """Close the sockets."""
         self._ours.close()
         self._theirs.close()
 
@@ -85,8 +85,9 @@ def start(
     `words`, if given, are its stderr until it chooses another (see :func:`mprelay.worker.main`).
     """
     with signals.held_back():
-        # The tracker would start with the first process anyway, but its start undoes the mask of the `held_back`
-        # around it. It ignores only SIGINT and SIGTERM; the other stop signals stay blocked in it.
+        # The resource tracker would start with the first process anyway, but its start undoes the signal mask
+        # of the `held_back` around it. It ignores only SIGINT and SIGTERM; the other stop signals stay blocked
+        # in it.
         resource_tracker.ensure_running()
     process = multiprocessing.get_context("spawn").Process(target=target, args=args, name=name)
     with signals.held_back(), words.as_stderr() if words is not None else nullcontext(), _staying():
@@ -96,7 +97,7 @@ def start(
 
 @contextmanager
 def _staying() -> Iterator[None]:
-    """Keep the working directory out of what a child is given: it inherits ours, and chdir(2) may be refused."""
+    """Pass no working directory to a child: it inherits ours, and chdir(2) may be refused."""
     prepare: Any = spawn.get_preparation_data
 
     def without_directory(name: str) -> dict[str, Any]:
@@ -112,14 +113,14 @@ def _staying() -> Iterator[None]:
 def probe() -> None:
     """Check that the end of a process can be noticed. Raises OSError if it cannot."""
     if sys.platform != "win32":
-        with suppress(ChildProcessError):  # there is none yet
+        with suppress(ChildProcessError):  # there is no child yet
             os.waitpid(-1, os.WNOHANG)
 
 
 def await_end(process: multiprocessing.process.BaseProcess, seconds: float) -> None:
-    """Wait up to `seconds` for the end of a process, which may come later than that of its descriptors."""
+    """Wait up to `seconds` for the end of a process. Its descriptors may be closed before that."""
     if sys.platform == "linux" and process.pid is not None:
-        with suppress(OSError):  # no descriptor left, or a sandbox refuses it
+        with suppress(OSError):  # no descriptor is left, or a sandbox refuses it
             descriptor = os.pidfd_open(process.pid)
             try:
                 connection.wait([descriptor], seconds)
@@ -128,7 +129,7 @@ def await_end(process: multiprocessing.process.BaseProcess, seconds: float) -> N
 
 
 def be_child(arguments: list[str]) -> None:
-    """In a frozen program (PyInstaller), be the child that `arguments` ask for, and exit; else return.
+    """In a frozen program (PyInstaller), run as the child that `arguments` ask for, and exit; else return.
 
     multiprocessing starts children with sys.executable. In a frozen program that is the program itself.
     """
@@ -141,20 +142,20 @@ def be_child(arguments: list[str]) -> None:
 def reap() -> None:
     """Wait for each child that has ended. As PID 1 this process adopts all orphans of its namespace.
 
-    The exit codes of our own children are kept where multiprocessing looks for them. waitid(2) shows one ended
-    child at a time, always the same one until it is waited for. So no ended child may be left, not even ours.
+    multiprocessing keeps the exit codes of our own children. waitid(2) shows one ended child at a time, always
+    the same one until it is waited for. So no ended child may be left, not even ours.
     """
     if sys.platform == "win32":
         return
     tracker: Any = resource_tracker._resource_tracker  # noqa: SLF001 - there is no public way
     with suppress(OSError):  # ChildProcessError: no child is left
         while True:
-            ours = {process.pid for process in multiprocessing.active_children()}  # which waits for ended ones
+            ours = {process.pid for process in multiprocessing.active_children()}  # the call waits for ended ones
             ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if ended is None:
                 return
             if ended.si_pid in ours:
-                continue  # it has ended since then
+                continue  # it ended after that call
             if ended.si_pid == tracker._pid:  # noqa: SLF001
                 os.close(tracker._fd)  # noqa: SLF001
                 tracker._fd = tracker._pid = None  # noqa: SLF001 - the next start starts another
@@ -162,7 +163,7 @@ def reap() -> None:
 
 
 def end_helper() -> None:
-    """End the helper process that multiprocessing keeps, so that nothing is left running.
+    """Kill multiprocessing's helper process, the resource tracker, so that nothing is left running.
 
     Force is needed because it may be stopped (SIGSTOP). It has nothing to clean up (:mod:`mprelay.channel.up`,
     rule 1).

@@ -1,4 +1,4 @@
-"""What ps(1) and top(1) show of a process: which of the relay's processes it is.
+"""The titles of the relay's processes, as ps(1) and top(1) show them.
 
 The command's name has room for 15 characters and can always be set (proc(5), /proc/self/comm). For the whole
 title the command line must be overwritten where the kernel reads it. The package setproctitle does that, if it is
