@@ -1,1 +1,1 @@
-"""The rules, pure: no socket, no clock, no process. Each part is tested completely."""
+"""The rules. They are pure: no socket, no clock, no process. Tests cover each module completely."""

@@ -5,9 +5,9 @@ Rules:
 1. An entry is the word ANY in any case, or an address and a mask: a prefix length or, for IPv4, dotted.
 2. Host bits may be set: 192.168.100.30/24 allows 192.168.100.0/24.
 3. A bare address, a mask with a gap and an inverse mask (0.0.0.255) are errors, not guesses.
-4. IPv4 is IPv4 however it arrives. A client with an IPv4-mapped address (RFC 4291, 2.5.5.2) is judged as
-   IPv4, and an entry written in mapped form means the IPv4 network inside it. ``::/0`` holds no IPv4.
-5. The one entry decides on every client: it allows those that it holds and refuses all others.
+4. IPv4 is IPv4 in any form. A client with an IPv4-mapped address (RFC 4291, 2.5.5.2) is judged as IPv4, and an
+   entry written in mapped form means the IPv4 network inside it. ``::/0`` holds no IPv4 address.
+5. The one entry decides on every client. It allows clients in its network and refuses all others.
 """
 
 from collections.abc import Callable
@@ -15,9 +15,9 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final, NamedTuple
 
-_MAPPED: Final = IPv6Network("::ffff:0:0/96")
+_MAPPED_NETWORK: Final = IPv6Network("::ffff:0:0/96")
 _V4_BITS: Final = 32
-_V4_ALL: Final = 0xFFFF_FFFF
+_V4_MASK: Final = 0xFFFF_FFFF
 _CACHED_CLIENTS: Final = 1024  # parsing an address costs a microsecond
 
 
@@ -34,7 +34,7 @@ class Acl:
     __slots__ = ("_entry", "_network", "decide", "written")
 
     decide: Callable[[str], Decision]
-    """Decides on a client by its address. ValueError: that is no address."""
+    """Decides on a client by its address. Raises ValueError if that is no address."""
 
     def __init__(self, network: IPv4Network | IPv6Network | None, written: str) -> None:
         self._network = network
@@ -44,7 +44,7 @@ class Acl:
 
     @classmethod
     def parse(cls, text: str) -> "Acl":
-        """Parse an entry. ValueError says what would be right ("must be …"), or what is wrong ("has …")."""
+        """Parse an entry. A ValueError says what would be right ("must be …"), or what is wrong ("has …")."""
         if text.upper() == "ANY":
             return cls(None, text)
         address, slash, mask = text.partition("/")
@@ -60,9 +60,9 @@ class Acl:
             prefix = _dotted(mask, address) if "." in mask else _prefix(mask, _V4_BITS)
             return cls(IPv4Network((ip, prefix), strict=False), text)
         network = IPv6Network((ip, _prefix(mask, 128)), strict=False)
-        if network.subnet_of(_MAPPED):
-            inner = IPv4Address(int(network.network_address) & _V4_ALL)
-            return cls(IPv4Network((inner, network.prefixlen - _MAPPED.prefixlen)), text)
+        if network.subnet_of(_MAPPED_NETWORK):
+            inner = IPv4Address(int(network.network_address) & _V4_MASK)
+            return cls(IPv4Network((inner, network.prefixlen - _MAPPED_NETWORK.prefixlen)), text)
         return cls(network, text)
 
     def _decide(self, client_ip: str) -> Decision:
@@ -99,7 +99,7 @@ def _dotted(text: str, address: str) -> int:
         mask = int(IPv4Address(text))
     except ValueError:
         raise ValueError("must have a mask as in 255.255.255.0 behind the slash, or a prefix length") from None
-    zeros = mask ^ _V4_ALL
+    zeros = mask ^ _V4_MASK
     if zeros & (zeros + 1) == 0:
         return _V4_BITS - zeros.bit_length()
     if mask & (mask + 1) == 0:

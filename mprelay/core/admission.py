@@ -1,14 +1,14 @@
-"""Who may come in, and when: every decision about a new connection.
+"""Every decision about a new connection: whether it is admitted, and when.
 
 Rules:
 
 1. One verdict for each connection. The ACL is asked first, then whether the client still waits, then whether
    there is a slot. A rejection names the entry that decided.
-2. At the limit a connection is left in the backlog for a moment. The end of the session before it reaches its
-   worker at the moment at which the connection reaches the supervisor, and the worker has yet to report that.
-   Only those who waited for the whole moment are refused.
+2. At the limit a connection stays in the backlog for a moment. If one session ends just when the next connection
+   arrives, the supervisor sees the connection before the worker has reported the end. Only connections that have
+   waited for the whole moment are refused.
 3. While there is no local port towards the target, sessions are admitted one by one, until one has found a port.
-4. No clock, no socket: what the system says is an argument.
+4. No clock, no socket: facts about the system are arguments.
 """
 
 from enum import Enum, auto
@@ -22,15 +22,15 @@ class Outcome(Enum):
 
     ADMITTED = auto()
     REJECTED = auto()  # by the ACL
-    ABANDONED = auto()  # by its client, or it has waited for too long
-    EXHAUSTED = auto()  # there is no slot
+    ABANDONED = auto()  # by its client, or after too long a wait
+    EXHAUSTED = auto()  # no slot is free
 
 
 class Verdict(NamedTuple):
     """The decision about one connection."""
 
     outcome: Outcome
-    entry: str | None = None  # of the ACL; None: the ACL does not decide it
+    entry: str | None = None  # of the ACL, if that decided
 
 
 ADMITTED: Final = Verdict(Outcome.ADMITTED)
@@ -39,7 +39,7 @@ EXHAUSTED: Final = Verdict(Outcome.EXHAUSTED)
 
 
 class Policy:
-    """Decides who may come in."""
+    """Decides which connections are admitted."""
 
     def __init__(self, acl: Acl) -> None:
         self._acl = acl
@@ -49,8 +49,8 @@ class Policy:
 
         Args:
             client_ip: As :func:`ipaddress.ip_address` shows it.
-            free: Whether there is a slot.
-            given_up: Whether the client is known to wait no longer.
+            free: Whether a slot is free.
+            given_up: Whether the client is known to have given up.
 
         """
         allowed, entry = self._acl.decide(client_ip)
@@ -62,13 +62,13 @@ class Policy:
 
 
 class Patience:
-    """The moment for which connections wait in the backlog when there is no slot."""
+    """The moment for which connections wait in the backlog when no slot is free."""
 
     def __init__(self) -> None:
         self.waiting = False
-        """Whether the moment runs. Nobody is refused meanwhile."""
+        """Whether the moment runs. No connection is refused meanwhile."""
         self.queued = 0
-        """Connections that were in the backlog when the moment began, and still are."""
+        """Connections in the backlog since the moment began."""
 
     @property
     def refusable(self) -> bool:
@@ -76,7 +76,7 @@ class Patience:
         return self.queued > 0 and not self.waiting
 
     def begin(self, queued: int) -> None:
-        """Give those who are in the backlog now a moment."""
+        """Begin the moment of the `queued` connections that are in the backlog now."""
         self.waiting = True
         self.queued = queued
 
@@ -85,18 +85,18 @@ class Patience:
         self.waiting = False
 
     def forget(self) -> None:
-        """Note that there is another listener: its backlog is a new one."""
+        """Note that the listener was replaced. The new one has a new backlog."""
         self.waiting = False
         self.queued = 0
 
 
 class PortSearch:
-    """What is known of local ports towards the target. TIME_WAIT keeps each for a minute after its session."""
+    """Whether local ports towards the target are free. TIME_WAIT keeps each for a minute after its session."""
 
     def __init__(self) -> None:
         self.running = False
         """Whether sessions are admitted one by one."""
-        self._probe: int | None = None  # the first of these since the last one that found none
+        self._probe: int | None = None  # serial of the first session admitted since one found no port
 
     def begin(self) -> None:
         """Note that a session found no port."""
@@ -110,14 +110,14 @@ class PortSearch:
 
     @property
     def found(self) -> bool:
-        """Whether the last session has found a port. connect(2) tells at once where there is none."""
+        """Whether the last session has found a port. connect(2) reports a lack of ports at once."""
         return self._probe is not None
 
     def tells(self, serial: int) -> bool:
-        """Tell whether the session `serial`, which has a port, shows that there are ports again."""
+        """Tell whether the session `serial`, which has a port, shows that ports are free again."""
         return self._probe is not None and serial >= self._probe
 
     def end(self) -> None:
-        """Note that there are ports again."""
+        """Note that ports are free again."""
         self.running = False
         self._probe = None

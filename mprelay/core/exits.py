@@ -5,7 +5,7 @@ from typing import Self
 
 
 class Exit(IntEnum):
-    """How a process of the relay ended. README and ``--help`` are made from it."""
+    """How a process of the relay ended, as docs/contract.md and ``--help`` tell it."""
 
     meaning: str
 

@@ -1,4 +1,4 @@
-"""The ledger: who holds a slot, and what has been.
+"""The ledger: the sessions that hold a slot, and the totals so far.
 
 Rules:
 
@@ -8,9 +8,9 @@ Rules:
 3. At all times ``attempts == rejected + abandoned + exhausted + admitted`` and
    ``admitted == active + sum(closed)``.
 4. No clock, no socket, no process: moments are arguments, in seconds on the monotonic clock, and never go back.
-5. Only a worker's death and the relay's own failure walk over sessions.
-6. Where a session is, and when it must be reported, is the business of the :class:`~mprelay.core.roster.Roster`.
-   The ledger tells it of each session that comes, is reported and goes.
+5. Only a worker's death and the relay's own failure walk over all sessions.
+6. The :class:`~mprelay.core.roster.Roster` knows which worker has a session and when its next report is due. The
+   ledger tells it of each session that is admitted, reported or closed.
 """
 
 from collections import Counter
@@ -25,11 +25,11 @@ class NoSlot(Exception):  # noqa: N818 - it says what is the matter
 
 
 class UnknownSession(Exception):  # noqa: N818 - it names what is unknown
-    """A serial that holds no slot: it was never admitted, or is closed already."""
+    """The serial holds no slot: it was never admitted, or is closed already."""
 
 
 class Session(Booking):
-    """What is known of one session that holds a slot."""
+    """The data of one session that holds a slot. Moments are monotonic, in seconds."""
 
     __slots__ = (
         "admitted_at",
@@ -89,7 +89,7 @@ class Ledger:
         self.rejected += 1
 
     def abandon(self) -> None:
-        """Count an attempt whose client has given up, or has waited for too long."""
+        """Count an attempt whose client had given up, or had waited for too long."""
         self.attempts += 1
         self.abandoned += 1
 
@@ -99,12 +99,12 @@ class Ledger:
         return len(self._active) >= self.limit
 
     def exhaust(self) -> None:
-        """Count an attempt for which there was no slot."""
+        """Count an attempt for which no slot was free."""
         self.attempts += 1
         self.exhausted += 1
 
     def admit(self, client_ip: str, client_port: int, now: float) -> Session:
-        """Count an attempt and take a slot for it. NoSlot at the limit, and nothing is counted."""
+        """Count an attempt and take a slot for it. Raises NoSlot at the limit, and then counts nothing."""
         if len(self._active) >= self.limit:
             raise NoSlot
         self.attempts += 1
@@ -114,19 +114,19 @@ class Ledger:
         return session
 
     def session(self, serial: int) -> Session:
-        """Look up a session that holds a slot; UnknownSession otherwise."""
+        """Look up a session that holds a slot. Raises UnknownSession if there is none."""
         session = self._active.get(serial)
         if session is None:
             raise UnknownSession(serial)
         return session
 
     def of(self, worker: int, serial: int) -> Session | None:
-        """Look up a session that holds a slot and that `worker` has; None: there is no such session."""
+        """Look up a session that holds a slot and that `worker` has. None: there is no such session."""
         session = self._active.get(serial)
         return session if session is not None and session.worker == worker else None
 
     def count(self, session: Session, reported: Progress | Closed) -> None:
-        """Note the byte counts of a session so far. The totals are those of all sessions, as last reported."""
+        """Note the byte counts of a session so far. The totals sum up all sessions, as last reported."""
         self.bytes_from_client += reported.bytes_from_client - session.bytes_from_client
         self.bytes_from_target += reported.bytes_from_target - session.bytes_from_target
         session.bytes_from_client = reported.bytes_from_client
@@ -135,7 +135,7 @@ class Ledger:
         session.bytes_to_target = reported.bytes_to_target
 
     def close(self, serial: int, reason: CloseReason) -> Session:
-        """Give a slot back; UnknownSession where it holds none."""
+        """Give the slot of a session back. Raises UnknownSession if it holds none."""
         session = self._active.pop(serial, None)
         if session is None:
             raise UnknownSession(serial)

@@ -1,15 +1,15 @@
-"""The run of a relay: a table and one look-up.
+"""The phases of a run: a table and one look-up.
 
 Rules:
 
 1. A run is STARTING until every worker is ready, ACTIVE while it accepts, DRAINING while sessions may finish,
-   ENDING while the workers end theirs by force, and OVER when no worker is left.
-2. What happens first decides how the run ends: the stop reason, and the reason of the sessions that are ended by
-   force. Nothing that happens after that changes either.
-3. The exit code says the worst that happened. Without stdout it is 74, however the run ends.
+   ENDING while the workers end their sessions by force, and OVER when no worker is left.
+2. The first happening that ends a run decides its stop reason, and the reason of the sessions that are ended by
+   force. Later happenings change neither, except an unexpected exception.
+3. The exit code reports the worst happening. Without stdout it is 74, however the run ends.
 4. A step on a pair that is not in the table raises :class:`IllegalHappening` and changes nothing.
 
-The step is pure: it tells what to do, the run does it.
+The step is pure. It tells the run what to do.
 """
 
 from enum import Enum, auto
@@ -22,7 +22,7 @@ StopReason: TypeAlias = Literal["expired", "drained", "signal", "failed"]
 
 
 class Phase(Enum):
-    """Where the run stands."""
+    """What a run is doing."""
 
     STARTING = auto()
     ACTIVE = auto()
@@ -38,7 +38,7 @@ class Happening(Enum):
 
     ALL_READY = auto()  # every worker, and the outlet
     SIGNAL = auto()  # a stop signal, or an operator's order
-    STDOUT_GONE = auto()  # nobody reads the records any more
+    STDOUT_GONE = auto()  # no reader takes the records any more
     DRAIN_TIMEOUT = auto()
     NO_SESSION_LEFT = auto()
     EXPIRED = auto()  # the absolute timeout
@@ -46,19 +46,19 @@ class Happening(Enum):
     LISTENER_FAILED = auto()  # messages 11 to 13
     POOL_FAILED = auto()  # message 14
     PLATFORM_FAILED = auto()  # messages 1, 9 and 10
-    CRASHED = auto()  # an exception that nobody expected
+    CRASHED = auto()  # an unexpected exception
 
     __hash__ = object.__hash__
 
 
 class Action(Enum):
-    """What the run has to do."""
+    """What a step tells the run to do."""
 
     SERVE = auto()  # open the door
-    DRAIN = auto()  # shut the door; let sessions finish
-    EXPIRE = auto()  # shut the door; say that the time is over; end all sessions
-    END = auto()  # shut the door; end all sessions
-    HURRY = auto()  # wait no longer for the reader of the records
+    DRAIN = auto()  # close the door; let sessions finish
+    EXPIRE = auto()  # close the door; record the expiry; end all sessions
+    END = auto()  # close the door; end all sessions
+    HURRY = auto()  # stop waiting for the reader of the records
     NOTHING = auto()
 
 
@@ -71,7 +71,7 @@ class Ending(NamedTuple):
 
 
 class Step(NamedTuple):
-    """The outcome of one happening. None: that part of the ending stays as it is."""
+    """The outcome of one happening. A part of the ending that is None stays as it is."""
 
     phase: Phase
     action: Action = Action.NOTHING
@@ -81,19 +81,19 @@ class Step(NamedTuple):
 
 
 class IllegalHappening(Exception):  # noqa: N818 - as lifecycle.IllegalInput
-    """What cannot happen in this phase: a defect of the supervisor."""
+    """It cannot happen in this phase: the supervisor has a defect."""
 
 
-_END: Final = Step(Phase.ENDING, Action.END)
-_EXPIRE: Final = Step(Phase.ENDING, Action.EXPIRE, "expired", CloseReason.RELAY_EXPIRED)
-_CUT_SHORT: Final = _END._replace(stop_reason="signal", session_end=CloseReason.DRAINED)
-_DRAIN: Final = Step(Phase.DRAINING, Action.DRAIN)
-_FAILURES: Final = {
+_END_STEP: Final = Step(Phase.ENDING, Action.END)
+_EXPIRY_STEP: Final = Step(Phase.ENDING, Action.EXPIRE, "expired", CloseReason.RELAY_EXPIRED)
+_CUT_SHORT_STEP: Final = _END_STEP._replace(stop_reason="signal", session_end=CloseReason.DRAINED)
+_DRAIN_STEP: Final = Step(Phase.DRAINING, Action.DRAIN)
+_FAILURE_CODES: Final = {
     Happening.LISTENER_FAILED: Exit.UNAVAILABLE,
     Happening.POOL_FAILED: Exit.SOFTWARE,
     Happening.PLATFORM_FAILED: Exit.OSERR,
 }
-_CRASHED: Final = {
+_CRASH_ROW: Final = {
     Happening.CRASHED: Step(
         Phase.OVER,
         stop_reason="failed",
@@ -101,37 +101,37 @@ _CRASHED: Final = {
         exit_code=Exit.SOFTWARE,
     )
 }
-_BEFORE_THE_END: Final = _CRASHED | {
-    Happening.EXPIRED: _EXPIRE,
+_ROW_BEFORE_THE_END: Final = _CRASH_ROW | {
+    Happening.EXPIRED: _EXPIRY_STEP,
     **{
-        failure: _END._replace(stop_reason="failed", session_end=CloseReason.WORKER_LOST, exit_code=code)
-        for failure, code in _FAILURES.items()
+        failure: _END_STEP._replace(stop_reason="failed", session_end=CloseReason.WORKER_LOST, exit_code=code)
+        for failure, code in _FAILURE_CODES.items()
     },
 }
-_BEFORE_DRAINING: Final = _BEFORE_THE_END | {
-    Happening.SIGNAL: _DRAIN,
-    Happening.STDOUT_GONE: _DRAIN._replace(exit_code=Exit.IOERR),
+_ROW_BEFORE_DRAINING: Final = _ROW_BEFORE_THE_END | {
+    Happening.SIGNAL: _DRAIN_STEP,
+    Happening.STDOUT_GONE: _DRAIN_STEP._replace(exit_code=Exit.IOERR),
 }
 
 
 def _at_the_end(phase: Phase) -> dict[Happening, Step]:
-    """Make the row of a phase in which it is decided how the run ends."""
-    return _CRASHED | {
+    """Make the row of a phase in which the ending is already decided."""
+    return _CRASH_ROW | {
         Happening.SIGNAL: Step(phase, Action.HURRY),
         Happening.STDOUT_GONE: Step(phase, exit_code=Exit.IOERR),
         Happening.EXPIRED: Step(phase),
-        **{failure: Step(phase, exit_code=code) for failure, code in _FAILURES.items()},
+        **{failure: Step(phase, exit_code=code) for failure, code in _FAILURE_CODES.items()},
     }
 
 
 TABLE: Final[dict[Phase, dict[Happening, Step]]] = {
-    Phase.STARTING: _BEFORE_DRAINING | {Happening.ALL_READY: Step(Phase.ACTIVE, Action.SERVE)},
-    Phase.ACTIVE: _BEFORE_DRAINING,
-    Phase.DRAINING: _BEFORE_THE_END
+    Phase.STARTING: _ROW_BEFORE_DRAINING | {Happening.ALL_READY: Step(Phase.ACTIVE, Action.SERVE)},
+    Phase.ACTIVE: _ROW_BEFORE_DRAINING,
+    Phase.DRAINING: _ROW_BEFORE_THE_END
     | {
-        Happening.SIGNAL: _CUT_SHORT,
-        Happening.DRAIN_TIMEOUT: _CUT_SHORT,
-        Happening.NO_SESSION_LEFT: _END._replace(stop_reason="drained", session_end=CloseReason.DRAINED),
+        Happening.SIGNAL: _CUT_SHORT_STEP,
+        Happening.DRAIN_TIMEOUT: _CUT_SHORT_STEP,
+        Happening.NO_SESSION_LEFT: _END_STEP._replace(stop_reason="drained", session_end=CloseReason.DRAINED),
         Happening.STDOUT_GONE: Step(Phase.DRAINING, exit_code=Exit.IOERR),
     },
     Phase.ENDING: _at_the_end(Phase.ENDING) | {Happening.NO_WORKER_LEFT: Step(Phase.OVER)},
@@ -140,7 +140,7 @@ TABLE: Final[dict[Phase, dict[Happening, Step]]] = {
 
 
 def step(phase: Phase, happening: Happening) -> Step:
-    """Tell what `happening` means in `phase`."""
+    """Look up the step that `happening` makes in `phase`. Raises IllegalHappening."""
     try:
         return TABLE[phase][happening]
     except KeyError:
@@ -148,14 +148,14 @@ def step(phase: Phase, happening: Happening) -> Step:
 
 
 class Course:
-    """Where one run stands, and how it will end. Every part reads it; only the run moves it on."""
+    """Phase and ending of one run. Every part of the supervisor reads them; only the run changes them."""
 
     def __init__(self) -> None:
         self.phase = Phase.STARTING
         self.ending = Ending("failed", CloseReason.WORKER_LOST, Exit.OK)
 
     def take(self, happening: Happening) -> Action:
-        """Go one step; return what to do."""
+        """Make the step of `happening`; return what the run has to do."""
         step_ = step(self.phase, happening)
         before = self.ending
         self.ending = Ending(

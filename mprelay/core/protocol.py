@@ -3,7 +3,7 @@
 Rules:
 
 1. Everything here is an immutable tuple of plain values. No socket, no clock, no behaviour.
-2. A ticket travels with a socket; whoever holds the ticket owns that socket (see :mod:`mprelay.channel.down`).
+2. A ticket travels with a socket. The holder of the ticket owns that socket (see :mod:`mprelay.channel.down`).
 3. For each ticket that a worker receives it reports :class:`Connected` at most once and :class:`Closed`
    exactly once, unless the worker dies; then the supervisor closes the session in its place.
 4. An order has no answer. Its effect shows in the events.
@@ -41,7 +41,7 @@ class CloseReason(StrEnum):
 
 Side: TypeAlias = Literal["client", "target"]
 PeerEnd: TypeAlias = Literal["end", "reset"]
-"""How a peer ended its own sending, as far as the kernel has told: by a FIN or by a reset."""
+"""How a peer ended its own sending, as far as the kernel has reported it: by a FIN or by a reset."""
 
 Address: TypeAlias = tuple[str, int]
 """IPv4 or IPv6 address, as :func:`ipaddress.ip_address` shows it, without a zone; and TCP port."""
@@ -50,18 +50,18 @@ IP_LENGTH_LIMIT: Final = 45
 """Characters of an address, at most: INET6_ADDRSTRLEN (netinet/in.h) without its NUL."""
 
 PORTS_END: Final = 2**16
-"""Ports are below."""
+"""Every port is below this."""
 
 
 class Settings(NamedTuple):
-    """What a worker must know once, at its start (down, with its arguments)."""
+    """The settings of a worker (down, once, with the arguments of its process)."""
 
     target_ip: str
     target_port: int
     connect_timeout: float  # seconds, from admission
     idle_timeout: float  # seconds without a byte moved
     buffer: int | None  # bytes for each direction; None: the worker chooses
-    pipes: int  # that it may lend to flows, at most
+    pipes: int  # pipes that it may lend to flows, at most
     any_address: bool  # whether clients can reach the relay at more than one address
     deadline: float | None  # absolute timeout as mprelay.system.boottime counts, seconds; None: never
 
@@ -71,9 +71,9 @@ class Ticket(NamedTuple):
 
     serial: int
     admitted_at: float  # monotonic, seconds
-    client: Address | None = None  # the client's own; None: not told
-    listener: Address | None = None  # that the client reached; None: not told
-    target: Address | None = None  # to connect to; None: the target of the settings
+    client: Address | None = None  # the client's own address; None: not sent
+    listener: Address | None = None  # the address that the client reached; None: not sent
+    target: Address | None = None  # the address to connect to; None: the settings' target
 
 
 class Kill(NamedTuple):
@@ -95,8 +95,9 @@ Order: TypeAlias = Kill | NewDeadline
 class Ready(NamedTuple):
     """The worker can take tickets (up, once).
 
-    `build` names the program that it runs. Its supervisor may run an older one: the package can be upgraded under
-    a running relay. So that each can read the other's, this event keeps its shape in all versions.
+    `build` names the program that it runs. The supervisor may run an older one, because the package can be
+    upgraded under a running relay. This event keeps its shape in all versions, so that each can read it from any
+    other.
     """
 
     at: float
@@ -113,7 +114,7 @@ class Connected(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """The byte counts so far: what is still known should the worker die (up, at most one a second)."""
+    """The byte counts so far, which stay known if the worker dies (up, at most one a second)."""
 
     serial: int
     bytes_from_client: int
@@ -125,8 +126,8 @@ class Progress(NamedTuple):
 class Closed(NamedTuple):
     """The session is over and both its sockets are closed (up).
 
-    `reason` is None where the worker closed the session because it was told to stop: the supervisor, who
-    told it, knows why. `error` is an errno's name, or None.
+    `reason` is None if the worker closed the session because it was told to stop. The supervisor, which told it,
+    knows the reason. `error` is an errno's name, or None.
     """
 
     serial: int
@@ -135,17 +136,17 @@ class Closed(NamedTuple):
     reason: CloseReason | None
     error: str | None
     error_from: Side | None  # whose connection gave the error
-    client_end: PeerEnd | None  # how the client ended its own sending; None: it had not
+    client_end: PeerEnd | None  # how the client ended its own sending; None: not yet
     target_end: PeerEnd | None
     inbound_ip: str | None  # the address that the client reached; None: not asked for, or no longer known
     bytes_from_client: int
     bytes_from_target: int
-    bytes_to_client: int  # without what was not acknowledged, where the session was cut
+    bytes_to_client: int  # without unacknowledged bytes, if the session was cut
     bytes_to_target: int
 
 
 class Crashed(NamedTuple):
-    """An exception that nobody expected ends this worker (up, its last event)."""
+    """An unexpected exception ends this worker (up, its last event)."""
 
     at: float
     place: str  # file:line function

@@ -1,9 +1,9 @@
-"""Refused connections, summed up because the log has no room for a record of each.
+"""Sums of refused connections, kept while there is no room for a record of each.
 
 Rules:
 
-1. Only detail is lost: each refusal is counted once, under its client and its kind.
-2. Memory is bounded. At most :data:`CLIENTS_LIMIT` sums are kept by client. Further refusals of other clients are
+1. Each refusal is counted once, under its client and its kind. Only detail is lost.
+2. Memory is bounded. At most :data:`CLIENTS_LIMIT` sums are kept by client. Refusals of further clients are
    counted by kind alone.
 3. No clock: moments are arguments.
 """
@@ -47,6 +47,6 @@ class Refusals:
             self._sums[key] = before._replace(times=before.times + 1, last_at=at)
 
     def take(self, limit: int) -> list[Sum]:
-        """Return up to `limit` sums, those that began first, and forget them."""
+        """Return up to `limit` sums, the oldest first, and forget them."""
         keys = list(self._sums)[:limit]
         return [self._sums.pop(key) for key in keys]

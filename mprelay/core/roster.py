@@ -3,13 +3,13 @@
 Rules:
 
 1. A session goes to the least loaded worker with room. The replacement of a dead worker is on probation for a
-   while: it is empty, so it would be the least loaded, and a worker that dies of its sessions would get all the
-   next ones too.
-2. A worker answers for its sessions. It reports each within the connect timeout after the admission, and again
-   within the idle timeout after the report before. A session that is not reported in time is *overdue* and makes
-   its worker *late*: the worker gets no new session until it has reported all that is overdue.
-3. Sessions wait for their reports in two queues, in the order in which they become overdue. Only the heads are
-   ever looked at.
+   while. Otherwise it would be the least loaded, because it is empty, and a worker that dies of its sessions
+   would get all the next ones too.
+2. A worker must report its sessions: each within the connect timeout after the admission, and again within the
+   idle timeout after the previous report. A session that is not reported in time is *overdue* and makes its
+   worker *late*. A late worker gets no new session until it has reported all overdue ones.
+3. Sessions wait for their reports in two queues, in the order in which they become overdue. Only the heads of the
+   queues are ever looked at.
 4. No clock, no process: moments are arguments, in seconds on the monotonic clock, and never go back.
 """
 
@@ -19,16 +19,16 @@ from math import inf
 from typing import Final, NamedTuple
 
 SLACK: Final = 0.25
-"""Seconds that a report may take, beyond what is due."""
+"""Seconds that a report may take after it is due."""
 
 PROGRESS_AFTER: Final = 1.0
-"""Seconds after which a worker reports a byte that moved, at most."""
+"""Seconds until a worker reports a byte that moved, at most."""
 
 LATE_LIMIT: Final = 10.0
 """Seconds that a worker may be late with one session."""
 
 PROBATION: Final = 10.0
-"""Seconds for which the replacement of a dead worker is no favourite."""
+"""Seconds during which the replacement of a dead worker counts as loaded."""
 
 
 class NoRoom(Exception):  # noqa: N818 - it says what is the matter
@@ -43,29 +43,29 @@ class Silent(NamedTuple):
 
 
 class Booking:
-    """What the roster keeps of a session: where it is, and when its worker last reported it."""
+    """The roster's part of a session: which worker has it, and when it was last reported (monotonic, seconds)."""
 
     __slots__ = ("heard_at", "reported", "serial", "worker")
 
     serial: int
     worker: int | None  # None: it is booked nowhere
-    heard_at: float  # its worker's last report; the admission before the first
+    heard_at: float  # the last report; before the first, the admission
     reported: bool
 
 
 class _Late:
-    """What a late worker owes."""
+    """The overdue sessions of a late worker."""
 
     __slots__ = ("capacity", "overdue")
 
     def __init__(self, capacity: int) -> None:
-        self.capacity = capacity  # given back when it has caught up
+        self.capacity = capacity  # given back when the worker has caught up
         self.overdue: dict[int, tuple[float, float]] = {}
-        """By serial: since when it is overdue, the oldest first, and the last report before."""
+        """By serial, the oldest first: since when the session is overdue, and its last report."""
 
     @property
     def oldest(self) -> tuple[float, float]:
-        """The session that has been overdue for longest: since when, and the last report before."""
+        """Of the session that has been overdue for longest: since when, and its last report."""
         return next(iter(self.overdue.values()))
 
 
@@ -79,19 +79,19 @@ class Roster:
         self.first_report = timeouts[0] + SLACK
         """Seconds from its admission until a session must have been reported."""
         self._next_report = timeouts[1] + PROGRESS_AFTER + SLACK
-        self._room: dict[int, int] = {}  # worker that gets sessions: how many it may have
-        self._load: dict[int, int] = {}  # worker: how many it has
-        self._free = 0  # sessions that the workers can still take, all together
-        self._handicaps: dict[int, tuple[int, float]] = {}  # worker: sessions that it seems to have too, until
+        self._room: dict[int, int] = {}  # by worker that may get sessions: its capacity
+        self._load: dict[int, int] = {}  # by worker: its sessions
+        self._free = 0  # sessions that all workers together can still take
+        self._handicaps: dict[int, tuple[int, float]] = {}  # by worker on probation: extra load, until when
         self.unreported: OrderedDict[int, Booking] = OrderedDict()
         """Sessions that have not been reported, and are not overdue, by admission."""
         self._reported: OrderedDict[int, Booking] = OrderedDict()  # by last report
         self._late: dict[int, _Late] = {}
 
-    # -- who has room ----------------------------------------------------------------------------------------
+    # -- room ------------------------------------------------------------------------------------------------
 
     def open(self, worker: int, capacity: int, probation_from: float | None = None) -> None:
-        """Let `worker` take up to `capacity` sessions. It has none.
+        """Let `worker`, which has no session, take up to `capacity`.
 
         `probation_from` is the moment at which the replacement of a dead worker begins. For :data:`PROBATION`
         seconds it counts as if it also had as many sessions as the fullest of the others has now.
@@ -104,7 +104,7 @@ class Roster:
         self._free += capacity
 
     def close(self, worker: int) -> None:
-        """Give `worker` no more sessions, and expect no more of it."""
+        """Give `worker` no more sessions, and expect no more of its reports."""
         self._late.pop(worker, None)
         self._handicaps.pop(worker, None)
         if worker in self._room:
@@ -119,9 +119,9 @@ class Roster:
         return self._load.get(worker, 0)
 
     def place(self, session: Booking, now: float, but: Container[int] = ()) -> int:
-        """Book a session on the least loaded worker with room, none of `but`, and return that worker.
+        """Book a session on the least loaded worker with room that is not in `but`; return that worker.
 
-        A booking that it had ends first. NoRoom: it is booked nowhere.
+        An earlier booking of the session ends first. NoRoom: the session is booked nowhere.
         """
         self._unbook(session)
         session.worker = None
@@ -156,14 +156,14 @@ class Roster:
             if worker in self._room:
                 self._free += 1
 
-    # -- who owes a report -----------------------------------------------------------------------------------
+    # -- reports ---------------------------------------------------------------------------------------------
 
     def expect(self, session: Booking) -> None:
         """Expect the first report of a session that was admitted just now."""
         self.unreported[session.serial] = session
 
     def heard(self, session: Booking, now: float) -> None:
-        """Note a report of a session, be it the first or a further one; `now` is not earlier than the report."""
+        """Note a report of a session, the first or a further one. `now` must not be earlier than the report."""
         queue = self._reported if session.reported else self.unreported
         if queue.pop(session.serial, None) is None:
             self._catch_up(session)
@@ -179,7 +179,7 @@ class Roster:
             self._catch_up(session)
 
     def _catch_up(self, session: Booking) -> None:
-        """Note that a session is overdue no more: its worker gets new ones if it was late with this one alone."""
+        """Note that a session is no longer overdue. Its worker gets new ones if no other session is overdue."""
         if session.worker is None:
             return
         late = self._late.get(session.worker)
@@ -192,9 +192,9 @@ class Roster:
             self._free += late.capacity - self._load[session.worker]
 
     def due(self) -> float:
-        """When :meth:`judge` has something to do unless a report comes first; infinity: never.
+        """Return when :meth:`judge` has something to do unless a report comes first; infinity: never.
 
-        A report only puts it off. An admission makes it `first_report` later than that, at the latest.
+        A report only puts that moment off. After an admission it is at most `first_report` seconds away.
         """
         moments = [late.oldest[0] + LATE_LIMIT for late in self._late.values()]
         for queue, limit in ((self.unreported, self.first_report), (self._reported, self._next_report)):
@@ -203,9 +203,9 @@ class Roster:
         return min(moments, default=inf)
 
     def judge(self, now: float) -> list[Silent]:
-        """Find the sessions that are overdue; return the workers that have been late for too long.
+        """Find overdue sessions; return the workers that have been late for too long.
 
-        All that the workers have reported must be heard before. A worker that is returned must be closed after.
+        All reports of the workers must be read before. Each worker that is returned must be closed after.
         """
         for queue, limit in ((self.unreported, self.first_report), (self._reported, self._next_report)):
             while queue:
@@ -228,5 +228,5 @@ class Roster:
             capacity = self._room.pop(worker)
             self._free -= capacity - self._load[worker]
             self._late[worker] = _Late(capacity)
-        if worker in self._late:  # nothing is expected of a worker that is closed
+        if worker in self._late:  # no report is expected of a closed worker
             self._late[worker].overdue[session.serial] = now, session.heard_at

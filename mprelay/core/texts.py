@@ -1,4 +1,4 @@
-"""Texts from outside, made fit for a record: valid Unicode, cut, and without control characters.
+"""Texts from outside, made fit for a record: valid Unicode, shortened, and without control characters.
 
 Each limit has its name here.
 """
@@ -11,25 +11,25 @@ CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 16
     0x2028: "\\u2028",
     0x2029: "\\u2029",
 }
-"""What would break a line of text, or a terminal, and how it is shown instead."""
+"""Characters that would break a line of text, or a terminal, and how each is shown instead."""
 
 VALUE_LIMIT: Final = 200
 """Characters of a value, as the user typed it, that a record repeats."""
 
 QUOTE_LIMIT: Final = 60
-"""Characters of it that a sentence quotes."""
+"""Characters of such a value that a sentence quotes."""
 
 PROBLEM_LIMIT: Final = 600
-"""Bytes of the sentence about a wrong value, as they stand in its record. The record may have it twice."""
+"""Bytes of the sentence about a wrong value, as they stand in its record. The record may hold it twice."""
 
 REMARK_LIMIT: Final = 250
-"""Characters of that sentence on stderr."""
+"""Characters of that sentence that stderr shows."""
 
 UNEXPECTED_LIMIT: Final = 150
 """Characters of an unexpected exception, with its type, in a record."""
 
 PLACE_LIMIT: Final = 60
-"""Characters of the place where it was raised."""
+"""Characters of the place where the exception was raised."""
 
 ACL_LIMIT: Final = 1024
 """Bytes of the ACL, as typed, that a record repeats."""
@@ -64,5 +64,5 @@ def cut(value: str, limit: int) -> str:
 
 
 def valid(value: str) -> str:
-    """Make a text that can be encoded: arguments and file names may hold half characters (os.fsdecode)."""
+    """Make a text that can be encoded: arguments and file names may hold lone surrogates (os.fsdecode)."""
     return value.encode("utf-8", "backslashreplace").decode()

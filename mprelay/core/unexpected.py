@@ -1,4 +1,4 @@
-"""An exception that nobody expected, in words."""
+"""Unexpected exceptions, in words."""
 
 import os
 
@@ -17,5 +17,5 @@ def place_of(unexpected: BaseException) -> str:
 
 
 def describe(unexpected: BaseException) -> str:
-    """Name an exception and its text, at most 200 characters."""
+    """Return an exception's type and text, at most 200 characters."""
     return valid(f"{type(unexpected).__name__}: {unexpected}"[:200])
