@@ -9,7 +9,7 @@ def main() -> None:
     """Run the relay with the arguments of this process; exit with its code."""
     from mprelay.system import early  # noqa: PLC0415 - see the module docstring
 
-    early.hold_back()  # before the imports that take time: a signal that comes meanwhile is heard later
+    early.hold_back()  # before the slow imports: a signal that comes during them is taken later
 
     import os  # noqa: PLC0415
     import sys  # noqa: PLC0415
@@ -17,7 +17,7 @@ def main() -> None:
     if getattr(sys, "frozen", False) and ("--multiprocessing-fork" in sys.argv or "-c" in sys.argv):
         from mprelay.system.spawning import be_child  # noqa: PLC0415
 
-        be_child(sys.argv)  # a frozen program is its own interpreter: this may be a child of ours
+        be_child(sys.argv)  # a frozen program is its own interpreter, so this process may be a child of it
 
     from mprelay.system import signals  # noqa: PLC0415
 
@@ -26,7 +26,7 @@ def main() -> None:
     from mprelay import app  # noqa: PLC0415
 
     code = app.main(sys.argv[1:])
-    os._exit(code)  # an interpreter takes longer to end than all that is done at an expiry
+    os._exit(code)  # a normal interpreter exit takes longer than everything else at an expiry
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
     host = Host(cpus.usable(), addresses.is_broadcast, addresses.own_addresses)
     asked = cli.parse(_as_typed(argv), host)
     if not isinstance(asked, Config):
-        signals.release()  # no loop will hear them, and the reader of stdout may stall: they act by default
+        signals.release()  # no loop takes signals here, and the reader of stdout may stall: they act by default
     try:
         _need_standard_streams()
         if isinstance(asked, cli.Text):
@@ -48,18 +48,18 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _as_typed(argv: Sequence[str]) -> list[str]:
-    """Read the arguments as UTF-8, whatever the locale is. Bytes that are not UTF-8 stay half characters.
+    """Decode the arguments as UTF-8, whatever the locale is. Other bytes become lone surrogates.
 
-    Python has decoded them by the locale, and in LC_ALL=C (with PYTHONUTF8=0) has kept each byte above 127 apart.
+    Python has decoded them by the locale. With LC_ALL=C and PYTHONUTF8=0 each byte above 127 is a surrogate.
     """
     return [os.fsencode(text).decode("utf-8", "surrogateescape") for text in argv]
 
 
 def _need_standard_streams() -> None:
-    """Make sure that descriptors 0 to 2 are open, before a socket gets one of these numbers. OSError: no stdout.
+    """Make sure that descriptors 0 to 2 are open, before a socket gets one of these numbers.
 
-    A closed one is replaced by a socket whose other end is closed. /dev/null would do too, but a sandbox may lack
-    it.
+    A closed descriptor is replaced by a socket whose other end is closed. /dev/null would do too, but a sandbox
+    may lack it. Raises OSError if stdout was closed.
     """
     no_stdout = None
     for descriptor in (STDIN, STDOUT, STDERR):
@@ -76,15 +76,15 @@ def _need_standard_streams() -> None:
 
 
 def _relay(run: Run) -> int:
-    """Relay until the end; return the exit code. The last barrier is here."""
+    """Relay until the end; return the exit code. This is the last barrier for exceptions."""
     try:
         return run.run()
-    except Exception as unexpected:  # noqa: BLE001 - not even that it failed could be recorded
+    except Exception as unexpected:  # noqa: BLE001 - not even the failure could be recorded
         run.kill()
         try:
             complain(f"{describe(unexpected)} at {place_of(unexpected)}")
         finally:
-            os._exit(Exit.SOFTWARE)  # a normal exit would wait for the workers, and they for us
+            os._exit(Exit.SOFTWARE)  # a normal exit would wait for the workers, which wait for us
 
 
 def _renderer(log_format: str) -> Renderer:
@@ -92,7 +92,7 @@ def _renderer(log_format: str) -> Renderer:
 
 
 def _refuse(refusal: cli.Refusal) -> int:
-    """Write a record of each wrong value. OSError: nobody will ever read them."""
+    """Write a record of each wrong value. Raises OSError if stdout takes none."""
     writer = Writer()
     recorder = Recorder(_renderer(refusal.log_format), writer.put, labels=refusal.labels)
     for wrong in refusal.problems:
@@ -105,7 +105,7 @@ def _refuse(refusal: cli.Refusal) -> int:
 
 
 def _tell_person(refusal: cli.Refusal) -> None:
-    """Say on stderr too what is wrong: the person who typed it does not see records that go to a file."""
+    """Name the problem on stderr too, because the person who typed it does not see records that go to a file."""
     first, *others = (wrong.problem for wrong in refusal.problems)
     more = f"and {len(others)} more; " if others else ""
     sentence = shown(first.removesuffix("."), REMARK_LIMIT).translate(CONTROL)
