@@ -1,19 +1,19 @@
-"""Measures mprelay beside HAProxy, nginx stream, rinetd and socat, and beside no relay at all.
+"""Measures mprelay beside HAProxy, nginx's stream module, rinetd, socat, and no relay at all.
 
     scripts/bench [--quick] [--rounds N] [--seconds S] [--only NAME ...] [--json FILE] [--svg FILE]
 
-One run, one machine, interleaved: in each round every relay is measured once, one after the other, and the
-median of the rounds is shown. The load comes from wrk and iperf3, the answers from nginx and iperf3, all on
-loopback. Relays that are not installed are left out. A relay whose run had errors is not compared. Needs
-Debian's packages wrk, iperf3 and nginx, and as peers haproxy, libnginx-mod-stream, rinetd and socat.
+Each round measures every relay once, one after the other. The table shows the median of the rounds. The load
+comes from wrk and iperf3, the answers from nginx and iperf3, all on loopback. Relays that are not installed are
+left out. A relay whose run had errors is not compared. Needs Debian's packages wrk, iperf3 and nginx, and for
+the peers haproxy, libnginx-mod-stream, rinetd and socat.
 
-What each relay does: one line of JSON for each session, to a pipe that is read (rinetd: its own log; socat:
+Each relay writes one line of JSON for each session to a pipe that is read (rinetd writes its own log, socat
 none). Every relay may use all CPUs, which it shares with load and target.
 
 Beside bulk: 50 clients download without end, and 1 or 10 others make small requests on open connections, all
-from one nginx through one relay that has one worker (HAProxy: one thread). A small request waits for what the
-relay does for the 50 flows before its turn comes; its latency tells how much that is. nginx sends 64 KiB of a
-flow at a time, and has one worker too: `none` shows how long a request waits in nginx itself.
+from one nginx through one relay with one worker (HAProxy: one thread). The latency of a small request shows how
+long the relay works for the 50 flows before it is the request's turn. nginx sends 64 KiB of a flow at a time,
+and has one worker too. `none` shows how long a request waits in nginx itself.
 """
 
 import argparse
@@ -48,7 +48,7 @@ IDLE = 500
 FLOWS = 50
 BULK_PATH, BULK_SIZE = "/bulk", 64 * 2**20
 
-# What is measured: name, unit, and whether more is better (None: no ratio).
+# What is measured: name, unit, and whether more is better (None: no ratio is shown).
 COLUMNS: dict[str, tuple[str, str, bool | None]] = {
     "connections": ("new connections", "/s", True),
     "connection_cpu": ("CPU per connection", "µs", False),
@@ -79,20 +79,20 @@ COLUMNS: dict[str, tuple[str, str, bool | None]] = {
 
 
 Command = Callable[[Path, int, int], list[str]]
-"""How to run a relay: from a folder for its files, the target's port, and how many workers or threads it has."""
+"""Returns a relay's command, given a folder for its files, the target's port, and its workers or threads."""
 
 
 class Errors(Exception):  # noqa: N818 - what a run had
-    """A run had errors: its figures mean nothing."""
+    """A run had errors, so its figures mean nothing."""
 
 
 def program(name: str) -> str | None:
-    """Find a program, also where ordinary users do not look."""
+    """Find a program, also in the directories for administrators."""
     return shutil.which(name, path=PATH)
 
 
 def wait_for_port(port: int) -> None:
-    """Wait until somebody listens; without connecting, for iperf3 would take that for a client."""
+    """Wait until a process listens on `port`, without connecting: iperf3 would take that for a client."""
     deadline = time.monotonic() + 10
     while not any(
         line.status == psutil.CONN_LISTEN and line.laddr and line.laddr.port == port
@@ -104,7 +104,7 @@ def wait_for_port(port: int) -> None:
 
 
 class Running:
-    """A process tree: its CPU seconds (with those of children that have ended), RSS and wake-ups."""
+    """A process tree: its CPU seconds (those of ended children included), RSS and wake-ups."""
 
     def __init__(self, command: list[str], folder: Path) -> None:
         self._sink = subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
@@ -117,11 +117,11 @@ class Running:
         self._root = psutil.Process(self.process.pid)
 
     def tree(self) -> list[psutil.Process]:
-        """All its processes."""
+        """Return all its processes."""
         return [self._root, *self._root.children(recursive=True)]
 
     def cpu(self) -> float:
-        """CPU seconds so far, user and system."""
+        """Return its CPU seconds so far, user and system."""
         total = 0.0
         for process in self.tree():
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -132,7 +132,7 @@ class Running:
         return total
 
     def rss(self) -> float:
-        """Bytes of all processes."""
+        """Return the RSS of all processes, in bytes."""
         total = 0
         for process in self.tree():
             with contextlib.suppress(psutil.NoSuchProcess):  # socat's children come and go
@@ -140,7 +140,7 @@ class Running:
         return total
 
     def wakeups(self) -> int:
-        """Voluntary context switches of all threads so far."""
+        """Count the voluntary context switches of all threads so far."""
         total = 0
         for process in self.tree():
             for task in Path(f"/proc/{process.pid}/task").iterdir():
@@ -149,7 +149,7 @@ class Running:
         return total
 
     def stop(self) -> None:
-        """End it."""
+        """End all its processes."""
         family = self.tree()
         self.process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -162,7 +162,7 @@ class Running:
 
 
 def haproxy(folder: Path, target: int, workers: int) -> list[str]:
-    """HAProxy, `mode tcp`, splicing as it sees fit, one JSON line a session."""
+    """HAProxy, `mode tcp`, with its own choice of when to splice, one JSON line a session."""
     line = (
         '{"client_ip":"%ci","client_port":%cp,"session":%rt,"target_ip":"%si","target_port":%sp,'
         '"bytes_from_client":%U,"bytes_from_target":%B,"connect_ms":%Tc,"duration_ms":%Tt,"reason":"%ts"}'
@@ -242,7 +242,7 @@ def socat(_folder: Path, target: int, _workers: int) -> list[str]:
 
 
 def mprelay(detail: str) -> Command:
-    """Make the command of mprelay with this much in its log."""
+    """Make the command of mprelay with this `--log-detail`."""
 
     def command(_folder: Path, target: int, workers: int) -> list[str]:
         relay = [
@@ -259,7 +259,7 @@ def mprelay(detail: str) -> Command:
 
 
 def has_stream(name: str) -> bool:
-    """Whether nginx here has the stream module."""
+    """Tell whether nginx is installed with its stream module."""
     return bool(program(name)) and Path("/usr/lib/nginx/modules/ngx_stream_module.so").exists()
 
 
@@ -276,7 +276,7 @@ RELAYS: dict[str, tuple[Callable[[], object], Command | None]] = {
 
 @contextlib.contextmanager
 def running(name: str, target: int, workers: int = CPUS) -> Iterator[Running | None]:
-    """Run a relay to `target` with so many workers or threads; None for no relay."""
+    """Run a relay to the port `target` with so many workers or threads; None: no relay."""
     command = RELAYS[name][1]
     if command is None:
         yield None
@@ -294,7 +294,7 @@ def running(name: str, target: int, workers: int = CPUS) -> Iterator[Running | N
 def wrk(port: int, clients: int, seconds: int, *, close: bool = False, patience: int = 2) -> dict[str, float]:
     """Run wrk; return requests, requests/s and latencies (p50, p99, max) in ms. Raises Errors.
 
-    A request that takes longer than `patience` seconds is one.
+    A request that takes longer than `patience` seconds is an error.
     """
     threads = "2" if clients > 1 else "1"
     command = [str(program("wrk")), "-t", threads, "-c", str(clients), "-d", f"{seconds}s", "--latency"]
@@ -337,7 +337,7 @@ def iperf(port: int, streams: int, seconds: int) -> tuple[float, float]:
 
 
 class Bulk:
-    """Clients that download through `port` without end, in a thread. Counts the bytes."""
+    """Clients that download through `port` without end, in a thread. `size` counts the bytes."""
 
     def __init__(self, port: int) -> None:
         self._clients = [socket.create_connection((HOST, port)) for _ in range(FLOWS)]
@@ -347,7 +347,7 @@ class Bulk:
         self.failed = False
 
     def __enter__(self) -> Self:
-        # Pipelined: 12 GiB for each, more than a run can take.
+        # Pipelined requests for 12 GiB by each client, more than a run can take.
         for client in self._clients:
             client.sendall(f"GET {BULK_PATH} HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode() * 200)
         self._thread.start()
@@ -369,7 +369,8 @@ class Bulk:
                 poll.register(descriptor, select.EPOLLIN)
             while not self._over.is_set() and not self.failed:
                 for descriptor, _ in poll.poll(0.1):
-                    # The kernel throws the bytes away (tcp(7), MSG_TRUNC): this must not be what is measured.
+                    # The kernel throws the bytes away (tcp(7), MSG_TRUNC), so that their cost here is not
+                    # measured.
                     try:
                         size = clients[descriptor].recv_into(nowhere, 0, socket.MSG_TRUNC)
                     except ConnectionError:
@@ -423,7 +424,7 @@ def measure(name: str, seconds: int, *, quick: bool) -> dict[str, float]:
             with contextlib.ExitStack() as stack:
                 for _ in range(IDLE - 10):
                     stack.enter_context(socket.create_connection((HOST, port)))
-                time.sleep(1.5)  # what moved in the last second is still reported
+                time.sleep(1.5)  # reports of bytes moved in the last second are still to come
                 crowd = relay.rss()
                 figures["rss_500"] = crowd / 2**20
                 figures["rss_session"] = (crowd - rest) / (IDLE - 10) / 1024
@@ -450,7 +451,7 @@ def measure(name: str, seconds: int, *, quick: bool) -> dict[str, float]:
 
 
 def start_time(command: list[str]) -> float:
-    """Seconds from the start of mprelay to its relay.active record."""
+    """Return the seconds from the start of mprelay to its relay.active record."""
     begun = time.monotonic()
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         for line in process.stdout or ():
@@ -462,7 +463,7 @@ def start_time(command: list[str]) -> float:
 
 @contextlib.contextmanager
 def bulk_target() -> Iterator[None]:
-    """The target of bulk data: a fresh one for each relay."""
+    """Run the target of bulk data, a fresh one for each relay."""
     with tempfile.TemporaryDirectory() as name:
         target = Running([str(program("iperf3")), "-s", "-B", HOST, "-p", str(BULK_PORT)], Path(name))
         try:
@@ -474,7 +475,7 @@ def bulk_target() -> Iterator[None]:
 
 @contextlib.contextmanager
 def web_target() -> Iterator[None]:
-    """The target of requests, small and large. What is large is full of zeros, and takes no disk."""
+    """Run the target of requests, small and large. The large file is sparse, so it takes no disk space."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -530,9 +531,9 @@ def show(results: dict[str, dict[str, float]], failed: dict[str, str]) -> None:
 
 
 def machine() -> str:
-    """Name this machine, and the Python that runs mprelay: one built with optimisations is a good deal faster.
+    """Name this machine, and the build of the Python that runs mprelay: an optimised build is much faster.
 
-    What a distribution builds says in its own way how; so it is named as the distribution's.
+    Distributions record their build options in their own ways, so their builds are only named as theirs.
     """
     model = re.search(r"^model name\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     if sys.base_prefix == "/usr":
@@ -547,8 +548,8 @@ def machine() -> str:
 
 
 def draw(results: dict[str, dict[str, float]], path: Path) -> None:
-    """Draw the comparison that README shows."""
-    import matplotlib as mpl  # noqa: PLC0415 - a second that only this needs
+    """Draw the comparison that docs/performance.md shows."""
+    import matplotlib as mpl  # noqa: PLC0415 - takes a second, and only this function needs it
 
     mpl.use("svg")
     mpl.rcParams["svg.hashsalt"] = "mprelay"
@@ -573,7 +574,7 @@ def draw(results: dict[str, dict[str, float]], path: Path) -> None:
 
 
 def main() -> int:
-    """Measure, print, write."""
+    """Measure as the arguments say; return the exit code."""
     parser = argparse.ArgumentParser(description="Measure mprelay beside its peers.")
     parser.add_argument("--quick", action="store_true", help="one short round of HAProxy and mprelay")
     parser.add_argument("--rounds", type=int, help="how often each is measured (default 3)")

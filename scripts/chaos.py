@@ -1,8 +1,8 @@
-"""Throws faults at a relay under load, in a seeded random order, and judges what is left.
+"""Injects faults into a relay under load, in a seeded random order, and judges the result.
 
-The load (``scripts/traffic.py``) checks every byte. Afterwards the records are held against the contract and
-against what the clients and the target saw: one ``session.closed`` for each serial, bytes exact where a session
-ended normally, no session broken but by a fault, nothing leaked. Exit code 1 where anything is wrong.
+The load (``scripts/traffic.py``) checks every byte. Afterwards the records are compared with docs/contract.md and
+with what the clients and the target saw: one ``session.closed`` for each serial, bytes exact if a session ended
+normally, no session broken without a fault, nothing leaked. The exit code is 1 if anything is wrong.
 """
 
 import argparse
@@ -41,19 +41,19 @@ from traffic import EARLY, HEADER, NORMAL, Plan, address_of, allowed, plan
 
 MIB = 1 << 20
 RSS_SLACK = 4 * MIB
-"""Growth of one process that is no leak: 2 MiB of the supervisor were seen. A stalled collector leaves it with a
-heap for the records that waited, a burst with one for its sessions."""
+"""Bytes that one process may grow by without a leak. The supervisor was seen to grow by 2 MiB: a stalled
+collector leaves it with a heap for the records that waited, and a burst with one for its sessions."""
 
 _WORKERS = 3
 _PROBES = 4
 _WARM_UP = 3.0  # seconds of load before the baseline is taken
-_LONGEST_SESSION = 150.0  # seconds; clients give up by themselves after 100
+_LONGEST_SESSION = 150.0  # seconds; clients give up by themselves after 100 of them
 _NORMAL_ENDS = {"requester_read_closed", "target_read_closed"}
-_AFTERMATH = 2.0  # seconds in which workers that a fault has killed are replaced, and nobody is admitted
+_AFTERMATH = 2.0  # seconds in which workers killed by a fault are replaced, while no session is admitted
 
 
 class Peer:
-    """A process of ``traffic.py``, and what it told."""
+    """A process of ``traffic.py``, and the lines that it wrote."""
 
     def __init__(self, *arguments: str) -> None:
         script = Path(__file__).with_name("traffic.py")
@@ -71,7 +71,7 @@ class Peer:
             self.lines.append(json.loads(line))
 
     def say(self, command: str) -> None:
-        """Tell it to do something."""
+        """Send it a command."""
         self._in.write(command + "\n")
         self._in.flush()
 
@@ -85,7 +85,7 @@ class Peer:
         return sum(name in line for line in self.lines)
 
     def close(self) -> None:
-        """End it."""
+        """End the process."""
         with suppress(BrokenPipeError):
             self._in.close()
         try:
@@ -98,7 +98,7 @@ class Peer:
 
 
 class Loopback:
-    """All on this machine: addresses of relay and target, and where processes begin."""
+    """All on this machine: the addresses of relay and target, and contexts to start processes in."""
 
     relay = target = "127.0.0.1"
     lossy = False
@@ -111,10 +111,10 @@ class Loopback:
 
 
 class Network(Loopback):
-    """The relay in one network namespace, clients and target in another, and a cable between them.
+    """The relay in one network namespace, clients and target in another, with a cable between them.
 
-    A reset may get lost there, and then nobody ever hears of the session's end but by a timeout. And it is full
-    under load, so that a connection may come too late without any fault.
+    The cable may lose a reset; then only a timeout ends the session. The cable is full under load, so a
+    connection may come too late without any fault.
     """
 
     relay, target = NEAR, FAR
@@ -128,12 +128,12 @@ class Network(Loopback):
 
 @dataclasses.dataclass
 class Caused:
-    """One fault that was caused: when, and which workers' sessions it may touch."""
+    """A fault that was caused: its time, and the workers whose sessions it may touch."""
 
     name: str
     began: float  # monotonic
     workers: set[int]
-    breaks: bool  # whether it may break a session; else it may only make it wait
+    breaks: bool  # whether it may break a session; otherwise it may only delay one
     over: float = float("inf")
     leaked: int = 0
     hit: int = 0
@@ -164,19 +164,19 @@ class Chaos:
             splicing=True,
             command=(sys.executable, "-m", "mprelay"),
             cwd=place,
-            # A compiled file counts as up to date if its source's size and second match. A swap may hide in both.
+            # A compiled file counts as up to date if its source's size and second match. A swap may keep both.
             env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
         )
         self.clients: Peer
         self.probes: Peer
         self.seed = seed
         self.samples: list[tuple[float, dict[str, int], dict[str, int]]] = []
-        """Of a soak: when (monotonic), descriptors and RSS (bytes) of each process."""
+        """Of a soak: time (monotonic), descriptors and RSS (bytes) of each process."""
 
-    # -- what an operator sees -------------------------------------------------------------------------------
+    # -- the relay's processes -------------------------------------------------------------------------------
 
     def pids(self) -> dict[int, int]:
-        """Return the pid of each worker that is ready and lives."""
+        """Return the pid of each worker that is ready and alive."""
         return {number: pid for number, pid in self.relay.workers().items() if _lives(pid)}
 
     def all_ready(self) -> bool:
@@ -194,7 +194,7 @@ class Chaos:
         )
 
     def supervisor_fds(self) -> int:
-        """Return how many descriptors the supervisor has; a batch of accepted connections comes and goes."""
+        """Count the supervisor's descriptors: the least in 0.1 s, because accepted batches come and go."""
         process, until = psutil.Process(self.relay.process.pid), time.monotonic() + 0.1
         least = process.num_fds()
         while time.monotonic() < until:
@@ -208,7 +208,7 @@ class Chaos:
 
     @contextmanager
     def fault(self, name: str, workers: Iterable[int], *, breaks: bool = True) -> Any:  # noqa: ANN401
-        """Note what is done inside, and wait until all is well again."""
+        """Note the fault caused inside, and wait until all workers are ready again."""
         before = self.supervisor_fds()
         self.caused.append(this := Caused(name, time.monotonic(), set(workers), breaks))
         yield
@@ -217,19 +217,19 @@ class Chaos:
         this.leaked = max(0, self.supervisor_fds() - before)
 
     def kill_worker(self) -> None:
-        """SIGKILL."""
+        """Kill a worker with SIGKILL."""
         number = self._one()
         with self.fault("kill -9 of a worker", [number]):
             self._end(self.pids()[number], signal.SIGKILL)
 
     def crash_worker(self) -> None:
-        """SIGSEGV."""
+        """Kill a worker with SIGSEGV."""
         number = self._one()
         with self.fault("SIGSEGV of a worker", [number]):
             self._end(self.pids()[number], signal.SIGSEGV)
 
     def kill_all(self) -> None:
-        """SIGKILL to each at once."""
+        """Kill all workers at once with SIGKILL."""
         pids = self.pids()
         with self.fault("kill -9 of all workers", pids):
             for pid in pids.values():
@@ -241,14 +241,14 @@ class Chaos:
         eventually(lambda: not _lives(pid), "its end")
 
     def stop_worker(self) -> None:
-        """SIGSTOP, and after a while SIGCONT: its sessions wait, and those on their way to it may time out."""
+        """Stop a worker for a while: its sessions wait, and those being handed over to it may time out."""
         number = self._one()
         pid = self.pids()[number]
         with self.fault("SIGSTOP of a worker", [number]):
             _stopped(pid, self.stall / 2)
 
     def hang_worker(self) -> None:
-        """SIGSTOP for good: the supervisor finds it by what is overdue, and replaces it."""
+        """Stop a worker for good: the supervisor notices that its reports are overdue, and replaces it."""
         number = self._one()
         pid = self.pids()[number]
         with self.fault("a worker hangs", [number]):
@@ -257,7 +257,7 @@ class Chaos:
             eventually(lambda: not _lives(pid), "its end")
 
     def swap_package(self) -> None:
-        """The package is upgraded under the running relay, and put back; what starts between gets no session."""
+        """Upgrade the package under the running relay, and undo that. A worker of that build gets no session."""
         number = self._one()
         version = self._package / "__init__.py"
         text = version.read_text()
@@ -269,24 +269,24 @@ class Chaos:
             version.write_text(text)
 
     def stop_supervisor(self) -> None:
-        """SIGSTOP, SIGCONT: sessions in flight go on; new ones wait."""
+        """Stop the supervisor for a while: open sessions go on; new ones wait."""
         with self.fault("SIGSTOP of the supervisor", [], breaks=False):
             _stopped(self.relay.process.pid, self.stall / 2)
 
     def stall_collector(self) -> None:
-        """The collector stands still in splice(2), the pipe locked: sessions go on; new ones wait."""
+        """Let the collector stand still in splice(2), which locks the pipe: sessions go on; new ones wait."""
         with self.fault("collector stalls in splice", [], breaks=False):
             self.relay.reading.clear()
             time.sleep(self.stall)
             self.relay.reading.set()
 
     def stop_target(self) -> None:
-        """SIGSTOP, SIGCONT of the target: everything waits."""
+        """Stop the target for a while: everything waits."""
         with self.fault("target stalls", range(1, _WORKERS + 1)):
             _stopped(self.target.process.pid, self.stall / 2)
 
     def shut_target(self) -> None:
-        """Nobody listens there for a while: refused, and what waited in its backlog is reset."""
+        """Close the target's listener for a while: connections are refused, and its backlog is reset."""
         with self.fault("target refuses", range(1, _WORKERS + 1)):
             self.target.say("shut")
             time.sleep(self.stall / 3)
@@ -295,7 +295,7 @@ class Chaos:
             eventually(lambda: self.target.count("opened") > before, "the target listens again")
 
     def starve_supervisor(self) -> None:
-        """EMFILE: accept(2) fails; new connections wait."""
+        """Cause EMFILE in the supervisor: accept(2) fails; new connections wait."""
         with (
             self.fault("no descriptors: supervisor", [], breaks=False),
             _no_descriptors(self.relay.process.pid),
@@ -303,25 +303,25 @@ class Chaos:
             time.sleep(self.stall / 3)
 
     def starve_worker(self) -> None:
-        """EMFILE: its new sessions are refused; those that it has go on, copying where they get no pipe."""
+        """Cause EMFILE in a worker: new sessions are refused; others go on, and copy if they get no pipe."""
         number = self._one()
         with self.fault("no descriptors: worker", [number]), _no_descriptors(self.pids()[number]):
             time.sleep(self.stall / 3)
 
     def burst(self) -> None:
-        """Many connections at once, every second one from where nobody is let in."""
+        """Make many connections at once, every second one from an address that the ACL refuses."""
         with self.fault("burst of 600, half rejected", [], breaks=False):
             self.clients.say("burst 600")
 
     def cut_cable(self) -> None:
-        """Nothing gets through for a while: TCP sends it again, and who connects may come too late."""
+        """Cut the cable for a while: TCP sends the data again, and a new connection may come too late."""
         with self.fault("cable cut", range(1, _WORKERS + 1)):
             self.net.cable.cut = True
             time.sleep(self.stall / 3)
             self.net.cable.cut = False
 
     def lose_packets(self) -> None:
-        """Some packets get lost, all are late, and some overtake others."""
+        """Lose some packets, delay all, and let some overtake others."""
         with self.fault("packets lost, late, overtaken", range(1, _WORKERS + 1)):
             cable = self.net.cable
             cable.loss, cable.delay, cable.jitter = 0.02, 0.002, 0.004
@@ -348,7 +348,7 @@ class Chaos:
     # -- the run ---------------------------------------------------------------------------------------------
 
     def run(self, seconds: float, most: int, sessions: int) -> None:
-        """Cause faults for about `seconds`, at most `most`, with so many sessions at once; then judge."""
+        """Cause faults for about `seconds`, at most `most`, with `sessions` at once; then judge."""
         try:
             with ExitStack() as stack:
                 with self.net.near():
@@ -393,7 +393,7 @@ class Chaos:
         self.probes.say(f"go {_PROBES}")
 
     def _rest(self, times: int) -> None:
-        """Let all sessions end."""
+        """Wait until all sessions have ended, for the `times`-th time."""
         for peer in (self.clients, self.probes):
             peer.say("rest")
         for peer in (self.clients, self.probes):
@@ -402,7 +402,7 @@ class Chaos:
                 if time.monotonic() > until:
                     raise TimeoutError("the load does not come to rest")
                 time.sleep(0.05)
-        # Pipes that nobody uses come back within two seconds.
+        # Unused pipes are closed within two seconds.
         said = self.relay.wait("relay.stats", len(self.relay.all("relay.stats")) + 4)
         until = time.monotonic() + (PATIENCE if self.net.lossy else 0.0)
         while said["active"] and time.monotonic() < until:
@@ -422,7 +422,7 @@ class Chaos:
     # -- the judge -------------------------------------------------------------------------------------------
 
     def _judge(self) -> None:
-        """Hold what clients and target saw against the records, which the checker has found to be whole."""
+        """Compare what clients and target saw with the records, which the checker has found complete."""
         closed: dict[str, list[dict[str, Any]]] = {}
         for record in self.relay.records:
             if record["event"] == "session.closed":
@@ -458,7 +458,7 @@ class Chaos:
             self.wrong.append(f"{strangers} strangers, {rejected} rejected")
 
     def _refused(self, event: str, kind: str) -> Counter[str]:
-        """Count by address what was refused, whether in a record of its own or summed up."""
+        """Count refused connections by address, in records of their own and summed up."""
         counts = Counter(record["client_ip"] for record in self.relay.all(event))
         for record in self.relay.all("connection.refused_more", refused=kind):
             counts[record["client_ip"]] += record["count"]
@@ -490,7 +490,7 @@ class Chaos:
             wrong.append("the target's reset did not arrive")
         if does.kind == "client_reset" and served and served["how"] == "end":
             wrong.append("the client's reset did not arrive")
-        # Across a bad network a reset may come before the handshake is over: then accept(2) never gives it.
+        # Across a bad network a reset may come before the handshake is over. Then accept(2) never returns it.
         unseen = self.net.lossy and served is None and not seen["received"]
         if len(records) != 1 and not (unseen and not records):
             wrong.append(f"{len(records)} records of its end")
@@ -498,10 +498,10 @@ class Chaos:
                 fault.lost += 1
         for record in records:
             wrong += self._judge_bytes(does.up, does.down, seen, served, record)
-            # A client that has reset is gone before its session, which delivers what it said.
+            # A client that has reset is gone before its session, which still delivers the client's data.
             over = moment(record["timestamp"]) - time.time() + time.monotonic()
             fault = self._fault_of(seen, max(ended, over), record.get("worker"))
-            # Across a bad network a reset may get lost: then a timeout ends the session, or a later fault.
+            # Across a bad network a reset may get lost. Then a timeout ends the session, or a later fault.
             late = self.net.lossy and record["reason"] in ("connect_timeout", "idle_timeout", "linger_timeout")
             later = self.net.lossy and record["reason"] == "worker_lost"
             if fault is None and not late and not later:
@@ -525,7 +525,7 @@ class Chaos:
     ) -> list[str]:
         client, target = record["bytes_from_client"], record["bytes_from_target"]
         complete = served and seen["how"] == served["how"] == "end"
-        if record["reason"] == "worker_lost":  # the last known
+        if record["reason"] == "worker_lost":  # the last known figures
             ok = client <= HEADER.size + seen["offered"] and target <= (served["offered"] if served else down)
         elif complete and record["error"] is None:
             ok = (client, target) == (HEADER.size + up, down)
@@ -538,7 +538,7 @@ class Chaos:
     def _judge_early(
         self, does: Plan, seen: dict[str, Any], served: dict[str, Any] | None, record: dict[str, Any]
     ) -> list[str]:
-        """What a side said before it left with unread data has arrived, and then the reset."""
+        """Check that the data a side sent before it left with unread data arrived, and then the reset."""
         speaker = EARLY[does.kind]
         if speaker == "target":
             said, heard, told = does.down, seen, record["bytes_to_client"]
@@ -552,7 +552,7 @@ class Chaos:
         return []
 
     def _judge_names(self, kind: str, seen: dict[str, Any], record: dict[str, Any]) -> list[str]:
-        """Where no fault can have meddled, the records name who ended first, and by what."""
+        """Check that the records name the side that ended first, and how. Only for sessions without a fault."""
         first = {"answer": "requester_read_closed", "push": "target_read_closed"}.get(kind)
         if first and seen["how"] == "end" and record["reason"] != first:
             return [f"{record['reason']}, though it is {first}"]
@@ -572,10 +572,11 @@ class Chaos:
         return None
 
     def stalls(self) -> tuple[float, float, float, str]:
-        """Return the longest that a probe had to wait, in seconds, and what went on then.
+        """Return the longest delays of probes, in seconds, and the fault during the third.
 
-        Without faults; past the relay, or while this machine did not even run the probes; where no fault hit the
-        session. For as long as the probes did not run, nobody knows how long an answer took.
+        The first is from the time without faults. The second is past the relay, or while the machine did not run
+        the probes. The third is of sessions that no fault touched. The time in which the probes did not run is
+        left out, because the delay of an answer is not known then.
         """
         pauses = [line for line in self.probes.lines if "stood_still" in line]
         quiet = free = 0.0
@@ -604,7 +605,7 @@ class Chaos:
         return quiet, past, free, what
 
     def summary(self) -> dict[str, Any]:
-        """Sum up the run, for ``--json`` and for :meth:`show`."""
+        """Return the results of the run, for ``--json`` and :meth:`show`."""
         faults = {}
         for name in sorted({fault.name for fault in self.caused}):
             these = [fault for fault in self.caused if fault.name == name]
@@ -625,7 +626,7 @@ class Chaos:
         }
 
     def _processes(self) -> dict[str, dict[str, Any]]:
-        """Return how descriptors and RSS of each process went, where there was no fault."""
+        """Return how descriptors and RSS of each process changed in a soak."""
         times = [at / 3600 for at, _fds, _rss in self.samples]
         found = {}
         for name in self.samples[0][1] if self.samples else ():
@@ -641,7 +642,7 @@ class Chaos:
         return found
 
     def _latencies(self) -> list[dict[str, Any]]:
-        """Return what the first and the last probes took, in milliseconds."""
+        """Return the latencies of the first and the last probes, in milliseconds."""
         pulses = [line for line in self.probes.lines if line.get("latencies") and line["at"] > self.quiet_to]
         window = min(300.0, (pulses[-1]["at"] - pulses[0]["at"]) / 2)
         first = [us for line in pulses if line["at"] <= pulses[0]["at"] + window for us in line["latencies"]]
@@ -653,7 +654,7 @@ class Chaos:
         return found
 
     def show(self, console: Console) -> None:
-        """Print the table, and what is wrong."""
+        """Print the table, and everything that is wrong."""
         run = self.summary()
         table = Table("fault", *("times", "sessions hit", "lost", "leaked"))
         for column in table.columns[1:]:
@@ -701,7 +702,7 @@ def _stopped(pid: int, seconds: float) -> None:
 
 
 def _no_descriptors(pid: int) -> Any:  # noqa: ANN401 - a context manager
-    """Let a process have no more descriptors than it has."""
+    """Allow a process no more descriptors than it has now."""
     return limit(pid, resource.RLIMIT_NOFILE, open_files(pid))
 
 

@@ -1,4 +1,4 @@
-"""What `scripts/run` shows without arguments: a web server, a relay to it, and what to try. Ctrl-C ends both."""
+"""The demonstration of `scripts/run` without arguments: a web server and a relay to it. Ctrl-C ends both."""
 
 import http.server
 import signal
@@ -12,10 +12,10 @@ PAGE = b"Hello from behind the relay.\n"
 
 
 class Page(http.server.BaseHTTPRequestHandler):
-    """Answers everything with one page."""
+    """Answers every request with one page."""
 
     def do_GET(self) -> None:
-        """Answer."""
+        """Answer with the page."""
         self.send_response(200)
         self.send_header("Content-Type", "text/plain")
         self.send_header("Content-Length", str(len(PAGE)))
@@ -23,7 +23,7 @@ class Page(http.server.BaseHTTPRequestHandler):
         self.wfile.write(PAGE)
 
     def log_message(self, *_args: object) -> None:
-        """Say nothing: the records are what there is to see."""
+        """Print nothing, so that only the records are seen."""
 
 
 def main() -> int:
@@ -32,8 +32,8 @@ def main() -> int:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         target = str(server.server_address[1])
         command = [str(Path(sys.executable).with_name("mprelay")), str(PORT), "127.0.0.1", target, "127.0.0.0/8"]
-        # In a process group of its own: the Ctrl-C of a terminal comes to this process alone, which passes it on,
-        # once. Else the relay would get two signals for one, and cut its drain short.
+        # The relay has a process group of its own. So a terminal's Ctrl-C reaches only this process, which
+        # passes it on once. Otherwise the relay would get two signals for one Ctrl-C, and cut its drain short.
         relay = subprocess.Popen(
             [*command, "--bind", "127.0.0.1", "--workers", "2", "--drain-timeout", "2"], process_group=0
         )

@@ -1,8 +1,8 @@
-"""Feeds the ways into mprelay with bytes that atheris finds, while it watches which code they reach.
+"""Fuzzes one input of mprelay with atheris, which watches the code that its bytes reach.
 
-Arguments after the way go to libFuzzer, such as ``-max_total_time=600``. What breaks something is written to a
-file (crash-...), which, given as an argument, is tried again. ``tests/support/inputs.py``
-says what must hold.
+Arguments after the name of the input go to libFuzzer, such as ``-max_total_time=600``. An input that breaks
+something is written to a file (crash-...). Given as an argument, the file is tried again.
+``tests/support/inputs.py`` says what must hold.
 """
 
 import argparse
@@ -18,7 +18,7 @@ with atheris.instrument_imports(include=["mprelay", "ipaddress", "argparse"]):
 
 
 def main() -> None:
-    """Fuzz one way in until it breaks or the time is over."""
+    """Fuzz one input until it breaks or the time is over."""
     parser = argparse.ArgumentParser(prog="scripts/fuzz", description=__doc__)
     parser.add_argument("way", choices=WAYS)
     asked, for_the_fuzzer = parser.parse_known_args()

@@ -74,7 +74,7 @@ def _json_type(field: Field) -> str:
 
 
 def bench() -> str:
-    """Show the medians that scripts/bench wrote to docs/bench.json, and in brackets their ratio to HAProxy's."""
+    """List the medians that scripts/bench wrote to docs/bench.json, and in brackets their ratio to HAProxy's."""
     measured = json.loads((ROOT / "docs" / "bench.json").read_text())
     medians = measured["medians"]
     rows = ["| | " + " | ".join(medians) + " |", "|---" * (len(medians) + 1) + "|"]
@@ -102,7 +102,7 @@ DOCUMENTS: Final[dict[str, tuple[Callable[[], str], ...]]] = {
 
 
 def render(document: str, text: str) -> str:
-    """Put the current tables into the `text` of a document. ValueError: a table has no place in it."""
+    """Put the current tables into the `text` of a document. Raises ValueError if a table has no place in it."""
     for make in DOCUMENTS[document]:
         before, after = f"<!-- {make.__name__} -->\n", f"<!-- /{make.__name__} -->\n"
         if text.count(before) != 1 or text.count(after) != 1:

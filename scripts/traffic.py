@@ -1,15 +1,15 @@
-"""Clients and a target that check every byte: the load under which ``scripts/chaos`` throws its faults.
+"""Clients and a target that check every byte: the load under which ``scripts/chaos`` injects its faults.
 
-``traffic.py target SEED HOST`` listens, says on which port, and serves; ``traffic.py clients SEED HOST PORT``
-makes sessions as it is told on stdin: ``go COUNT``, ``rest`` (let all end, then say so), ``burst COUNT``. Both
-write a line of JSON for each session that ended, and end with their stdin.
+``traffic.py target SEED HOST`` listens, prints its port, and serves. ``traffic.py clients SEED HOST PORT`` makes
+sessions on commands from stdin: ``go COUNT``, ``rest`` (let all end, then say so), ``burst COUNT``. Both write a
+line of JSON for each session that ended, and exit at the end of stdin.
 
-``traffic.py probes SEED HOST PORT TARGET_HOST TARGET_PORT`` understands ``go COUNT`` and ``rest``. It measures
-how late answers are, and does nothing else; what answers it is a process of its own as well, to which the target
-gives its sockets. One probe goes past the relay: what it has to wait is this machine's doing.
+``traffic.py probes SEED HOST PORT TARGET_HOST TARGET_PORT`` understands ``go COUNT`` and ``rest``. It only
+measures how late answers are. A separate process answers it, to which the target passes the probes' sockets. One
+probe goes past the relay, and its delays are this machine's.
 
-What a session does follows from the seed and its number alone, so that both ends know it, and so does the judge.
-Each session has a client address of its own, by which the relay's records name it.
+The seed and a session's number determine what the session does. So both ends know it, and so does the judge. Each
+session has a client address of its own, which identifies it in the relay's records.
 """
 
 import asyncio
@@ -31,25 +31,25 @@ from typing import Any, NamedTuple
 HEADER = struct.Struct("<8sQ")
 MAGIC = b"mprelay\n"
 NETS = {"127.0.0.1": 127, "192.0.2.1": 10}
-"""The relay's address, and the first number of those of its clients."""
+"""By the relay's address: the first number of its clients' addresses."""
 
 _BLOCK = 1 << 20
 _CHUNK = 1 << 16
 _ABORT = struct.pack("ii", 1, 0)
 _PATIENCE = 100.0  # seconds until a session that has not ended counts as hung
-_PROBE_EVERY = 0.01  # seconds
-_STALL = 0.01  # seconds: what a probe tells about at once
-_PULSE = 1.0  # seconds between two reports of all that the probes have measured
-_WORD = 30_000  # bytes of a last word, at most: a direct connection's receive buffer holds as many
-_MUCH = 8_000_000  # bytes read before it, at most: the flow is spliced by then
-_ENDLESS = 1 << 30  # bytes that the other side would send
-_ECHO = 1 << 22  # session numbers of probes begin here
+_PROBE_INTERVAL = 0.01  # seconds
+_STALL_LIMIT = 0.01  # seconds of delay that a probe reports at once
+_PULSE_INTERVAL = 1.0  # seconds between two reports of the probes' latencies
+_WORD_LIMIT = 30_000  # bytes of a last word, at most; a receive buffer holds as many
+_FIRST_READ_LIMIT = 8_000_000  # bytes read before it, at most; by then the flow is spliced
+_ENDLESS_SIZE = 1 << 30  # bytes that the other side would send in full
+_FIRST_PROBE = 1 << 22  # the first session number of probes
 
 NORMAL = ("exchange", "answer", "push", "slow")
 """Kinds of sessions that end normally on both sides, unless a fault hits them."""
 
 EARLY = {"early_answer": "target", "last_word": "client"}
-"""Kinds in which one side says something and closes with unread data: which side that is."""
+"""Kinds in which one side sends its data and closes with unread data, and which side that is."""
 
 
 class Plan(NamedTuple):
@@ -58,12 +58,12 @@ class Plan(NamedTuple):
     kind: str
     up: int  # bytes from client to target, after the header
     down: int  # bytes from target to client
-    cut: int  # bytes after which who cuts it leaves; of an early kind: that it reads before it speaks
+    cut: int  # bytes after which a side cuts it; of an early kind: bytes it reads first
     start: int  # where in the block its bytes begin
 
 
 def plan(seed: str, number: int) -> Plan:
-    """Tell what the session with this number does."""
+    """Return the plan of the session `number`."""
     dice = random.Random(f"{seed}/{number}")  # noqa: S311 - no secret
 
     def size() -> int:
@@ -77,8 +77,8 @@ def plan(seed: str, number: int) -> Plan:
     kind = dice.choices(kinds, (36, 24, 14, 6, 8, 6, 6, 5, 5))[0]
     up, down = (dice.randrange(40), dice.randrange(40)) if kind == "slow" else (size(), size())
     if kind in EARLY:
-        up, down = dice.randrange(1, _WORD), _ENDLESS
-        cut = dice.choice((0, dice.randrange(1 << 16), dice.randrange(_MUCH)))
+        up, down = dice.randrange(1, _WORD_LIMIT), _ENDLESS_SIZE
+        cut = dice.choice((0, dice.randrange(1 << 16), dice.randrange(_FIRST_READ_LIMIT)))
         if kind == "early_answer":
             up, down = down, up
     else:
@@ -87,12 +87,12 @@ def plan(seed: str, number: int) -> Plan:
 
 
 def allowed(relay: str) -> str:
-    """Return the ACL under which all clients are let in, but for the strangers of a burst."""
+    """Return the ACL that allows all clients but the strangers of a burst."""
     return f"{NETS[relay]}.0.0.0/9"
 
 
 def address_of(relay: str, number: int) -> str:
-    """Return the client address of a session; 8 million of them are let in."""
+    """Return the client address of a session; the ACL allows 8 million."""
     return f"{NETS[relay]}.{1 + (number >> 16)}.{number >> 8 & 255}.{number & 255}"
 
 
@@ -102,7 +102,7 @@ def _flow(seed: str) -> memoryview:
 
 
 class End:
-    """One end of a session: what it sent, what it received, and whether that was right."""
+    """One end of a session. It knows what it sent and received, and whether the bytes were right."""
 
     def __init__(self, sock: socket.socket, flow: memoryview, does: Plan) -> None:
         self.offered = 0  # bytes given to the kernel, and those of the call that failed
@@ -127,7 +127,7 @@ class End:
                 await asyncio.sleep(self._pause)
 
     async def receive(self, most: int | None = None) -> None:
-        """Receive up to the end, or at most `most` bytes."""
+        """Receive until the end, or at most `most` bytes."""
         left = _CHUNK * 4 if most is None else most
         while left:
             data = await self._loop.sock_recv(self._sock, min(left, _CHUNK * 4))
@@ -139,7 +139,7 @@ class End:
                 left -= len(data)
 
     async def speak_and_leave(self, read: int, say: int) -> str:
-        """Read a part of what comes, say a last word, and leave with the rest unread: a reset."""
+        """Read `read` bytes, send `say` bytes, and leave with the rest unread, which causes a reset."""
         await self.receive(read)
         await self.send(say)
         readable = asyncio.Event()
@@ -151,7 +151,7 @@ class End:
         return "cut"
 
     async def pour(self, size: int) -> str:
-        """Send until the other side is gone; then hear what it has said, to the end."""
+        """Send until the other side is gone. Then receive everything it has sent."""
         how = ""
         with contextlib.suppress(ConnectionError):
             await self.send(size)
@@ -160,18 +160,18 @@ class End:
             await self.receive()
         except ConnectionError:
             how = "reset"
-        # Where the failed call had taken the socket's error, recv(2) tells of an end.
+        # If the failed call took the socket's error, recv(2) reports an end.
         return how or ("reset" if self.offered < size else "")
 
     def finish(self) -> None:
         """Send no more."""
         try:
             self._sock.shutdown(socket.SHUT_WR)
-        except OSError as failure:  # ENOTCONN: there was a reset meanwhile
+        except OSError as failure:  # ENOTCONN: the connection was reset meanwhile
             raise ConnectionResetError from failure
 
     def figures(self) -> dict[str, Any]:
-        """Return what the judge wants to know of this end, which is over."""
+        """Return the figures that the judge needs of this end, after the session."""
         return {
             "offered": self.offered,
             "received": self.received,
@@ -180,7 +180,7 @@ class End:
         }
 
     def _right(self) -> bool:
-        """Whether what was received is what the other end sends first."""
+        """Tell whether the received bytes are the first ones that the other end sends."""
         expected, done = hashlib.blake2b(), 0
         while done < self.received:
             at = (self._start + done) % _BLOCK
@@ -190,19 +190,19 @@ class End:
         return expected.digest() == self._seen.digest()
 
     def reset(self) -> None:
-        """Leave by a reset."""
+        """Make the coming close a reset."""
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
 
 
 def _keep_alive(sock: socket.socket) -> None:
-    """A reset that was lost comes again as the answer to a keep-alive."""
+    """Turn on keep-alives, because a reset that was lost comes again as the answer to one."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in ((socket.TCP_KEEPIDLE, 2), (socket.TCP_KEEPINTVL, 1), (socket.TCP_KEEPCNT, 60)):
         sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def _start(work: Any, tasks: set[asyncio.Task[Any]]) -> None:  # noqa: ANN401 - a coroutine
-    """Let it run; it is among `tasks` until it is done."""
+    """Run a coroutine, and keep it in `tasks` until it is done."""
     tasks.add(task := asyncio.get_running_loop().create_task(work))
     task.add_done_callback(tasks.discard)
 
@@ -219,7 +219,7 @@ async def _send_all(end: End, size: int) -> None:
 
 
 async def _how(work: Any) -> str:  # noqa: ANN401 - a coroutine
-    """Do it, and tell how it ended."""
+    """Run a coroutine, and return how it ended."""
     how = ""
     try:
         async with asyncio.timeout(_PATIENCE):
@@ -268,7 +268,7 @@ async def _answer(conn: socket.socket) -> None:
 
 
 async def echo(inbox: str) -> None:
-    """Answer on each socket that comes through `inbox`, until that ends."""
+    """Answer on each socket that comes through the descriptor `inbox`, until its end of file."""
     loop, over = asyncio.get_running_loop(), asyncio.Event()
     tasks: set[asyncio.Task[None]] = set()
 
@@ -296,12 +296,12 @@ async def _serve(conn: socket.socket, seed: str, flow: memoryview, echoes: socke
             while len(header) < HEADER.size and (data := await loop.sock_recv(conn, HEADER.size - len(header))):
                 header += data
         if len(header) < HEADER.size:
-            return  # its client left, or was cut off, before it said what it wants
+            return  # its client left, or was cut off, before the whole header
         magic, number = HEADER.unpack(header)
         if magic != MAGIC:
             _tell(n=number, how="wrong header", offered=0, received=0, right=False, ended=time.monotonic())
             return
-        if number >= _ECHO:
+        if number >= _FIRST_PROBE:
             socket.send_fds(echoes, [b"!"], [conn.fileno()])
             return
         asked = plan(seed, number)
@@ -329,7 +329,7 @@ async def target(seed: str, host: str) -> None:
 
     def accept(server: socket.socket) -> None:
         # Not loop.sock_accept: if it is cancelled in the turn in which a client comes, it accepts that client for
-        # a future that is done already. This raises InvalidStateError, and the client is lost.
+        # a future that is done already. That raises InvalidStateError, and the client is lost.
         with contextlib.suppress(BlockingIOError, ConnectionError):
             conn, _ = server.accept()
             conn.setblocking(False)  # noqa: FBT003 - socket's signature
@@ -358,7 +358,7 @@ async def target(seed: str, host: str) -> None:
 
 
 class Crowd:
-    """Makes sessions, as many at once as it is told."""
+    """Makes as many sessions at once as stdin says."""
 
     def __init__(self, seed: str, host: str, port: str) -> None:
         self._seed = seed
@@ -366,10 +366,10 @@ class Crowd:
         self._relay = (host, int(port))
         self._loop = asyncio.get_running_loop()
         self._running: set[asyncio.Task[None]] = set()
-        self._going = 0  # changes when those who are going shall stop
+        self._going = 0  # changes when the running loops must stop
 
     async def obey(self) -> None:
-        """Do what stdin says."""
+        """Obey the commands from stdin."""
         async for command in _commands():
             word, _, count = command.partition(" ")
             if word == "rest":
@@ -389,7 +389,7 @@ class Crowd:
 
 
 class Clients(Crowd):
-    """Real work, and bursts."""
+    """Clients that do what their sessions' plans say, and bursts of them."""
 
     def __init__(self, seed: str, host: str, port: str) -> None:
         super().__init__(seed, host, port)
@@ -397,11 +397,11 @@ class Clients(Crowd):
         self._numbers = itertools.count(1)
 
     def go(self, count: int) -> Iterable[Any]:
-        """So many sessions at once, one after another."""
+        """Keep `count` sessions running, each followed by another."""
         return [self._one_after_another() for _ in range(count)]
 
     def burst(self, count: int) -> Iterable[Any]:
-        """So many at once, every second one from where nobody is let in."""
+        """Make `count` connections at once, every second one from an address that the ACL refuses."""
         return [
             self._stranger(index) if index % 2 else self._session(next(self._numbers)) for index in range(count)
         ]
@@ -442,7 +442,7 @@ class Clients(Crowd):
         return ""
 
     async def _stranger(self, index: int) -> None:
-        """A client that the ACL does not let in: it gets its end at once, and not a byte."""
+        """Connect from an address that the ACL refuses: the connection ends at once, without a byte."""
         with socket.socket() as sock:
 
             async def knock() -> str:
@@ -453,16 +453,16 @@ class Clients(Crowd):
 
 
 class Probes(Crowd):
-    """Sessions that are never quiet for long, and tell when an answer was late."""
+    """Sessions that send all the time, and report late answers."""
 
     def __init__(self, seed: str, host: str, port: str, target_host: str, target_port: str) -> None:
         super().__init__(seed, host, port)
         self._target = (target_host, int(target_port))
-        self._numbers = itertools.count(_ECHO)
+        self._numbers = itertools.count(_FIRST_PROBE)
         self._latencies: list[int] = []  # µs
 
     def go(self, count: int) -> Iterable[Any]:
-        """So many at once, and one past the relay."""
+        """Keep `count` probes running, and one past the relay."""
         return [self._pulse(), self._past_the_relay(), *(self._probe() for _ in range(count))]
 
     async def _probe(self) -> None:
@@ -479,7 +479,7 @@ class Probes(Crowd):
             with socket.socket() as sock, contextlib.suppress(ConnectionError, TimeoutError):
                 sock.setblocking(False)  # noqa: FBT003 - socket's signature
                 await self._loop.sock_connect(sock, self._target)
-                await self._ask(sock, _ECHO, "", [])
+                await self._ask(sock, _FIRST_PROBE, "", [])
 
     async def _ask(self, sock: socket.socket, number: int, name: str, latencies: list[int]) -> None:
         turn = self._going
@@ -491,18 +491,18 @@ class Probes(Crowd):
                 break
             late = time.monotonic() - began
             latencies.append(int(late * 1e6))
-            if late > _STALL:
+            if late > _STALL_LIMIT:
                 _tell(probe=name, began=began, late=late)
             began = time.monotonic()
-            await asyncio.sleep(_PROBE_EVERY)
-            if (late := time.monotonic() - began) > _PROBE_EVERY + _STALL:
+            await asyncio.sleep(_PROBE_INTERVAL)
+            if (late := time.monotonic() - began) > _PROBE_INTERVAL + _STALL_LIMIT:
                 _tell(stood_still=late, began=began)  # this process, or the whole machine
 
     async def _pulse(self) -> None:
-        """Tell what was measured."""
+        """Report the measured latencies once in each interval."""
         turn = self._going
         while turn == self._going:
-            await asyncio.sleep(_PULSE)
+            await asyncio.sleep(_PULSE_INTERVAL)
             _tell(latencies=self._latencies, at=time.monotonic())
             self._latencies.clear()
 
@@ -523,7 +523,7 @@ def _obeying(crowd: type[Crowd]) -> Callable[..., Any]:
 
 
 def main(role: str, *arguments: str) -> None:
-    """Be a target, clients, probes, or what answers them."""
+    """Be the target, the clients, the probes, or the process that answers probes."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     roles: dict[str, Any] = {
@@ -533,7 +533,7 @@ def main(role: str, *arguments: str) -> None:
         "probes": _obeying(Probes),
     }
     asyncio.run(roles[role](*arguments))
-    os._exit(0)  # what sessions are left is their kernel's business
+    os._exit(0)  # the kernel ends the remaining sessions
 
 
 if __name__ == "__main__":
