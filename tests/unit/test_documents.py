@@ -101,6 +101,26 @@ def test_options_and_files_exist(document):
             assert (ROOT / path).exists() or document == "CHANGELOG.md", f"{document} speaks of {path}"
 
 
+def test_the_design_names_every_module():
+    """Each under its folder, and no other. Variants of a thing for several platforms are one module here."""
+    package = ROOT / "mprelay"
+    variant = re.compile(r"_(epoll|linux|none|rights)$")
+    there = {
+        variant.sub("", str(path.relative_to(package).with_suffix("")))
+        for path in package.rglob("*.py")
+        if not path.name.startswith("__")
+    }
+    named, folder = set(), ""
+    for bold, name in re.findall(r"^\| (\*\*)?`([\w/]+)`", section("docs/design.md", "The floors"), re.MULTILINE):
+        if bold and name.endswith("/"):
+            folder = name
+        elif bold:
+            named.add(name)
+        elif folder:
+            named.add(folder + name)
+    assert named == there
+
+
 def test_the_front_page_is_short():
     """Two screens, and the two commands, which can be run."""
     lines = text_of("README.md").splitlines()
