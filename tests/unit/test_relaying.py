@@ -4,7 +4,6 @@ import select
 import socket
 import threading
 import time
-from collections import deque
 from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
@@ -56,34 +55,10 @@ class Kept:
         return found[-1]
 
 
-class Inbox:
-    """A receiver of whatever the test says: tickets with descriptors, any other message, None."""
-
-    def __init__(self):
-        self._messages = deque()
-        self._reader, self._writer = socket.socketpair()
-        self.fileno = self._reader.fileno
-
-    def say(self, message):
-        """Send it down."""
-        self._messages.append(message)
-        self._writer.send(b"m")
-
-    def receive(self):
-        """Take one message."""
-        self._reader.recv(1)
-        return self._messages.popleft()
-
-    def close(self):
-        """Give the descriptors back."""
-        self._reader.close()
-        self._writer.close()
-
-
 class Running:
     """A worker's loop in a thread, between a sender and an uplink."""
 
-    def __init__(self, target, inbox=None, **settings):
+    def __init__(self, target, **settings):
         chosen = {
             "connect_timeout": 3.0,
             "idle_timeout": 300.0,
@@ -96,10 +71,6 @@ class Running:
         self.sender = Sender(ours)
         self.uplink = Kept()
         self._inbox = Receiver(theirs)
-        self._closing = [self._inbox]
-        if inbox is not None:
-            self._inbox = inbox
-            self._closing.append(inbox)
         self.loop = Loop(Settings(*target[:2], **chosen), self._inbox, self.uplink)
         self._thread = threading.Thread(target=self.loop.run)
 
@@ -125,17 +96,14 @@ class Running:
 
     def _stop(self):
         self.sender.close()
-        if isinstance(self._inbox, Inbox):
-            self._inbox.say(None)
 
     def _close(self):
         self.loop._poller.close()
-        for ours in self._closing:
-            ours.close()
+        self._inbox.close()
 
-    def admit(self, sock, serial=1, admitted_at=0.0):
+    def admit(self, sock, serial=1, admitted_at=0.0, target=None):
         """Hand a client's socket over."""
-        self.sender.send([Ticket(serial, admitted_at)], [sock.fileno()])
+        self.sender.send([Ticket(serial, admitted_at, target=target)], [sock.fileno()])
         sock.close()
 
 
@@ -778,23 +746,17 @@ def test_a_session_that_settles_can_be_cut_short(client, how):
 # -- what the supervisor says besides tickets ------------------------------------------------------------------
 
 
-def hand_over(inbox, near, serial=1, target=None):
-    """Say a ticket, with a client's socket."""
-    inbox.say([(Ticket(serial, time.monotonic(), target=target), near.detach())])
-
-
 def test_a_ticket_may_name_its_target(client):
     """Each session connects to its own, of either family, and the others to that of the settings."""
     far, near = client
-    inbox = Inbox()
     with (
         listening() as usual,
         listening(socket.AF_INET6, "::1") as own,
         connected() as (_other, second),
-        Running(usual.getsockname(), inbox),
+        Running(usual.getsockname()) as running,
     ):
-        hand_over(inbox, near, 1, own.getsockname()[:2])
-        hand_over(inbox, second, 2)
+        running.admit(near, 1, time.monotonic(), own.getsockname()[:2])
+        running.admit(second, 2, time.monotonic())
         with accept(own) as target, accept(usual):
             far.sendall(b"hello")
             assert receive(target, 5) == b"hello"
@@ -803,11 +765,10 @@ def test_a_ticket_may_name_its_target(client):
 def test_a_session_that_would_connect_to_itself_is_refused_whatever_named_its_target(client):
     """The kernel may choose the target's own port for our socket, which then connects to itself."""
     _far, near = client
-    inbox = Inbox()
     with listening() as usual:
-        running = Running(usual.getsockname(), inbox)
+        running = Running(usual.getsockname())
         with running.unattended():
-            hand_over(inbox, near, target=usual.getsockname()[:2])
+            running.admit(near, 1, time.monotonic(), usual.getsockname()[:2])
             running.loop._turn()
             (session,) = running.loop._deadlines.connecting
             session.address = session.target.getsockname()
@@ -820,25 +781,24 @@ def test_a_session_that_would_connect_to_itself_is_refused_whatever_named_its_ta
 def test_a_session_can_be_killed(client, is_connected):
     """Both its peers are reset, with the reason given; one that is not there is passed over, others go on."""
     far, near = client
-    inbox = Inbox()
     with (
         listening() as server,
         silent() as (unanswering, _filler),
         connected() as (other, second),
-        Running(server.getsockname(), inbox) as running,
+        Running(server.getsockname()) as running,
     ):
-        hand_over(inbox, second, 2)
+        running.admit(second, 2, time.monotonic())
         with accept(server) as spared:
             running.uplink.wait(Connected)
             if is_connected:
-                hand_over(inbox, near)
+                running.admit(near, 1, time.monotonic())
                 target = accept(server)
                 while len(running.loop._deadlines.idle) < 2:
                     assert running.uplink.news.acquire(timeout=20)
             else:
-                hand_over(inbox, near, target=unanswering.getsockname())
+                running.admit(near, 1, time.monotonic(), unanswering.getsockname())
                 eventually(lambda: running.loop._deadlines.connecting, "it connects")
-            inbox.say(Kill((7, 1, 8), CloseReason.KILLED))
+            running.sender.send_order(Kill((7, 1, 8), CloseReason.KILLED))
             closed = running.uplink.wait(Closed)
             assert (closed.serial, closed.reason, closed.error) == (1, CloseReason.KILLED, None)
             assert reset_arrives(far)
@@ -852,18 +812,17 @@ def test_a_session_can_be_killed(client, is_connected):
 def test_a_new_deadline_takes_the_place_of_the_one_before(client):
     """Earlier, later, none, and again one; the timer of the old one wakes nobody."""
     far, near = client
-    inbox = Inbox()
     hour = 3600.0
     with listening() as server:
-        running = Running(server.getsockname(), inbox, deadline=boottime.now() + hour)
+        running = Running(server.getsockname(), deadline=boottime.now() + hour)
         loop, deadlines = running.loop, running.loop._deadlines
         with running.unattended():
-            hand_over(inbox, near)
+            running.admit(near, 1, time.monotonic())
             loop._turn()
             with accept(server):
                 loop._turn()
                 for deadline in (boottime.now() + 2 * hour, None, boottime.now() + hour):
-                    inbox.say(NewDeadline(deadline))
+                    running.sender.send_order(NewDeadline(deadline))
                     loop._turn()
                     if deadline is None:
                         assert (deadlines.expiry, loop._expiry) == (None, None)
@@ -871,7 +830,7 @@ def test_a_new_deadline_takes_the_place_of_the_one_before(client):
                         assert abs(deadlines.expiry - time.monotonic() - (deadline - boottime.now())) < 1
                         assert loop._expiry.at == deadline
                 assert not loop._worker.expired
-                inbox.say(NewDeadline(boottime.now()))
+                running.sender.send_order(NewDeadline(boottime.now()))
                 while not loop._worker.expired:
                     loop._turn()
                 assert running.uplink.wait(Closed).reason is CloseReason.RELAY_EXPIRED
@@ -881,11 +840,10 @@ def test_a_new_deadline_takes_the_place_of_the_one_before(client):
 def test_a_deadline_that_is_taken_back_after_it_came(client):
     """What comes then is relayed."""
     far, near = client
-    inbox = Inbox()
-    with listening() as server, Running(server.getsockname(), inbox, deadline=0.0) as running:
+    with listening() as server, Running(server.getsockname(), deadline=0.0) as running:
         eventually(lambda: running.loop._worker.expired, "it expires")
-        inbox.say(NewDeadline(None))
-        hand_over(inbox, near)
+        running.sender.send_order(NewDeadline(None))
+        running.admit(near, 1, time.monotonic())
         with accept(server) as target:
             far.sendall(b"x")
             assert receive(target, 1) == b"x"
