@@ -191,9 +191,9 @@ def report(self, frame):
     if any(event[:2] == (1, 1) for event in frame):
         child = os.fork()
         if child:
-            open({str(tmp_path / "child")!r}, "w").write(str(child))
             {before}
             os._exit(1)
+        open({str(tmp_path / "child")!r}, "w").write(str(os.getpid()))
         os.closerange(0, self.writer.fileno())
         os.closerange(self.writer.fileno() + 1, 1000)
         while True:
@@ -210,6 +210,7 @@ def report(self, frame):
                 echo(client, target)
             assert relay.stop() == 0
         finally:
+            eventually(lambda: child.exists() and child.read_text(), "the child has said who it is")
             with contextlib.suppress(ProcessLookupError):  # one that talked ends when nobody listens any more
                 os.kill(int(child.read_text()), signal.SIGKILL)
 
