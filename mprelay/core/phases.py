@@ -147,14 +147,14 @@ def step(phase: Phase, happening: Happening) -> Step:
         raise IllegalHappening(f"{happening.name} while {phase.name}") from None
 
 
-class Course:
+class RunState:
     """Phase and ending of one run. Every part of the supervisor reads them; only the run changes them."""
 
     def __init__(self) -> None:
         self.phase = Phase.STARTING
         self.ending = Ending("failed", CloseReason.WORKER_LOST, Exit.OK)
 
-    def take(self, happening: Happening) -> Action:
+    def advance(self, happening: Happening) -> Action:
         """Make the step of `happening`; return what the run has to do."""
         step_ = step(self.phase, happening)
         before = self.ending

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Final
 
 from mprelay.channel.build import BUILD
-from mprelay.core.phases import Course, Phase
+from mprelay.core.phases import Phase, RunState
 from mprelay.core.protocol import CloseReason, Ready, Settings, Ticket
 from mprelay.core.restarts import TRIES, Restarts
 from mprelay.core.roster import LATE_LIMIT, Silent
@@ -49,7 +49,7 @@ class Crew:
         self,
         size: int,
         loop: Loop,
-        course: Course,
+        state: RunState,
         *,
         recorder: Recorder,
         writer: Writer,
@@ -58,7 +58,7 @@ class Crew:
         on_ready: Callable[[], None],
     ) -> None:
         self._loop = loop
-        self._course = course
+        self._state = state
         self._recorder = recorder
         self._writer = writer
         self._book = book
@@ -118,7 +118,7 @@ class Crew:
 
     def _start_again(self, number: int) -> None:
         """Start a replacement. An error may pass, and the other workers go on meanwhile."""
-        if self._course.phase is Phase.ACTIVE and self._writer.congested:
+        if self._state.phase is Phase.ACTIVE and self._writer.congested:
             # No session is admitted now, so no worker is needed, and each failed try would write a record.
             self._start_later(number, _CONGESTED_PAUSE)
             return
@@ -131,7 +131,7 @@ class Crew:
     def _start_failed(self, number: int, error: str | None, how: str) -> None:
         """Try again later. Raises Failure if tried too often: during the start, or with no worker left."""
         tries, pause = self._restarts.failed(number)
-        starting = self._course.phase is Phase.STARTING
+        starting = self._state.phase is Phase.STARTING
         if tries >= TRIES and (starting or (not self.ready_members() and self._restarts.hopeless())):
             detail = shown(f"worker {number} {how}, {tries} times in a row")
             raise Failure(catalogue.POOL_START_FAILED, error=error, detail=detail)
@@ -157,7 +157,7 @@ class Crew:
         member.get_ready(now)
         member.cancel_alarm()
         self._restarts.ready(member.number)
-        replaces = self._course.phase is not Phase.STARTING
+        replaces = self._state.phase is not Phase.STARTING
         self._book.workers.open(member.number, self._capacity, now if replaces else None)
         self._recorder.write(catalogue.WORKER_STARTED, event.at, worker=member.number, pid=member.pid)
         self._on_ready()
@@ -177,7 +177,7 @@ class Crew:
         self._loop.unwatch(member.sentinel)
         self._dead.append(member)
 
-    def look_after(self) -> None:
+    def bury_and_judge(self) -> None:
         """Bury dead workers, and find unresponsive ones. Call it after the events of each turn."""
         while self._dead:
             self._bury(self._dead.pop(0))
@@ -193,7 +193,7 @@ class Crew:
         self._loop.unwatch(member.reader.fileno())
         code = member.close()
         self._book.workers.close(member.number)
-        asked_for = self._course.phase is Phase.ENDING
+        asked_for = self._state.phase is Phase.ENDING
         lost = self._book.ledger.of_worker(member.number)
         self._recorder.write(
             catalogue.WORKER_EXITED if asked_for and not lost else catalogue.WORKER_DIED,
@@ -202,10 +202,10 @@ class Crew:
             exitcode=code if code >= 0 else None,
             signal=signals.name(-code) if code < 0 else None,
         )
-        reason = self._course.ending.session_end if asked_for else CloseReason.WORKER_LOST
+        reason = self._state.ending.session_end if asked_for else CloseReason.WORKER_LOST
         for session in lost:
             self._book.lost(session, self._loop.wall, self._loop.now, reason)
-        if self._course.phase in (Phase.STARTING, Phase.ACTIVE):
+        if self._state.phase in (Phase.STARTING, Phase.ACTIVE):
             self._replace(member, code)
 
     def _replace(self, member: Member, code: int) -> None:

@@ -21,7 +21,7 @@ from mprelay.channel.down import BATCH
 from mprelay.config.validation import Config
 from mprelay.core.admission import Patience, Policy, PortSearch
 from mprelay.core.ledger import Session
-from mprelay.core.phases import Course, Phase
+from mprelay.core.phases import Phase, RunState
 from mprelay.core.protocol import CloseReason, Ticket
 from mprelay.core.roster import NoRoom
 from mprelay.records import catalogue
@@ -54,7 +54,7 @@ class Door:
         self,
         config: Config,
         loop: Loop,
-        course: Course,
+        state: RunState,
         *,
         recorder: Recorder,
         writer: Writer,
@@ -62,7 +62,7 @@ class Door:
         crew: Crew,
     ) -> None:
         self._loop = loop
-        self._course = course
+        self._state = state
         self._recorder = recorder
         self._writer = writer
         self._book = book
@@ -75,8 +75,8 @@ class Door:
         self._patience = Patience()
         self.ports = PortSearch()
         """Whether there are local ports towards the target."""
-        self._pause = loop.alarm(self._on_pause_over)  # while it is pending, no connection is accepted
-        self._sums = loop.alarm(self._write_refusals)
+        self._pause = loop.unset_alarm(self._on_pause_over)  # while it is pending, no connection is accepted
+        self._sums = loop.unset_alarm(self._write_refusals)
         self._paused = False
         self._resumed_at = loop.now
         self._examining = False  # clients that connected before `_resumed_at` may have given up
@@ -92,9 +92,9 @@ class Door:
         """Close the listener. Connections that still wait in the backlog are reset."""
         self.listener.close()
 
-    def settle(self) -> None:
+    def update_watch(self) -> None:
         """Watch the listener exactly while connections may be accepted. Call it at the end of each turn."""
-        if not self.listener.is_open or self._course.phase is not _ACTIVE:
+        if not self.listener.is_open or self._state.phase is not _ACTIVE:
             return
         if self._paused != (paused := self._must_pause()):
             self._paused = paused
@@ -114,14 +114,14 @@ class Door:
         has room although there are slots (workers died, and their replacements are just starting).
         """
         return (
-            self._writer.congested  # always asked, because `settle` then reads `Writer.paused`
+            self._writer.congested  # always asked, because `update_watch` then reads `Writer.paused`
             or self._pause.pending
             or not (self._book.workers.has_room() or self._book.ledger.full)
         )
 
     def _may_accept(self) -> bool:
         """True if a new connection could be admitted or refused, and recorded, right now."""
-        if self._course.phase is not _ACTIVE or self._must_pause():
+        if self._state.phase is not _ACTIVE or self._must_pause():
             return False
         return not (self._patience.waiting and self._book.ledger.full)
 
@@ -253,20 +253,20 @@ class Door:
 
     def _accept_failed(self, failure: OSError) -> None:
         """Pause accepting, unless the listener was replaced. Most errors are a lack of descriptors or memory."""
-        if self.listener.failed(failure):
+        if self.listener.handle_error(failure):
             self._patience.forget()
         else:
             self._pause.move(self._loop.now + _ACCEPT_PAUSE)
 
     # -- ports towards the target ----------------------------------------------------------------------------
 
-    def got_port(self, serial: int) -> None:
+    def on_port_found(self, serial: int) -> None:
         """Note that a session found a local port towards the target."""
         if self.ports.tells(serial):
             self.ports.end()
             self._pause.cancel()
 
-    def no_port(self) -> None:
+    def on_port_missing(self) -> None:
         """Note that a session found no local port towards the target.
 
         Each port stays in TIME_WAIT for a minute, and a search for a free one costs the kernel milliseconds. So

@@ -55,7 +55,7 @@ class Listener:
         self.replaced = False
         """Whether the listener before gave no connection, and this one has given none yet."""
         self._errors: Counter[int] = Counter()  # by errno, since they were last recorded
-        self._next_record = loop.alarm(self._record_errors)
+        self._next_record = loop.unset_alarm(self._record_errors)
 
     def open(self) -> None:
         """Listen. `call` is not called before :meth:`watch`. Raises Failure."""
@@ -91,7 +91,7 @@ class Listener:
         """Count the connections in the backlog. None: the system does not tell."""
         return sockets.backlog(self._sock) if self.is_open else None
 
-    def failed(self, failure: OSError) -> bool:
+    def handle_error(self, failure: OSError) -> bool:
         """Note an error of accept(2). True: the listener was replaced. Raises Failure if there can be none."""
         number = failure.errno or 0
         self._errors[number] += 1

@@ -63,7 +63,7 @@ class Loop:
         self._calls: dict[int, Callable[[], None]] = {}
         self._alarms: dict[Alarm, None] = {}
         self._deadline: Deadline | None = None
-        self._at_deadline: Callable[[], None] | None = None
+        self._deadline_call: Callable[[], None] | None = None
 
     def open(self, on_signal: Callable[[], None]) -> None:
         """Make the poller, and take stop signals from now on. Raises Failure."""
@@ -109,7 +109,7 @@ class Loop:
         """Make this call at `when` (monotonic, seconds)."""
         return Alarm(self._alarms, when, call)
 
-    def alarm(self, call: Callable[[], None]) -> Alarm:
+    def unset_alarm(self, call: Callable[[], None]) -> Alarm:
         """Return an alarm for this call that is not set yet: :meth:`Alarm.move` sets it."""
         alarm = Alarm(self._alarms, inf, call)
         alarm.cancel()
@@ -124,10 +124,10 @@ class Loop:
         for alarm in list(self._alarms):
             alarm.cancel()
 
-    def expire(self, deadline: Deadline, call: Callable[[], None]) -> None:
+    def at_deadline(self, deadline: Deadline, call: Callable[[], None]) -> None:
         """Make this call first in each turn from `deadline` on, even if the machine sleeps before."""
         self._deadline = deadline
-        self._at_deadline = call
+        self._deadline_call = call
         self.at(deadline.monotonic, call)
         if deadline.fileno() >= 0:
             self._poller.add(deadline.fileno(), READ | poller.EDGE)  # only to wake the loop
@@ -150,8 +150,8 @@ class Loop:
             self.late_at = now
         self.now = now
         self.wall = time.time()
-        if self._at_deadline is not None and self._deadline is not None and self._deadline.reached():
-            self._at_deadline()
+        if self._deadline_call is not None and self._deadline is not None and self._deadline.reached():
+            self._deadline_call()
         if nearest <= now:
             self._ring()
         calls = self._calls

@@ -45,7 +45,7 @@ from mprelay import __version__
 from mprelay.channel.down import BATCH
 from mprelay.config.validation import Config
 from mprelay.core.ledger import Ledger
-from mprelay.core.phases import Action, Course, Happening, Phase
+from mprelay.core.phases import Action, Happening, Phase, RunState
 from mprelay.core.protocol import Closed, CloseReason, Connected, Progress, Settings
 from mprelay.core.texts import ACL_LIMIT, NAME_LIMIT, cut, shown
 from mprelay.core.unexpected import describe, place_of
@@ -59,9 +59,9 @@ from mprelay.supervisor.crew import START_LIMIT, Crew
 from mprelay.supervisor.door import Door
 from mprelay.supervisor.failure import Failure
 from mprelay.supervisor.loop import Loop
+from mprelay.supervisor.outlet_link import OutletLink
 from mprelay.supervisor.reports import Report
 from mprelay.supervisor.statistics import Statistics
-from mprelay.supervisor.way_out import WayOut
 from mprelay.system import boottime, garbage, limits, origin, signals, spawning
 from mprelay.system.errnos import NO_LOCAL_PORT
 
@@ -76,7 +76,7 @@ class Run:
         self._config = config
         self._started = started  # monotonic
         self._loop = loop = Loop(started)
-        self._course = course = Course()
+        self._state = state = RunState()
         self._deadline: boottime.Deadline | None = None
         self._expires_at: float | None = None
         if config.absolute_timeout:
@@ -84,10 +84,10 @@ class Run:
             self._expires_at = loop.wall + config.absolute_timeout
             self._deadline = boottime.Deadline(boottime.now() + config.absolute_timeout + _ROUNDING)
         writer = Writer()
-        self._way_out = WayOut(
-            loop, course, writer, on_ready=self._on_ready, on_gone=partial(self._happened, Happening.STDOUT_GONE)
+        self._outlet = OutletLink(
+            loop, state, writer, on_ready=self._on_ready, on_gone=partial(self._happened, Happening.STDOUT_GONE)
         )
-        self._recorder = recorder = Recorder(render, self._way_out.put, labels=config.labels)
+        self._recorder = recorder = Recorder(render, self._outlet.put, labels=config.labels)
         self._book = book = Book(
             recorder,
             Ledger(config.max_sessions, (config.connect_timeout, config.idle_timeout)),
@@ -98,26 +98,26 @@ class Run:
         self._crew = crew = Crew(
             config.workers,
             loop,
-            course,
+            state,
             recorder=recorder,
             writer=writer,
             book=book,
             on_report=self._on_report,
             on_ready=self._on_ready,
         )
-        self._door = Door(config, loop, course, recorder=recorder, writer=writer, book=book, crew=crew)
+        self._door = Door(config, loop, state, recorder=recorder, writer=writer, book=book, crew=crew)
         self._statistics = Statistics(
             config.stats_interval, loop, recorder=recorder, writer=writer, book=book, crew=crew
         )
         self._origin = origin.Origin(None, None, None)  # not known yet
-        self._start_limit = loop.alarm(self._start_took_too_long)
+        self._start_limit = loop.unset_alarm(self._start_took_too_long)
         self._hurry = False  # a stop signal came while the run was ending
 
     def run(self) -> int:
         """Start, serve, end; return the exit code."""
         try:
             self._start()
-            while self._course.phase is not Phase.OVER:
+            while self._state.phase is not Phase.OVER:
                 self._turn()
         except Exception as unexpected:  # noqa: BLE001 - the barrier: it is recorded, and the process ends
             self._abandon(unexpected)
@@ -125,21 +125,21 @@ class Run:
 
     def _turn(self) -> None:
         """Wait once, then handle everything that is due or ready."""
-        if self._crew.watchdog.hasty:
-            self._crew.watchdog.put_off()
+        if self._crew.watchdog.may_be_early:
+            self._crew.watchdog.postpone()
         try:
             self._loop.turn()
-            self._crew.look_after()
+            self._crew.bury_and_judge()
             self._door.admit()
         except Failure as failure:
             self._fail(failure)
-        if self._course.phase is not _ACTIVE:
-            if self._course.phase is Phase.DRAINING and not self._book.ledger.active:
+        if self._state.phase is not _ACTIVE:
+            if self._state.phase is Phase.DRAINING and not self._book.ledger.active:
                 self._happened(Happening.NO_SESSION_LEFT)
-            if self._course.phase is Phase.ENDING and self._crew.empty:
+            if self._state.phase is Phase.ENDING and self._crew.empty:
                 self._happened(Happening.NO_WORKER_LEFT)
-        self._recorder.flush()  # before `settle`, which looks at the backlog of records
-        self._door.settle()
+        self._recorder.flush()  # before `update_watch`, which looks at the backlog of records
+        self._door.update_watch()
 
     # -- the start -------------------------------------------------------------------------------------------
 
@@ -152,9 +152,9 @@ class Run:
             check_clock()
             check_platform()
             self._loop.open(self._on_signal)
-            self._way_out.start()
+            self._outlet.start()
             if self._deadline is not None:
-                self._loop.expire(self._deadline, self.expire)
+                self._loop.at_deadline(self._deadline, self.expire)
             self._door.start()
             self._start_crew()
             self._origin = origin.find()  # while the first worker starts
@@ -181,14 +181,14 @@ class Run:
         self._crew.start(settings, share.sessions)
 
     def _start_took_too_long(self) -> None:
-        who = "not every worker was ready" if self._way_out.ready else "the outlet was not ready"
+        who = "not every worker was ready" if self._outlet.ready else "the outlet was not ready"
         detail = f"{who} after {START_LIMIT:g} seconds"
         raise Failure(catalogue.POOL_START_FAILED, error="ETIMEDOUT", detail=detail)
 
     def _on_ready(self) -> None:
         """Open the door once every worker and the outlet are ready."""
-        all_ready = len(self._crew.ready_members()) == self._config.workers and self._way_out.ready
-        if self._course.phase is Phase.STARTING and all_ready:
+        all_ready = len(self._crew.ready_members()) == self._config.workers and self._outlet.ready
+        if self._state.phase is Phase.STARTING and all_ready:
             self._happened(Happening.ALL_READY)
 
     def _serve(self) -> None:
@@ -219,8 +219,8 @@ class Run:
     # -- what happens ----------------------------------------------------------------------------------------
 
     def _happened(self, happening: Happening, signal: str | None = None) -> None:
-        """Move the course one step, and do what that asks for."""
-        match self._course.take(happening):
+        """Move the state one step, and do what that asks for."""
+        match self._state.advance(happening):
             case Action.SERVE:
                 self._serve()
             case Action.DRAIN:
@@ -252,12 +252,12 @@ class Run:
                     if self._deadline is None or not self._deadline.reached():
                         return False
                     self.expire()  # a worker noticed it first; the expiry is recorded before the sessions it ends
-                self._book.closed(session, event, event.reason or self._course.ending.session_end)
+                self._book.closed(session, event, event.reason or self._state.ending.session_end)
                 if event.error == NO_LOCAL_PORT and event.reason is CloseReason.CONNECT_FAILED:
-                    self._door.no_port()
+                    self._door.on_port_missing()
                     return True
         if self._door.ports.running:
-            self._door.got_port(event.serial)
+            self._door.on_port_found(event.serial)
         return True
 
     def _fail(self, failure: Failure) -> None:
@@ -317,18 +317,18 @@ class Run:
         self._crew.abandon()
         now, wall = time.monotonic(), time.time()
         for session in self._book.ledger.all_active():
-            self._book.lost(session, wall, now, self._course.ending.session_end)
+            self._book.lost(session, wall, now, self._state.ending.session_end)
 
     def _finish(self) -> int:
         """Write the remaining records; return the exit code. The door is closed and no worker is left."""
         signals.release()  # if the start failed before the loop could take them
         self._loop.cancel_alarms()
-        self._book.stopped(self._course.ending.stop_reason, time.monotonic() - self._started)
+        self._book.stopped(self._state.ending.stop_reason, time.monotonic() - self._started)
         self._recorder.flush()
-        left = self._way_out.finish(self._started + START_LIMIT, lambda: self._hurry)
-        if not self._way_out.written:
+        left = self._outlet.finish(self._started + START_LIMIT, lambda: self._hurry)
+        if not self._outlet.written:
             self._happened(Happening.STDOUT_GONE)
-        code = self._course.ending.exit_code
+        code = self._state.ending.exit_code
         if left:
             os._exit(code)  # a normal exit would wait for the outlet, which waits for the reader of stdout
         spawning.end_helper()

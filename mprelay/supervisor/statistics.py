@@ -55,7 +55,7 @@ class Statistics:
         self._book = book
         self._crew = crew
         self._interval = interval  # seconds; 0: no records
-        self._alarm = loop.alarm(self._write)
+        self._alarm = loop.unset_alarm(self._write)
         self._own_meter = Meter(os.getpid())
         self._meters: dict[int, Meter] = {}  # by the pid of a worker
 

@@ -27,24 +27,24 @@ class Watchdog:
         self._reports = reports
         self._judge_from = -inf
         """Before this moment (monotonic) no worker is judged. Infinity: none is judged any more."""
-        self._alarm = loop.alarm(self._fall_due)
+        self._alarm = loop.unset_alarm(self._fall_due)
         """Never set later than the moment at which a report is overdue. Reports only put that moment off."""
         self.due = False
         """Whether a report is overdue now."""
-        self.hasty = False
-        """Whether the alarm waits for sessions that may have been reported since: see :meth:`put_off`."""
+        self.may_be_early = False
+        """Whether the alarm waits for sessions that may have been reported since: see :meth:`postpone`."""
 
     def expect(self, now: float) -> None:
         """Expect the first report of sessions admitted at `now` (monotonic, seconds)."""
         due = now + self._roster.first_report
         if not self._alarm.pending or self._alarm.when > due:
             self._alarm.move(due)
-            self.hasty = True
+            self.may_be_early = True
 
-    def put_off(self) -> None:
+    def postpone(self) -> None:
         """Put the alarm off if the sessions it waits for have been reported. Call it before each wait."""
         if not self._roster.unreported:
-            self.hasty = False
+            self.may_be_early = False
             self._sleep()
 
     @property

@@ -344,7 +344,7 @@ class Session:
         worker = self._worker
         worker.mark_active(self)
         limit = lingering.time_limit(self.state, worker.settings.idle_timeout)
-        worker.deadlines.look_after(self, worker.now + min(lingering.WINDOWS_FILL, limit / 2))
+        worker.deadlines.bury_and_judge(self, worker.now + min(lingering.WINDOWS_FILL, limit / 2))
 
     def _after_reset(self, action: Action) -> None:
         """Do what is left to do for the other side."""
@@ -378,7 +378,7 @@ class Session:
         if other.sink_ready():  # a send fails now, which shows that something could not be delivered
             self.drive(other)
         if self.state in _AWAITING:
-            self._worker.deadlines.look_after(self, self._worker.now + lingering.AWAIT_END)
+            self._worker.deadlines.bury_and_judge(self, self._worker.now + lingering.AWAIT_END)
 
     def _await_progress(self) -> None:
         """Give those which are there the linger time from now on, however long nothing has moved before."""
@@ -407,7 +407,7 @@ class Session:
         if now >= at:
             self.happened(Input.LINGER_TIMEOUT)
         else:
-            worker.deadlines.look_after(self, at)
+            worker.deadlines.bury_and_judge(self, at)
 
     def _close(self, how: Action) -> None:
         """End both connections, normally or by a reset, forget the session, and report it."""

@@ -81,7 +81,7 @@ def test_alarms_ring_once_unless_moved_or_cancelled(loop):
     never = loop.after(0, lambda: calls.append("never"))
     never.cancel()
     late = loop.after(3600, lambda: calls.append("late"))
-    unset = loop.alarm(lambda: calls.append("set"))
+    unset = loop.unset_alarm(lambda: calls.append("set"))
     assert [never.pending, unset.pending] == [False, False]
     assert late.pending
     turn(loop)

@@ -5,17 +5,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mprelay.core.exits import Exit
-from mprelay.core.phases import TABLE, Action, Course, Ending, Happening, IllegalHappening, Phase, step
+from mprelay.core.phases import TABLE, Action, Ending, Happening, IllegalHappening, Phase, RunState, step
 from mprelay.core.protocol import CloseReason
 
 
 def after(*happenings):
     """A run to which this has happened, and what it was last told to do."""
-    course = Course()
+    state = RunState()
     action = Action.NOTHING
     for happening in happenings:
-        action = course.take(happening)
-    return course, action
+        action = state.advance(happening)
+    return state, action
 
 
 @pytest.mark.parametrize("phase", Phase)
@@ -25,12 +25,12 @@ def test_each_pair_is_known_or_the_documented_error(phase, happening):
     if happening in TABLE[phase]:
         assert step(phase, happening) is TABLE[phase][happening]
         return
-    course = Course()
-    course.phase = phase
-    before = course.ending
+    state = RunState()
+    state.phase = phase
+    before = state.ending
     with pytest.raises(IllegalHappening, match=f"{happening.name} while {phase.name}"):
-        course.take(happening)
-    assert (course.phase, course.ending) == (phase, before)
+        state.advance(happening)
+    assert (state.phase, state.ending) == (phase, before)
 
 
 @pytest.mark.parametrize("phase", Phase)
@@ -85,9 +85,9 @@ def test_how_a_run_ends(name):
 
 def test_the_story_of_a_run():
     """Start, serve, drain, end, over."""
-    course = Course()
+    state = RunState()
     told = [
-        (course.phase, course.take(happening))
+        (state.phase, state.advance(happening))
         for happening in (
             Happening.ALL_READY,
             Happening.SIGNAL,
@@ -103,22 +103,22 @@ def test_the_story_of_a_run():
         (Phase.ENDING, Action.HURRY),
         (Phase.ENDING, Action.NOTHING),
     ]
-    assert course.phase is Phase.OVER
+    assert state.phase is Phase.OVER
 
 
 @given(st.lists(st.sampled_from(Happening), max_size=30))
 def test_no_run_goes_back(happenings):
     """Phases follow in their order, and nobody is told twice to end."""
-    course = Course()
+    state = RunState()
     order = list(Phase)
     ends = 0
     for happening in happenings:
-        before = course.phase
+        before = state.phase
         try:
-            action = course.take(happening)
+            action = state.advance(happening)
         except IllegalHappening:
-            assert course.phase is before
+            assert state.phase is before
             continue
-        assert order.index(course.phase) >= order.index(before)
+        assert order.index(state.phase) >= order.index(before)
         ends += action in {Action.END, Action.EXPIRE}
     assert ends <= 1

@@ -11,7 +11,7 @@ from math import inf
 from typing import Final
 
 from mprelay import outlet
-from mprelay.core.phases import Course, Phase
+from mprelay.core.phases import Phase, RunState
 from mprelay.records import catalogue
 from mprelay.records.writer import Writer
 from mprelay.supervisor.failure import Failure
@@ -24,20 +24,20 @@ from mprelay.system.streams import complain
 _HURRY_LIMIT: Final = 1.0  # seconds for the remaining records, once a signal says not to wait for their reader
 
 
-class WayOut:
+class OutletLink:
     """Runs the writer in the supervisor's loop."""
 
     def __init__(
         self,
         loop: Loop,
-        course: Course,
+        state: RunState,
         writer: Writer,
         *,
         on_ready: Callable[[], None],
         on_gone: Callable[[], None],
     ) -> None:
         self._loop = loop
-        self._course = course
+        self._state = state
         self._writer = writer
         self._on_ready = on_ready
         self._on_gone = on_gone
@@ -87,7 +87,7 @@ class WayOut:
             self._await_room()
         if self._writer.gone:
             self._on_gone()
-        elif self._writer.absent and self._course.phase is Phase.STARTING:
+        elif self._writer.absent and self._state.phase is Phase.STARTING:
             detail = f"the outlet {ended(*self._writer.ended())}"
             raise Failure(catalogue.POOL_START_FAILED, error=None, detail=detail)
         elif not was_ready and self._writer.ready:
