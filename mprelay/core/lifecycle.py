@@ -4,8 +4,8 @@ Rules:
 
 1. A session starts CONNECTING, when it has both its sockets and its buffers, and ends CLOSED. What has ended on
    the way is the state: half-close is a state, not a flag beside it.
-2. Nothing is read from the client before the target is connected (CONNECTED is the only way out of
-   CONNECTING that does not end the session).
+2. Nothing is read from the client before the target is connected: only CONNECTED leads to a state in which bytes
+   move.
 3. One side's end of data is passed on as end of data (CLOSE_TARGET_WRITE, CLOSE_CLIENT_WRITE); the other
    direction goes on. When both have ended the session SETTLEs: it keeps its slot until both have acknowledged all
    that they were sent. Then it FINISHes: both sockets are closed in the normal way. Otherwise clients that never
@@ -18,12 +18,13 @@ Rules:
    moment: if that comes, and nothing before it, everything was delivered and the session SETTLEs. The same holds
    for a side that resets while the session settles: it is not waited for any more.
 6. Everything else ABORTs the session: both sockets are reset, so that a cut transfer never looks complete.
-7. The reason is what happened first. A step without a reason keeps the one before it. A failed send names the
-   side that did not take it, whatever came before.
+7. The reason is what happened first. A step without a reason keeps the one before it. There are two exceptions.
+   A failed send names the side that did not take it, unless a reset came before. A session that the relay ends
+   after a half-close is recorded with the relay's reason.
 8. A step on a pair that is not in the table raises :class:`IllegalInput` and changes nothing.
 
-The step is pure: it tells what to do, the relay does it. Readiness is edge-triggered, so there is no interest
-to compute from a state: both sockets are registered once, for everything.
+The step is pure: it tells the session what to do. Readiness is edge-triggered, so there is no interest to compute
+from a state: both sockets are registered once, for everything.
 """
 
 from enum import Enum, auto

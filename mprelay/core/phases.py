@@ -2,11 +2,11 @@
 
 Rules:
 
-1. A run is STARTING until every worker is ready, ACTIVE while it accepts, DRAINING while sessions may finish,
-   ENDING while the workers end their sessions by force, and OVER when no worker is left.
+1. A run is STARTING until every worker and the outlet are ready, ACTIVE while it accepts, DRAINING while
+   sessions may finish, ENDING while the workers end their sessions by force, and OVER when no worker is left.
 2. The first happening that ends a run decides its stop reason, and the reason of the sessions that are ended by
    force. Later happenings change neither, except an unexpected exception.
-3. The exit code reports the worst happening. Without stdout it is 74, however the run ends.
+3. The exit code is that of the last failure. The run reports a lost stdout last, so without stdout it is 74.
 4. A step on a pair that is not in the table raises :class:`IllegalHappening` and changes nothing.
 
 The step is pure. It tells the run what to do.

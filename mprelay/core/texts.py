@@ -1,6 +1,6 @@
-"""Texts from outside, made fit for a record: valid Unicode, shortened, and without control characters.
+"""Texts from outside, made fit for a record: valid Unicode, and shortened.
 
-Each limit has its name here.
+JSON escapes control characters. For a line of text, and for stderr, :data:`CONTROL` tells how they are shown.
 """
 
 from typing import Final

@@ -18,4 +18,4 @@ def place_of(unexpected: BaseException) -> str:
 
 def describe(unexpected: BaseException) -> str:
     """Return an exception's type and text, at most 200 characters."""
-    return valid(f"{type(unexpected).__name__}: {unexpected}"[:200])
+    return valid(f"{type(unexpected).__name__}: {unexpected}"[:200])[:200]  # half characters grow sixfold

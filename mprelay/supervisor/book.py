@@ -92,6 +92,7 @@ class Book:
         return session
 
     def _refuse(self, client: Address, verdict: Verdict, at: float, waited_ms: float) -> None:
+        kind, message = _REFUSALS[verdict.outcome]
         fields: dict[str, object]
         match verdict.outcome:
             case Outcome.REJECTED:
@@ -100,10 +101,9 @@ class Book:
             case Outcome.ABANDONED:
                 self.ledger.abandon()
                 fields = {"waited_ms": waited_ms}
-            case _:
+            case Outcome.EXHAUSTED:
                 self.ledger.exhaust()
                 fields = {"active": self.ledger.active}
-        kind, message = _REFUSALS[verdict.outcome]
         ip, port = client
         if self.summing_up:
             self.refusals.add(ip, kind, at)

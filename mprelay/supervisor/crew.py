@@ -2,12 +2,13 @@
 
     start ──Ready, of our build──▶ ready ─────────────── dies ──────▶ start, at once if it lived for 5 s,
       │                              ├─ owes a report ─10 s─▶ killed            else after 1, 2, 4 … 60 s
-      │                              └─ crashed, a lie ─────▶ killed
+      │                              └─ a lie, crashed ──────▶ killed, if it does not end in 0.4 s
       └─ cannot be started, ends, hangs, is of another build ───────▶ start, after 0.1, 0.2 … 60 s
 
 Rules:
 
-1. A worker that dies is replaced by another with the same number, unless the run drains or ends.
+1. A worker that dies is replaced by another with the same number, unless the run drains or ends. If no worker is
+   left, and each was tried six times in vain, the run fails.
 2. A worker's death is noted among the other events of a turn, but it is buried after all of them. The burial
    frees descriptors. Those opened next get the same numbers, for which events of this turn may still be listed.
 """

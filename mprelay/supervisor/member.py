@@ -2,8 +2,8 @@
 
 Rules:
 
-1. The parent closes its copies of the child's channel ends right after the start
-   (:mod:`mprelay.system.spawning`).
+1. The supervisor closes its copies of the worker's channel ends right after the start. Otherwise the end of a
+   channel would never come (:mod:`mprelay.system.spawning`).
 2. Closing its hand-over channel tells a worker to stop. A worker that does not stop is killed.
 3. The queue of a process that is gone may still hold events. They are read before it is closed.
 """

@@ -20,7 +20,7 @@ from mprelay.supervisor.loop import Loop
 from mprelay.supervisor.member import GRACE, Member
 
 EVENTS_IN_TURN: Final = 1536
-"""Events read from one worker in a turn: 64 full frames, more than a pipe of 64 KiB holds."""
+"""Events read from one worker in a turn: more than a pipe of 64 KiB holds in full frames."""
 
 EVENTS_IN_PIPE: Final = 8192
 """More events than any pipe of 64 KiB holds, even of the shortest kind in a frame each."""

@@ -14,7 +14,7 @@
       │  crew ── reports ────────────┘                             │            │
       └──┬──────────────────────────────────────▲──────────────────┘            │
          │ SOCK_SEQPACKET, SCM_RIGHTS           │ one multiprocessing queue     │
-         │ tickets + sockets, many a message    │ per worker: batches of events │
+         │ tickets + sockets, many per message  │ per worker: batches of events │
       ═══╪══════════════════════════════════════╪═════ process boundary ════    │
       ┌──▼──────────────────────────────────────┴──────────────────┐            │
       │ worker 1..N: epoll relay loop; session = state machine;    ├──TCP───────┘

@@ -1,11 +1,11 @@
 """Bytes for one direction of a session.
 
-The only file that calls recv and send, and that knows their errnos; splice(2) is in :mod:`mprelay.system.pipes`.
+The only file that moves a session's bytes. splice(2) itself is in :mod:`mprelay.system.pipes`.
 
 Rules:
 
-1. A pump never blocks. Every call is made with MSG_DONTWAIT, so the sockets need no O_NONBLOCK, which saves a
-   system call for each.
+1. A pump never blocks. recv(2) and send(2) are called with MSG_DONTWAIT, so the sockets need no O_NONBLOCK, which
+   saves a system call for each. Only a flow that borrows a pipe sets it.
 2. Nothing is read while anything read before is undelivered. So the end of data is read only when everything
    before it has been delivered, and a session holds at most one buffer for each direction.
 3. Readiness is edge-triggered (epoll(7)), and only this file knows what an edge means for a pump:

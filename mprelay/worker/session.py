@@ -10,7 +10,7 @@ Rules:
 2. Each socket is registered once, edge-triggered, for everything. Each edge updates the two pumps that it
    concerns, then runs those it unblocked. Closing the target's socket takes its registration back; the client's,
    of which the supervisor has a copy for a while, is taken back by hand.
-3. The first error is kept, and whose it was.
+3. The first error is kept, and whose it was, unless both sides then end normally.
 """
 
 import errno
