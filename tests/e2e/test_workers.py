@@ -174,7 +174,7 @@ def test_a_worker_that_dies_in_a_bulk_transfer(number):
 
 def test_a_replacement_that_hangs_at_its_start_holds_nobody_up():
     """Its channels got the numbers of the dead worker's: an old event once made the supervisor wait for it."""
-    with listening() as server, Relay(server.getsockname(), "--absolute-timeout", "4", workers=2) as relay:
+    with listening() as server, Relay(server.getsockname(), "--absolute-timeout", "8", workers=2) as relay:
         with relay.connect() as client, accept(server) as target:
             client.sendall(b"x")
             receive(target, 1)

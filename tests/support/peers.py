@@ -35,18 +35,28 @@ def free_port() -> int:
             return port
 
 
-def connect(
+def connect(address: Address, **where: Any) -> socket.socket:
+    """Connect to a peer that may reset the connection at once (`where`: see :func:`_connect`).
+
+    On loopback connect(2) itself may report the reset. That is the same outcome as a reset a moment later, so the
+    caller then gets a socket that was reset after it was connected. It has the same port if `source` was given.
+    """
+    sock, own = _connect(address, **where)
+    return sock or _reset_after_connect(socket.AF_INET6 if ":" in address[0] else socket.AF_INET, own)
+
+
+def _connect(
     address: Address,
     *,
     source: str | None = None,
     port: int = 0,
     wait: bool = True,
     receive_buffer: int | None = None,
-) -> socket.socket:
-    """Connect to a peer that may reset the connection at once; without `wait` it may still be under way.
+) -> tuple[socket.socket | None, Address]:
+    """Connect, from `source` and `port`; without `wait` it may still be under way.
 
-    On loopback connect(2) itself may report the reset. That is the same outcome as a reset a moment later, so the
-    caller then gets a socket that was reset after it was connected. It has the same port if `source` was given.
+    Returns the socket, or None if connect(2) reported a reset, and its own address: with the port, if `source` was
+    given.
     """
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     with contextlib.ExitStack() as undo:
@@ -63,10 +73,9 @@ def connect(
         except BlockingIOError:
             sock.settimeout(PATIENCE)
         except ConnectionResetError:
-            sock.close()
-            return _reset_after_connect(family, own)
+            return None, own
         undo.pop_all()
-    return sock
+    return sock, own
 
 
 def _reset_after_connect(family: int, own: Address) -> socket.socket:
@@ -91,11 +100,14 @@ class Answer(NamedTuple):
 
 
 def knock(address: Address, say: bytes = b"", *, patience: float = PATIENCE, **where: Any) -> Answer:
-    """Connect (`where`: see :func:`connect`), say something, and read to the end, which may come at any moment.
+    """Connect (`where`: see :func:`_connect`), say something, and read to the end, which may come at any moment.
 
     TimeoutError: `patience` seconds went by without an answer.
     """
-    with connect(address, **where) as client:
+    connected, own = _connect(address, **where)
+    if connected is None:
+        return Answer(own[1], b"", reset=True)
+    with connected as client:
         client.settimeout(patience)
         heard = bytearray()
         try:

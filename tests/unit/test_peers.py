@@ -12,7 +12,10 @@ SUPPORT = Path(__file__).parents[1] / "support"
 KNOCK = """
 import socket, sys
 sys.path.insert(0, sys.argv[1])
-from support.peers import connect, ends_with_reset
+from support.peers import connect, ends_with_reset, knock
+if sys.argv[5] == "knock":
+    print(sys.argv[4], *knock((sys.argv[2], int(sys.argv[3])), source=sys.argv[4])[::2])
+    sys.exit()
 with connect((sys.argv[2], int(sys.argv[3])), source=sys.argv[4] or None, wait=bool(sys.argv[5])) as sock:
     assert sock.fileno() != 3
     print(sock.getsockname()[0], sock.getsockname()[1], ends_with_reset(sock))
@@ -28,9 +31,11 @@ with connect((sys.argv[2], int(sys.argv[3])), source=sys.argv[4] or None, wait=b
         ("::ffff:127.0.0.1", "", "::1"),
     ],
 )
-@pytest.mark.parametrize("wait", ["", "wait"])
+@pytest.mark.parametrize("wait", ["", "wait", "knock"])
 def test_a_reset_within_connect_is_one_that_comes_later(host, source, shown, wait):
     """The first socket, which is descriptor 3, is reset by connect(2): what one gets reads a reset instead."""
+    if wait == "knock":
+        source = shown
     program = [sys.executable, "-c", KNOCK, str(SUPPORT.parent), host, str(free_port()), source, wait]
     done = subprocess.run(
         [sys.executable, str(SUPPORT / "seccomp.py"), "connect,0=3:ECONNRESET", "--", *program],
