@@ -55,8 +55,8 @@ def _connect(
 ) -> tuple[socket.socket | None, Address]:
     """Connect, from `source` and `port`; without `wait` it may still be under way.
 
-    Returns the socket, or None if connect(2) reported a reset, and its own address: with the port, if `source` was
-    given.
+    Returns the socket, or None if connect(2) reported a reset, and its own address: with the port, if `source`
+    was given.
     """
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     with contextlib.ExitStack() as undo:
