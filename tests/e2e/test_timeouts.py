@@ -282,10 +282,11 @@ def test_the_machine_was_asleep_when_it_was_due(tmp_path):
 
 
 @pytest.mark.parametrize("stopped", [False, True])
-def test_a_timer_wakes_it(tmp_path, stopped):
-    """The supervisor, and the workers too, which need no supervisor for it."""
+@pytest.mark.parametrize("clock", [MOSTLY_ASLEEP, WITHOUT_TIMER], ids=["timer", "no timer and no sleep"])
+def test_each_process_meets_the_expiry_by_itself(tmp_path, clock, stopped):
+    """The workers need no supervisor for it. A machine that does not sleep needs no timer."""
     options = ("--absolute-timeout", "5")
-    env = with_site(tmp_path, MOSTLY_ASLEEP)
+    env = with_site(tmp_path, clock)
     with listening() as server, Relay(server.getsockname(), *options, env=env) as relay:
         with relay.connect() as client, accept(server) as target:
             echo(client, target)
@@ -296,23 +297,6 @@ def test_a_timer_wakes_it(tmp_path, stopped):
             relay.process.send_signal(signal.SIGCONT)
         assert relay.finish() == 0
         assert relay.records[-1]["reason"] == "expired"
-        assert relay.records[-1]["closed"] == {"relay_expired": 1}
-
-
-@pytest.mark.parametrize("stopped", [False, True])
-def test_without_such_a_timer(tmp_path, stopped):
-    """A machine that does not sleep needs none."""
-    options = ("--absolute-timeout", "5")
-    env = with_site(tmp_path, WITHOUT_TIMER)
-    with listening() as server, Relay(server.getsockname(), *options, env=env) as relay:
-        with relay.connect() as client, accept(server) as target:
-            echo(client, target)
-            if stopped:
-                relay.process.send_signal(signal.SIGSTOP)
-            assert ends_with_reset(client)
-            assert ends_with_reset(target)
-            relay.process.send_signal(signal.SIGCONT)
-        assert relay.finish() == 0
         assert relay.records[-1]["closed"] == {"relay_expired": 1}
 
 
