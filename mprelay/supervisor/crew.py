@@ -156,7 +156,6 @@ class Crew:
             return
         now = self._loop.now
         member.get_ready(now)
-        member.cancel_alarm()
         self._restarts.ready(member.number)
         replaces = self._state.phase is not Phase.STARTING
         self._book.workers.open(member.number, self._capacity, now if replaces else None)
@@ -229,8 +228,7 @@ class Crew:
         for alarm in self._starts.values():
             alarm.cancel()
         for member in self._members.values():
-            if not (member.ready or member.reader.garbled):
-                member.cancel_alarm()
+            member.cancel_alarm()
 
     def stop(self) -> None:
         """Tell all workers to end their sessions and exit. Kill those that have not done so after the grace."""
@@ -251,7 +249,7 @@ class Crew:
         for member in list(self._members.values()):
             self._loop.unwatch(member.sentinel)
             self._loop.unwatch(member.reader.fileno())
-            member.join()
+            member.wait()
             del self._members[member.number]
 
     @property

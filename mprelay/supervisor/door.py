@@ -73,6 +73,7 @@ class Door:
         self.listener = Listener(loop, recorder, config.bind, config.fwd_port, self._on_connection)
         self._connections_wait = False
         self._patience = Patience()
+        self._lapse = loop.unset_alarm(self._patience.lapse)
         self.ports = PortSearch()
         """Whether there are local ports towards the target."""
         self._pause = loop.unset_alarm(self._on_pause_over)  # while it is pending, no connection is accepted
@@ -164,7 +165,7 @@ class Door:
         if self._patience.refusable or self._book.ledger.active < self._book.ledger.limit:
             return True
         self._patience.begin(self.listener.waiting() or BATCH)
-        self._loop.after(_SLOT_PATIENCE, self._patience.lapse)
+        self._lapse.move(self._loop.now + _SLOT_PATIENCE)
         return False
 
     def _accept(self) -> None:

@@ -125,12 +125,15 @@ class Loop:
             alarm.cancel()
 
     def at_deadline(self, deadline: Deadline, call: Callable[[], None]) -> None:
-        """Make this call first in each turn from `deadline` on, even if the machine sleeps before."""
+        """Make this call first in each turn from `deadline` on. The machine may sleep meanwhile. Raises Failure."""
         self._deadline = deadline
         self._deadline_call = call
         self.at(deadline.monotonic, call)
         if deadline.fileno() >= 0:
-            self._poller.add(deadline.fileno(), READ | poller.EDGE)  # only to wake the loop
+            try:
+                self._poller.add(deadline.fileno(), READ | poller.EDGE)  # to wake, nothing else
+            except OSError as failure:
+                raise init_failed("epoll", failure.errno, failure.strerror) from failure
 
     def take_signals(self) -> list[int]:
         """Return the stop signals that came since the last call."""

@@ -58,6 +58,7 @@ class Member:
     def get_ready(self, now: float) -> None:
         """Note that the worker can take tickets from now on."""
         self.ready_at = now
+        self.cancel_alarm()
         self._words.end()
 
     def stop(self) -> None:
@@ -79,6 +80,10 @@ class Member:
         worker, long before.
         """
         self.kill()
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait for the end of a process that was killed."""
         self._process.join()
 
     def close(self) -> int:
@@ -92,9 +97,10 @@ class Member:
         return code or 0
 
     def cancel_alarm(self) -> None:
-        """Cancel :attr:`alarm`, if there is one."""
+        """Expect nothing more of it within a time."""
         if self.alarm is not None:
             self.alarm.cancel()
+            self.alarm = None  # the alarm's call refers to this object
 
     def how_it_ended(self, code: int) -> str:
         """Return why the worker was never ready, after :meth:`close` has returned `code`."""

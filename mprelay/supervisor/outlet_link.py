@@ -117,6 +117,7 @@ class OutletLink:
                 return writer.outlives(wait=False)
             self._await_room()
             self._loop.turn(min(give_up_at, inf if writer.ready else ready_by) - now)
+            writer.attend()  # also if the kernel refuses to watch for room
         return writer.outlives(wait=True)
 
     @property

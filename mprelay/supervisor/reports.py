@@ -97,7 +97,7 @@ class Reports:
             member.reader.stop()
             member.trouble = f"crashed before it was ready: {event.error}"
             member.cancel_alarm()
-            member.alarm = self._loop.after(GRACE, member.kill)
+            self._loop.after(GRACE, member.kill)
         else:
             member.kill()
             if not member.ready:

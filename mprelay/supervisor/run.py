@@ -152,9 +152,9 @@ class Run:
             check_clock()
             check_platform()
             self._loop.open(self._on_signal)
-            self._outlet.start()
             if self._deadline is not None:
                 self._loop.at_deadline(self._deadline, self.expire)
+            self._outlet.start()
             self._door.start()
             self._start_crew()
             self._origin = origin.find()  # while the first worker starts
@@ -218,7 +218,7 @@ class Run:
 
     # -- what happens ----------------------------------------------------------------------------------------
 
-    def _happened(self, happening: Happening, signal: str | None = None) -> None:
+    def _happened(self, happening: Happening, signal: int | None = None) -> None:
         """Move the state one step, and do what that asks for."""
         match self._state.advance(happening):
             case Action.SERVE:
@@ -234,7 +234,7 @@ class Run:
 
     def _on_signal(self) -> None:
         for number in self._loop.take_signals():
-            self.stop(signals.name(number))
+            self.stop(number)
 
     def _on_report(self, worker: int, event: Report, now: float) -> bool:
         """Act on a worker's report about one of its sessions. False: the report cannot be true."""
@@ -267,8 +267,11 @@ class Run:
 
     # -- the end ---------------------------------------------------------------------------------------------
 
-    def stop(self, signal: str | None = None) -> None:
-        """Stop listening and let sessions finish. A second call ends them. A third gives up unwritten records."""
+    def stop(self, signal: int | None = None) -> None:
+        """Stop listening and let sessions finish. A second call ends them. A third gives up unwritten records.
+
+        `signal` is the number of the one that asks for it.
+        """
         self._happened(Happening.SIGNAL, signal)
 
     def expire(self) -> None:
@@ -279,14 +282,14 @@ class Run:
         """Kill all workers, whatever state this process is in: there is no relay without a record."""
         self._crew.kill()
 
-    def _drain(self, signal: str | None) -> None:
+    def _drain(self, signal: int | None) -> None:
         """Close the door, and let sessions finish within the drain timeout."""
         self._door.close()
         self._crew.drain()
         self._start_limit.cancel()
         self._recorder.write(
             catalogue.RELAY_DRAINING,
-            signal=signal,
+            signal=None if signal is None else signals.name(signal),
             active=self._book.ledger.active,
             drain_timeout=self._config.drain_timeout,
         )

@@ -10,6 +10,7 @@ from mprelay.records.writer import Writer
 from mprelay.supervisor.book import Book
 from mprelay.supervisor.crew import Crew
 from mprelay.supervisor.loop import Loop
+from mprelay.supervisor.member import Member
 
 if TYPE_CHECKING:
     import psutil
@@ -57,7 +58,7 @@ class Statistics:
         self._interval = interval  # seconds; 0: no records
         self._alarm = loop.unset_alarm(self._write)
         self._own_meter = Meter(os.getpid())
-        self._meters: dict[int, Meter] = {}  # by the pid of a worker
+        self._meters: dict[Member, Meter] = {}
 
     def start(self) -> None:
         """Write the first record after one interval."""
@@ -86,11 +87,11 @@ class Statistics:
     def _usage(self) -> list[dict[str, Any]]:
         """Measure each ready worker."""
         ready = self._crew.ready_members()
-        self._meters = {member.pid: self._meters.get(member.pid) or Meter(member.pid) for member in ready}
+        self._meters = {member: self._meters.get(member) or Meter(member.pid) for member in ready}
         return [
             {
                 "worker": member.number,
-                **self._meters[member.pid].read(),
+                **self._meters[member].read(),
                 "sessions": self._book.workers.load(member.number),
             }
             for member in ready
