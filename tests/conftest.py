@@ -1,4 +1,4 @@
-"""What holds for every test: it leaves no process and no descriptor behind; in CI no tool may be missing."""
+"""Rules for every test: it leaves no process and no descriptor behind, and in CI no tool may be missing."""
 
 import contextlib
 import gc
@@ -21,7 +21,7 @@ def pytest_addoption(parser):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """Leave out the slow ones, unless all or a place in tests/slow is asked for; mark who must run alone."""
+    """Deselect slow tests, unless --all or a path in tests/slow is given. Mark the tests that must run alone."""
     for item in items:
         if bound := item.get_closest_marker("wall_clock"):
             item.add_marker(pytest.mark.alone(*bound.args))
@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_collection_finish():
-    """Keep what exists by now out of the way of gc.collect(), which runs after each test."""
+    """Exclude what exists by now from gc.collect(), which runs after each test."""
     gc.collect()
     gc.freeze()
 
@@ -41,17 +41,17 @@ def pytest_collection_finish():
 def _descriptors() -> dict[str, str]:
     found = {}
     for descriptor in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # the one that was listing
+        with contextlib.suppress(FileNotFoundError):  # the descriptor that listed the directory
             found[descriptor.name] = str(descriptor.readlink())
     return found
 
 
 def _children(pid: str = "self") -> set[int]:
-    """The processes below one, without a look at all of this machine's (proc_tid_children(5))."""
+    """The child processes of a process, without a scan of all of this machine's (proc_tid_children(5))."""
     if not Path("/proc/thread-self/children").exists():  # a kernel without CONFIG_PROC_CHILDREN
         return {child.pid for child in psutil.Process().children(recursive=True)}
     found: set[int] = set()
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it, or a thread of it, has ended
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the process, or a thread of it, has ended
         for thread in Path(f"/proc/{pid}/task").iterdir():
             for child in map(int, (thread / "children").read_text().split()):
                 found |= {child, *_children(str(child))}
@@ -60,11 +60,11 @@ def _children(pid: str = "self") -> set[int]:
 
 @pytest.fixture(autouse=True)
 def _nothing_left():
-    """After each test: no child process and no descriptor that was not there before."""
+    """No child process and no descriptor is left after a test that was not there before it."""
     before = _descriptors()
     running = _children()
     yield
-    resource_tracker._resource_tracker._stop()  # the one process that multiprocessing would keep
+    resource_tracker._resource_tracker._stop()  # the one process that multiprocessing would keep running
     gc.collect()
     left_running = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in _children() - running]
     assert left_running == [], "processes left behind"
@@ -74,7 +74,7 @@ def _nothing_left():
 
 @pytest.fixture
 def many_files():
-    """As many descriptors for the test itself as it may have, and no more than the largest test needs."""
+    """Raise the test's own descriptor limit as far as allowed, but no further than the largest test needs."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     most = 20_000 if hard == resource.RLIM_INFINITY else min(20_000, hard)
     with limit(os.getpid(), resource.RLIMIT_NOFILE, most):
@@ -83,7 +83,7 @@ def many_files():
 
 @pytest.fixture
 def tool():
-    """Find a program that we did not write; skip where it is missing, but never in CI."""
+    """Find a third-party program. Skip the test if it is missing, but fail in CI."""
 
     def find(name: str) -> str:
         path = shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin:/sbin")

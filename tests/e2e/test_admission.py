@@ -1,4 +1,4 @@
-"""Who is let in: by address, at the limit, after a pause, in a flood, and without a listener."""
+"""Admission: by address, at the limit, after a pause, in a flood, and without a listener."""
 
 import contextlib
 import ctypes
@@ -33,7 +33,7 @@ from support.relay import Relay, failing, open_sessions
 from support.waiting import PATIENCE, eventually
 
 ENTRIES = [
-    # entry, as rejections show it, IPv4 from 127.0.0.1, IPv6 from ::1
+    # entry, its form in rejections, IPv4 clients from 127.0.0.1, IPv6 clients from ::1
     ("any", "ANY", True, True),
     ("127.0.0.1/32", "127.0.0.1/32", True, False),
     ("127.9.9.9/255.0.0.0", "127.0.0.0/8", True, False),
@@ -52,8 +52,8 @@ PIDFD_GETFD = 438  # asm-generic/unistd.h
 
 
 @pytest.mark.parametrize(("entry", "shown", "ipv4", "ipv6"), ENTRIES, ids=[row[0] for row in ENTRIES])
-def test_each_kind_of_entry_lets_in_the_clients_that_it_holds(entry, shown, ipv4, ipv6):
-    """Each kind of entry against a client of each family, on the one listener: eighteen combinations."""
+def test_each_kind_of_entry_lets_in_its_own_clients(entry, shown, ipv4, ipv6):
+    """Each kind of entry meets a client of each family on the one listener: eighteen combinations."""
     with listening() as server, Relay(server.getsockname(), acl=entry) as relay:
         assert entry == relay.wait("relay.active")["acl"]
         for address, allowed in (("127.0.0.1", ipv4), ("::1", ipv6)):
@@ -76,7 +76,6 @@ def test_each_kind_of_entry_lets_in_the_clients_that_it_holds(entry, shown, ipv4
 
 
 def test_a_refused_client_never_reaches_the_target():
-    """Not even a connection arrives there."""
     with listening() as server, Relay(server.getsockname(), acl="10.0.0.0/8") as relay:
         for _ in range(5):
             assert relay.knock(say=b"let me in").heard == b""
@@ -85,8 +84,8 @@ def test_a_refused_client_never_reaches_the_target():
 
 
 @pytest.mark.parametrize("acl", ["127.0.0.30/8", "127.0.0.30/255.0.0.0"])
-def test_acl_forms_let_the_same_client_in(acl):
-    """Host bits may be set; the mask says what counts."""
+def test_equivalent_acl_entries_let_the_same_client_in(acl):
+    """Host bits may be set: only the bits of the mask count."""
     with listening() as server, Relay(server.getsockname(), acl=acl) as relay:
         with relay.connect(), accept(server):
             assert relay.wait("connection.accepted")["client_ip"] == "127.0.0.1"
@@ -97,8 +96,8 @@ def test_acl_forms_let_the_same_client_in(acl):
 
 
 @pytest.mark.usefixtures("many_files")
-def test_exactly_500_of_520_get_in_and_then_exactly_as_many_as_leave():
-    """The limit is global, over all workers; a slot that is given back is taken again, and no more than that."""
+def test_exactly_500_of_520_get_in_and_then_one_for_each_that_leaves():
+    """The limit is global, over all workers. Each freed slot is reused, and only once."""
     with echoing() as server, Relay(server.getsockname(), workers=4) as relay, contextlib.ExitStack() as stack:
         clients = {}
         for _ in range(520):
@@ -146,8 +145,8 @@ def test_exactly_500_of_520_get_in_and_then_exactly_as_many_as_leave():
     assert tuple(relay.records[-1][name] for name in ("attempts", "exhausted", "admitted")) == (670, 70, 600)
 
 
-def test_slots_that_were_given_back_are_free_for_those_who_came_later():
-    """A supervisor that was busy (here: stopped) first hears which sessions ended, then judges who waits."""
+def test_freed_slots_are_free_for_clients_that_came_later():
+    """A busy supervisor (here: stopped) first reads which sessions ended, then decides about waiting clients."""
     with (
         listening() as server,
         Relay(server.getsockname(), "--max-sessions", "40", workers=1) as relay,
@@ -173,7 +172,7 @@ def test_slots_that_were_given_back_are_free_for_those_who_came_later():
 
 @pytest.mark.parametrize("slots", [1, 4])
 def test_a_pool_serves_as_many_clients_as_it_has_slots(slots):
-    """Each client comes back as soon as it has been served, as the end of its last session is under way."""
+    """Each client reconnects as soon as it was served, while the end of its last session is still in progress."""
     rounds = 200 // slots
     with (
         listening() as server,
@@ -195,8 +194,8 @@ def test_a_pool_serves_as_many_clients_as_it_has_slots(slots):
         assert served.count(b"served") >= 0.97 * slots * rounds
 
 
-def test_whoever_is_too_many_is_refused():
-    """All of them, and the sessions that hold the slots notice nothing."""
+def test_clients_above_the_limit_are_refused():
+    """Every one of them is refused, and the sessions that hold the slots are unaffected."""
     with (
         listening() as server,
         Relay(server.getsockname(), "--max-sessions", "3") as relay,
@@ -214,9 +213,9 @@ def test_whoever_is_too_many_is_refused():
 # -- after a pause -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.wall_clock("the connect timeout, for which a client may wait")
-def test_after_a_stalled_log_only_those_are_admitted_who_still_wait():
-    """Neither a client that has reset nor one that waited too long reaches the target; an end of data does."""
+@pytest.mark.wall_clock("the connect timeout, which bounds a client's wait")
+def test_after_a_stalled_log_only_clients_that_still_wait_are_admitted():
+    """A client that has reset or waited too long does not reach the target. A client that ended its data does."""
     with (
         listening() as server,
         Relay(server.getsockname(), "--connect-timeout", "1") as relay,
@@ -261,8 +260,8 @@ def test_after_a_stalled_log_only_those_are_admitted_who_still_wait():
             server.accept()
 
 
-def test_whoever_waits_for_descriptors_may_give_up():
-    """The other pause: accept(2) has failed."""
+def test_a_client_that_waits_for_descriptors_may_give_up():
+    """Admission also pauses when accept(2) fails."""
     with listening() as server, Relay(server.getsockname()) as relay, ExitStack() as stack:
         with limit(relay.process.pid, resource.RLIMIT_NOFILE, 3):
             gone = relay.connect()
@@ -275,8 +274,8 @@ def test_whoever_waits_for_descriptors_may_give_up():
         assert relay.wait("connection.abandoned")["client_port"] == port
 
 
-def test_nobody_is_abandoned_where_nothing_has_paused():
-    """A client that resets at once is a session as any other: what it said is delivered."""
+def test_without_a_pause_no_client_counts_as_abandoned():
+    """A client that resets at once is a session like any other: the bytes that it sent are delivered."""
     with listening() as server, Relay(server.getsockname()) as relay:
         for _ in range(20):
             client = relay.connect()
@@ -310,12 +309,12 @@ def test_refused_connections_leave_room_in_the_log_for_the_others():
         assert alone > 100
         assert moment(total["first_at"]) < moment(total["last_at"]) <= moment(total["timestamp"])
         assert not relay.all("admission.paused")
-        assert relay.knock(source="127.0.0.3").heard == b""  # when the log moves again each has its own record
+        assert relay.knock(source="127.0.0.3").heard == b""  # summed up no longer
         relay.wait("connection.rejected", client_ip="127.0.0.3")
 
 
-def test_what_is_summed_up_is_recorded_before_the_end():
-    """And the totals are exact."""
+def test_summed_up_refusals_are_recorded_before_the_end():
+    """The totals are exact."""
     with (
         listening() as server,
         Relay(server.getsockname(), "--log-detail", "session", acl="127.0.0.1/32") as relay,
@@ -333,7 +332,10 @@ def test_what_is_summed_up_is_recorded_before_the_end():
 
 
 def test_5000_connections_in_one_burst(many_files):
-    """Each is answered: 500 by the target, those from elsewhere by 17, all others by 21. None hangs."""
+    """Each connection is answered: 500 by the target, those from outside the ACL by 17, all others by 21.
+
+    None hangs.
+    """
     if many_files < 7000:
         pytest.skip(f"a limit of {many_files} open files")
     with (
@@ -350,7 +352,7 @@ def test_5000_connections_in_one_burst(many_files):
             heard = Counter()
             while selector.get_map():
                 ready = selector.select(PATIENCE)
-                assert ready, f"{len(selector.get_map())} were not answered; so far {heard}"
+                assert ready, f"{len(selector.get_map())} were not answered; answered so far: {heard}"
                 for key, _mask in ready:
                     try:
                         heard[key.fileobj.recv(2)] += 1
@@ -368,7 +370,7 @@ def test_5000_connections_in_one_burst(many_files):
 
 
 def destroy_listener(relay):
-    """End the relay's listener behind its back, as ``ss -K`` does."""
+    """Destroy the relay's listener from outside, as ``ss -K`` does."""
     (number,) = {
         connection.fd
         for connection in psutil.Process(relay.process.pid).net_connections("tcp")
@@ -385,8 +387,8 @@ def destroy_listener(relay):
         listener.shutdown(socket.SHUT_RD)
 
 
-def test_a_listener_that_was_destroyed_is_replaced():
-    """The door is open again, sessions notice nothing, and it may happen again."""
+def test_a_destroyed_listener_is_replaced():
+    """The port is open again, sessions are unaffected, and it may happen again."""
     with (
         listening() as server,
         Relay(server.getsockname()) as relay,
@@ -404,7 +406,7 @@ def test_a_listener_that_was_destroyed_is_replaced():
 
 @pytest.mark.parametrize("errno_name", ["EINVAL", *slow("EBADF", "ENOTSOCK")])
 def test_a_listener_that_never_works_ends_the_relay(errno_name):
-    """One more is made; then the relay has failed (69), and says so."""
+    """The relay makes one more listener. If that fails too, the relay ends with 69 and records why."""
     with (
         listening() as server,
         Relay(server.getsockname(), command=failing(f"accept4:{errno_name}"), expect_code=69) as relay,
@@ -423,8 +425,8 @@ def test_a_listener_that_never_works_ends_the_relay(errno_name):
 
 
 @pytest.mark.parametrize("errno_name", ["ENOBUFS", *slow("ENOMEM", "EPERM", "ECONNABORTED")])
-def test_a_passing_error_that_repeats_is_summed_up(errno_name):
-    """22 names the errno, once a second with how many; the relay stays and can be stopped."""
+def test_a_repeated_passing_error_is_summed_up(errno_name):
+    """Record 22 names the errno and the count, once a second. The relay stays up and can be stopped."""
     with listening() as server, Relay(server.getsockname(), command=failing(f"accept4:{errno_name}")) as relay:
         with relay.connect():
             records = [relay.wait("connection.accept_failed", count, error=errno_name) for count in (1, 2, 3)]
@@ -442,8 +444,8 @@ def sleeps(relay):
     return psutil.Process(relay.process.pid).num_ctx_switches().voluntary
 
 
-def test_errors_of_accept_that_were_not_recorded_yet_are_recorded_at_the_end():
-    """No error is lost by the summing up."""
+def test_errors_of_accept_that_are_not_recorded_yet_are_recorded_at_the_end():
+    """Summing up loses no error."""
     with listening() as server, Relay(server.getsockname(), command=failing("accept4:ENOMEM")) as relay:
         with relay.connect():
             relay.wait("connection.accept_failed", 2)

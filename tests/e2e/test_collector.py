@@ -1,4 +1,4 @@
-"""The readers of stdout: slow, standing still, without room, or gone."""
+"""The readers of stdout: slow, stalled, out of space, or gone."""
 
 import contextlib
 import os
@@ -24,8 +24,11 @@ MIB = 1 << 20
 # -- a reader that does not keep up --------------------------------------------------------------------------
 
 
-def test_a_collector_that_stands_still():
-    """Admission pauses, a session in flight goes on, memory is bounded; then all goes on, and none is lost."""
+def test_a_stalled_collector():
+    """Admission pauses, an open session goes on, and memory is bounded.
+
+    Then everything resumes, and no record is lost.
+    """
     with (
         listening() as server,
         Relay(server.getsockname(), "--stats-interval", "0") as relay,
@@ -38,7 +41,7 @@ def test_a_collector_that_stands_still():
         with answering(server):
             admitted = relay.stall()
             before = supervisor.memory_info().rss
-            assert before - at_rest < 4 * MIB  # the backlog is full at one
+            assert before - at_rest < 4 * MIB  # the backlog is full at 1 MiB
             with contextlib.ExitStack() as stack:
                 waiting = [stack.enter_context(relay.connect()) for _ in range(50)]
                 echo(client, target)
@@ -52,7 +55,7 @@ def test_a_collector_that_stands_still():
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of its own with room for 1 MiB."""
+    """A separate file system with room for 1 MiB."""
     place = tmp_path / "disk"
     place.mkdir()
     mounted = subprocess.run(
@@ -65,7 +68,10 @@ def small_disk(tmp_path):
 
 
 def test_a_disk_that_is_full_for_a_while(small_disk: Path):
-    """Said on stderr; sessions go on; when there is room again every record is there."""
+    """The problem is reported on stderr, and sessions go on.
+
+    Once there is room again, every record is written.
+    """
     log, ballast = small_disk / "log", small_disk / "ballast"
     ballast.write_bytes(bytes(1000 * 1024))
     with (
@@ -90,10 +96,10 @@ def test_a_disk_that_is_full_for_a_while(small_disk: Path):
     assert "No space left on device" in relay.errors
 
 
-def test_a_file_that_has_its_largest_size(tmp_path: Path):
-    """EFBIG (``ulimit -f``) is no end of the reader: what does not fit waits, and follows when it may."""
+def test_a_file_at_its_size_limit(tmp_path: Path):
+    """EFBIG (``ulimit -f``) does not mean that the reader is gone: the rest waits until the file may grow."""
     log = tmp_path / "log"
-    command = ("/bin/sh", "-c", 'ulimit -S -f 16 && exec "$0" "$@"', PROGRAM)  # of 512 bytes each
+    command = ("/bin/sh", "-c", 'ulimit -S -f 16 && exec "$0" "$@"', PROGRAM)  # blocks of 512 bytes
     with (
         log.open("wb") as stdout,
         listening() as server,
@@ -117,7 +123,7 @@ def test_a_file_that_has_its_largest_size(tmp_path: Path):
 
 @contextmanager
 def records_pipe(*, full: bool = False):
-    """Make a pipe for stdout: (our end as a file, the program's end); both may be closed early."""
+    """Make a pipe for stdout: (our end as a file, the program's end). Either may be closed early."""
     reader, writer = os.pipe()
     if full:
         fill(writer)
@@ -125,9 +131,9 @@ def records_pipe(*, full: bool = False):
         yield ours, theirs
 
 
-@pytest.mark.wall_clock("the contract's one second for an expiry")
+@pytest.mark.wall_clock("the one second that docs/contract.md allows for an expiry")
 def test_expiry_while_the_reader_of_the_records_stands_still():
-    """Sessions and door end in time; the records wait for their reader, and none is lost."""
+    """Sessions and listener end in time. The records wait for their reader, and none is lost."""
     with (
         listening() as server,
         records_pipe(full=True) as (ours, theirs),
@@ -162,7 +168,7 @@ def session_members(leader: int) -> list[int]:
 
 @pytest.mark.parametrize("lines", [1, 2, 3])
 def test_reader_that_has_seen_enough(tool, lines):
-    """`mprelay … | head -1` ends by itself, while starting or when nothing more is to be written."""
+    """`mprelay … | head -1` ends by itself, both during the start and when no further record is due."""
     script = f'"$@" | head -{lines}; echo "${{PIPESTATUS[0]}}"'
     command = [tool("bash"), "-c", script, "bash", PROGRAM, str(free_port()), *NOWHERE[:1], "9", "ANY"]
     with subprocess.Popen(
@@ -180,7 +186,7 @@ def test_reader_that_has_seen_enough(tool, lines):
 
 
 def test_reader_goes_away_while_a_session_is_open():
-    """The door shuts, the session may finish, then it is exit 74."""
+    """The listener closes, the session may finish, then the exit code is 74."""
     with (
         listening() as server,
         records_pipe() as (ours, theirs),
@@ -204,7 +210,7 @@ def test_reader_goes_away_while_a_session_is_open():
 
 
 def test_reader_goes_away_and_a_session_does_not_finish():
-    """For --drain-timeout, and no longer; its peers see a reset."""
+    """The session may last for --drain-timeout and no longer. Then its peers see a reset."""
     with (
         listening() as server,
         records_pipe() as (ours, theirs),
@@ -223,7 +229,10 @@ def test_reader_goes_away_and_a_session_does_not_finish():
 
 
 def test_no_stdout_from_the_start(tool):
-    """Closed with >&-: said on stderr, and no relay without a record."""
+    """With stdout closed by >&- the relay does not start, because nothing could be recorded.
+
+    It says so on stderr.
+    """
     port = str(free_port())
     done = run(tool("bash"), "-c", '"$@" >&-', "bash", PROGRAM, port, "127.0.0.1", "9", "ANY")
     assert done.returncode == 74
@@ -233,15 +242,18 @@ def test_no_stdout_from_the_start(tool):
 
 @pytest.mark.parametrize("redirection", [">&-", ">/dev/full"])
 @pytest.mark.parametrize("asked", ["--help", "--version", ""])
-def test_help_that_nobody_gets(tool, asked, redirection):
-    """What was asked for could not be written: neither a crash nor a success."""
+def test_help_that_cannot_be_written(tool, asked, redirection):
+    """The requested text could not be written: that is neither a crash nor a success."""
     done = run(tool("bash"), "-c", f'"$@" {asked} {redirection}', "bash", PROGRAM)
     assert b"Traceback" not in done.stderr
     assert done.returncode == 74
 
 
 def test_wrong_parameters_and_no_stdout(tool):
-    """No record can say what is wrong, and that is the worse of the two: 74, and stderr says so."""
+    """No record can name the wrong parameters.
+
+    The missing stdout is the worse problem: 74, reported on stderr.
+    """
     done = run(tool("bash"), "-c", '"$@" >&-', "bash", PROGRAM, "0", "127.0.0.1", "9", "ANY")
     assert done.returncode == 74
     assert done.stderr == b"mprelay: nothing can be written to stdout: Bad file descriptor\n"
@@ -251,7 +263,7 @@ def test_wrong_parameters_and_no_stdout(tool):
     "redirection", ["2>&1 | head -1", "2>&- | head -1", "<&- | head -1", "<&- 2>&- | head -1"]
 )
 def test_stdout_is_gone_whatever_the_other_streams_are(redirection):
-    """74, with stderr in the same pipe, closed, or with stdin closed."""
+    """The exit code is 74 with stderr in the same pipe, with stderr closed, and with stdin closed."""
     command = f"{PROGRAM} {free_port()} 127.0.0.1 9 ANY --workers 1 {redirection}; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(
         ["bash", "-c", command],
@@ -270,7 +282,10 @@ def test_stdout_is_gone_whatever_the_other_streams_are(redirection):
 
 
 def test_no_room_for_the_records():
-    """/dev/full: said on stderr; sessions go on; a signal ends it, a second one ends the wait for room."""
+    """On /dev/full the problem is reported on stderr and sessions go on.
+
+    A signal stops the relay, a second one the wait.
+    """
     with (
         Path("/dev/full").open("wb") as full,
         listening() as server,
@@ -289,7 +304,7 @@ def test_no_room_for_the_records():
         assert relay.process.poll() is None
         relay.process.send_signal(signal.SIGTERM)
         assert relay.process.wait(PATIENCE) == 74
-        assert outlet.is_running()  # it still tries to write what it has
+        assert outlet.is_running()  # it still tries to write its records
         outlet.kill()
         relay.finish()
         assert "No space left on device" in relay.errors
@@ -298,7 +313,7 @@ def test_no_room_for_the_records():
 
 
 def test_wrong_parameters_and_no_room():
-    """The records wait for room, as a relay's do; a signal ends that."""
+    """The records wait for room, as a relay's do. A signal ends the wait."""
     with (
         Path("/dev/full").open("wb") as full,
         subprocess.Popen([PROGRAM, "0", "127.0.0.1", "9", "ANY"], stdout=full, stderr=subprocess.PIPE) as process,
@@ -313,7 +328,7 @@ def test_wrong_parameters_and_no_room():
 
 
 def test_records_and_complaints_on_the_same_full_disk():
-    """Neither kills the other: after the expiry a signal still ends it."""
+    """Neither stream blocks the other: after the expiry a signal still ends the relay."""
     with open("/dev/full", "wb") as full:  # noqa: PTH123
         process = subprocess.Popen(
             [PROGRAM, str(free_port()), "127.0.0.1", "9", "ANY", "--workers", "1", "--absolute-timeout", "5"],
@@ -327,7 +342,7 @@ def test_records_and_complaints_on_the_same_full_disk():
         eventually(lambda: not workers_of(process.pid), "expiry")
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE) == 74
-        outlet.kill()  # it would try again for ever
+        outlet.kill()  # it would retry for ever
     finally:
         process.kill()
         process.wait()

@@ -1,4 +1,4 @@
-"""The command line: what is taken, what is refused, and how each refusal is reported."""
+"""The command line: which values are accepted, which are refused, and how each refusal is reported."""
 
 import os
 import re
@@ -110,7 +110,7 @@ OPTIONAL = [name for name, _ in POSITIONS[4:]]
 RIGHT = {
     "fwd_port": ["1", "80", "65535"],
     "trg_host": ["127.0.0.1", "192.0.2.254", "::1", "2001:DB8::5"],
-    "trg_port": ["65535", "1", "80"],  # never the own port
+    "trg_port": ["65535", "1", "80"],  # never the relay's own port
     "acl": [
         "ANY",
         "any",
@@ -150,7 +150,7 @@ HOSTILE = {
 }
 
 PLAIN_C = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-"""A locale that knows ASCII only, and a Python that takes it at its word."""
+"""A locale that knows ASCII only, and a Python that obeys it."""
 
 
 # -- wrong values --------------------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ def run(*args: str | bytes, **options) -> subprocess.CompletedProcess:
 
 
 def check_remark(said: bytes, records: list[dict]) -> None:
-    """One short line on stderr: the first problem, and how many more there are."""
+    """Stderr has one short line: the first problem, and how many more there are."""
     line = said.decode()
     assert line.startswith("mprelay: ")
     assert line.endswith("see the records on stdout)\n")
@@ -177,7 +177,7 @@ def check_remark(said: bytes, records: list[dict]) -> None:
 
 
 def refused(*args: str | bytes) -> list[dict]:
-    """Run it with wrong parameters; return the records. All else that it may do is one line for the person."""
+    """Run the program with wrong parameters and return the records. It may also print one line for the person."""
     done = run(*args)
     assert done.returncode == 2
     records = parse(done.stdout)
@@ -198,7 +198,7 @@ def by_option(*pairs: tuple[str, str | bytes]) -> list[str | bytes]:
 
 
 def judge(record: dict, name: str, value: str | None) -> None:
-    """Hold one config.invalid record against the contract's row of its parameter."""
+    """Compare one config.invalid record with its parameter's row in docs/parameters.md."""
     assert record["parameter"] == name
     assert record["msg_id"] == MSG_ID.get(name)
     if record["msg_id"] is not None:
@@ -213,7 +213,7 @@ def judge(record: dict, name: str, value: str | None) -> None:
 
 @pytest.mark.parametrize("name", [name for name in WRONG if name not in REQUIRED])
 def test_each_wrong_value_of_an_option_is_refused_with_its_message(name):
-    """All of them in one command line: each one has its own record, in the order given."""
+    """All wrong values stand in one command line. Each has its own record, in the order given."""
     records = refused(*by_option(*((name, value) for value in WRONG[name])))
     assert len(records) == len(WRONG[name])
     for record, value in zip(records, WRONG[name], strict=True):
@@ -235,7 +235,7 @@ def test_each_wrong_value_of_a_position_is_refused_with_its_message(row):
 
 
 def by_position(name: str, value: str | bytes) -> list[str | bytes]:
-    """Return a command line whose only oddity is this parameter, given by position."""
+    """Return a command line whose only wrong value is this parameter, given by position."""
     line = [*GOOD, *FILLERS]
     line[[position for position, _ in POSITIONS].index(name)] = value
     return line
@@ -243,13 +243,12 @@ def by_position(name: str, value: str | bytes) -> list[str | bytes]:
 
 @pytest.mark.parametrize(("name", "value"), [("fwd_port", "0"), ("buffer", "99")])
 def test_one_wrong_value_is_one_record(name, value):
-    """Nothing is said of the others."""
     (record,) = refused(*by_position(name, value))
     judge(record, name, value)
 
 
 def test_every_wrong_value_is_reported_not_only_the_first():
-    """Eight positions and eight options, all wrong."""
+    """Eight positions and eight options, all of them wrong."""
     options = [(name, values[1]) for name, values in WRONG.items() if name not in MSG_ID]
     positions = ["0", "host", "65536", "10.0.0.1", "4", "1801", "x", "99"]
     records = refused(*positions, *(part for name, value in options for part in (option_of(name), value)))
@@ -260,7 +259,7 @@ def test_every_wrong_value_is_reported_not_only_the_first():
 
 
 def test_refused_parameters_bind_nothing_and_start_nothing(tool):
-    """The kernel is the witness: no socket is bound, and nothing is cloned."""
+    """The kernel is the witness: no socket is bound, and no process is cloned."""
     command = [tool("strace"), "-f", "-qq", "-e", "trace=bind,listen,clone,clone3,fork,vfork,execve", PROGRAM]
     done = subprocess.run(
         [*command, *GOOD, "--workers", "65"], capture_output=True, text=True, timeout=PATIENCE, check=False
@@ -271,8 +270,8 @@ def test_refused_parameters_bind_nothing_and_start_nothing(tool):
     assert [call for call in calls if re.search(r"(bind|listen|clone3?|v?fork)\(", call)] == []
 
 
-def test_refused_parameters_do_not_disturb_who_has_the_port():
-    """A wrong value is found before the port is looked at."""
+def test_refused_parameters_do_not_disturb_the_owner_of_the_port():
+    """Values are checked before the port is tried."""
     with listening() as server:
         port = str(server.getsockname()[1])
         (record,) = refused(port, "127.0.0.1", "80", "nobody")
@@ -280,22 +279,22 @@ def test_refused_parameters_do_not_disturb_who_has_the_port():
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_missing_positions_are_reported_each(count):
-    """What is missing is wrong, with no value to show."""
+def test_each_missing_position_is_reported(count):
+    """A missing position is a wrong value without a value to show."""
     records = refused(*GOOD[:count])
     missing = POSITIONS[count:4]
     assert [(r["parameter"], r["msg_id"], r["value"]) for r in records] == [(*pair, None) for pair in missing]
 
 
 def test_options_alone_leave_every_position_missing():
-    """No position at all, but some parameter: not the help."""
+    """An option without any position is an error, not a request for help."""
     records = refused("--workers", "2")
     assert [r["parameter"] for r in records] == ["fwd_port", "trg_host", "trg_port", "acl"]
 
 
 @pytest.mark.parametrize("values", [["1", "30", "0", "100"], ["2", "60", "600", "auto"]])
 def test_by_position_and_by_option_is_an_error_that_says_so(values):
-    """Even where both are good, and even where both are the same."""
+    """It is an error even if both values are good, and even if they are equal."""
     options = [part for name, value in zip(OPTIONAL, values, strict=True) for part in (option_of(name), value)]
     records = refused(*GOOD, "1", "30", "0", "100", *options)
     assert [record["parameter"] for record in records] == OPTIONAL
@@ -306,7 +305,7 @@ def test_by_position_and_by_option_is_an_error_that_says_so(values):
 
 
 def test_unknown_options_are_errors_that_name_them():
-    """A typing error never becomes something else: options are not abbreviated."""
+    """A typing error is never taken for another option, because options cannot be abbreviated."""
     unknown = ["--no-such-option", "--no-such=1", "-x", "--work", "-workers"]
     for line in ([*GOOD, *unknown], [*unknown, *GOOD]):
         records = refused(*line)
@@ -323,7 +322,7 @@ def test_a_ninth_position_is_an_error():
 
 
 def test_options_without_their_values_are_errors():
-    """What follows is the next option, or nothing."""
+    """The next word is another option, or there is none."""
     names = [name for name in WRONG if name not in REQUIRED]
     records = refused(*GOOD, *map(option_of, names))
     assert sorted((record["parameter"], record["value"]) for record in records) == sorted(
@@ -331,15 +330,15 @@ def test_options_without_their_values_are_errors():
     )
 
 
-def test_refusals_carry_the_labels_too():
-    """Labels are on every record where they are given, so that a failed start is found by its ticket."""
+def test_refusals_carry_the_labels():
+    """Every record carries the labels, so that a failed start can be found by its ticket."""
     records = refused(*GOOD, "--workers", "0", "--idle-timeout", "0", "--label", "ticket=CHG-7")
     assert [record.get("labels") for record in records] == [{"ticket": "CHG-7"}] * 2
 
 
 @pytest.mark.parametrize("option", [["--log-format", "text"], ["--log-format=text"]])
-def test_refusals_are_text_where_text_is_asked_for(option):
-    """A newline in what was typed does not make a second line of it."""
+def test_refusals_are_text_if_text_is_asked_for(option):
+    """A newline in a value does not start a second line."""
     done = run("0", *GOOD[1:], "3", "1\n2\r\x1b[2J", "--idle-timeout", "60", "--workers", "1\n2", *option)
     assert done.returncode == 2
     *lines, rest = done.stdout.decode().split("\n")
@@ -363,7 +362,7 @@ def test_refusals_are_text_where_text_is_asked_for(option):
     ],
 )
 def test_a_target_that_is_the_own_listener_is_refused(host, options):
-    """One connection would take every slot. What else is wrong is told too."""
+    """One connection would take every slot. Other wrong values are reported too."""
     port = str(free_port())
     records = refused(port, host, port, "nobody", *options)
     wrong = {record["parameter"]: record for record in records}
@@ -373,7 +372,7 @@ def test_a_target_that_is_the_own_listener_is_refused(host, options):
 
 
 def test_every_own_address_is_known():
-    """Those of this machine's interfaces, as the kernel picks them for what is far away."""
+    """The addresses of this machine's interfaces, as the kernel picks them for a distant destination."""
     for family, far in ((socket.AF_INET, "192.0.2.77"), (socket.AF_INET6, "2001:db8::77")):
         with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect((far, 9))
@@ -383,7 +382,7 @@ def test_every_own_address_is_known():
 
 
 def test_the_same_port_of_another_own_address_is_no_loop():
-    """A door from one address to a service that listens on another, and on the same port."""
+    """A relay may listen on one address and forward to a service on another address, on the same port."""
     with socket.socket() as server:
         port = free_port()
         server.bind(("127.0.0.2", port))
@@ -396,8 +395,8 @@ def test_the_same_port_of_another_own_address_is_no_loop():
             assert receive(target, 7) == b"through"
 
 
-def test_with_records_in_a_file_the_person_is_told_on_stderr():
-    """One line: the first problem, and how many more."""
+def test_with_records_in_a_file_stderr_names_the_problem():
+    """The line has the first problem, and how many more there are."""
     done = run("8080", "127.0.0.1", "80", "10.0.0.1", "4", "--workers", "0")
     assert done.stderr.decode() == (
         "mprelay: <ACL> '10.0.0.1' has no mask: 10.0.0.1/32 is this address alone "
@@ -410,7 +409,7 @@ def test_with_records_in_a_file_the_person_is_told_on_stderr():
 
 
 def test_a_collector_of_both_streams_gets_nothing_but_records():
-    """``2>&1``: the line for the person would be no JSON."""
+    """With ``2>&1`` the line for the person would be invalid JSON."""
     command = [PROGRAM, *GOOD, "--workers", "0"]
     done = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=PATIENCE, check=False
@@ -420,8 +419,8 @@ def test_a_collector_of_both_streams_gets_nothing_but_records():
 
 
 @pytest.mark.parametrize("stderr", ["full", "unread", "closed", "broken"])
-def test_a_stderr_that_takes_nothing_holds_up_no_refusal(stderr):
-    """No room, a pipe that nobody empties, no descriptor at all, a reader that is gone."""
+def test_a_stderr_that_accepts_nothing_delays_no_refusal(stderr):
+    """Stderr is a full device, a full pipe, closed, or a pipe without a reader."""
     reader, writer = os.pipe()
     with ExitStack() as stack:
         stack.callback(os.close, reader)
@@ -455,7 +454,7 @@ def test_a_stderr_that_takes_nothing_holds_up_no_refusal(stderr):
 
 @pytest.mark.parametrize("row", rows(RIGHT, list(RIGHT)))
 def test_right_values_are_not_refused(row, request):
-    """An unknown option keeps the relay from starting, and is all that is complained of."""
+    """An unknown option keeps the relay from starting, and it is the only problem reported."""
     required = [row.pop(name) for name in REQUIRED]
     if int(request.node.callspec.id.removeprefix("row")) % 2:
         line = [*(f"{option_of(name)}={value}" for name, value in row.items()), *required]
@@ -471,7 +470,7 @@ def test_right_values_are_not_refused(row, request):
 
 
 def test_hostile_labels_arrive_unchanged_on_every_record():
-    """Whatever a label holds, a record stays one line of valid JSON."""
+    """Whatever a label contains, a record stays one line of valid JSON."""
     labels = {**HOSTILE, **{f"key {text}": "x" for text in HOSTILE.values()}}
     options = [part for key, value in labels.items() for part in ("--label", f"{key}={value}")]
     with listening() as server, Relay(server.getsockname(), *options) as relay:
@@ -482,8 +481,8 @@ def test_hostile_labels_arrive_unchanged_on_every_record():
         assert [record["labels"] for record in relay.records] == [labels] * len(relay.records)
 
 
-def test_arguments_are_utf8_whatever_the_locale_is():
-    """A label on every record, and what a refusal repeats of any parameter."""
+def test_arguments_are_utf8_in_any_locale():
+    """This holds for labels in every record, and for the values that a refusal repeats."""
     with Relay(("127.0.0.1", 9), "--label", "Söhne=žluťoučký 😀", env=PLAIN_C) as relay:
         assert relay.wait("relay.active")["labels"] == {"Söhne": "žluťoučký 😀"}
     done = run("8080", "hôte", "80", "ANY", "--workers", "zwölf", "--größe", env=PLAIN_C)
@@ -493,8 +492,8 @@ def test_arguments_are_utf8_whatever_the_locale_is():
     assert "größe" in done.stderr.decode()
 
 
-def test_text_is_utf8_whatever_the_locale_is():
-    """The help has characters beyond ASCII or not; what a user typed certainly may."""
+def test_text_is_utf8_in_any_locale():
+    """The help may contain non-ASCII characters, and so may what a user typed."""
     assert run("--help", env=PLAIN_C).stdout == run("--help").stdout
     done = run(*GOOD, "--workers", "zwölf", "--log-format", "text", env=PLAIN_C)
     assert "--workers 'zwölf' must be" in done.stdout.decode()
@@ -502,7 +501,7 @@ def test_text_is_utf8_whatever_the_locale_is():
 
 @pytest.mark.parametrize("label", [b"k=\xff\xfe", b"k=\xc3", b"k=\xed\xa0\x80"])
 @pytest.mark.parametrize("environment", [None, PLAIN_C], ids=["utf8", "C"])
-def test_what_is_no_utf8_is_refused_in_the_same_words(label, environment):
+def test_invalid_utf8_is_refused_in_the_same_words(label, environment):
     (record,) = parse(run(*GOOD, "--label", label, env=environment).stdout)
     assert record["parameter"] == "label"
     assert "must be valid UTF-8" in record["problem"]
@@ -514,7 +513,7 @@ def test_what_is_no_utf8_is_refused_in_the_same_words(label, environment):
     "label", [b"k=\xff\xfe", b"\xc3=v", b"k=\xed\xa0\x80", b"k=" + b"x" * 100_000, b"x" * 100_000 + b"=v"]
 )
 def test_labels_that_fit_into_no_record_are_refused(label):
-    """Neither invalid UTF-8 nor a label longer than a record gets into one."""
+    """Neither invalid UTF-8 nor a label longer than a record gets into a record."""
     (record,) = refused(*GOOD, "--label", label)
     assert (record["parameter"], record["msg_id"]) == ("label", None)
 
@@ -530,8 +529,11 @@ def test_many_labels_that_fit_into_no_record_are_refused_together():
     [b"\x01" * 9000, b'"' * 9000, b"\\" * 9000, b"\n" * 9000, b"\xff" * 9000, "😀".encode() * 9000],
     ids=["control", "quote", "backslash", "newline", "invalid", "emoji"],
 )
-def test_hostile_values_everywhere_break_no_record(bad):
-    """By position and by option, as a surplus one and as an option: still records below 4096 bytes."""
+def test_hostile_values_break_no_record(bad):
+    """Each value is tried by position, by option, as a surplus position and as an option.
+
+    Records stay below 4096 bytes.
+    """
     options = [part for name in WRONG if name not in REQUIRED for part in (option_of(name), bad)]
     positions = [bad] * 9
     records = refused(*positions, *options, b"--" + bad, b"--no=" + bad)
@@ -540,7 +542,7 @@ def test_hostile_values_everywhere_break_no_record(bad):
 
 
 def test_braces_in_a_value_are_no_template():
-    """What was typed is repeated, never interpreted."""
+    """Values are repeated verbatim, never interpreted."""
     done = run(*GOOD, "--workers", "{value}{0}%s", "--{message}")
     assert done.returncode == 2
     unknown, workers = parse(done.stdout)
@@ -552,7 +554,7 @@ def test_braces_in_a_value_are_no_template():
 
 
 def test_help_names_everything_and_goes_to_stdout():
-    """Each positional and each option of the contract, and exit 0."""
+    """Each position and each option of docs/parameters.md is named, and the exit code is 0."""
     done = run("--help")
     assert (done.returncode, done.stderr) == (0, b"")
     text = done.stdout.decode()
@@ -569,7 +571,7 @@ def test_version_goes_to_stdout():
 
 
 def test_without_parameters_the_help_and_exit_2():
-    """The manual: execute the program without parameters."""
+    """The manual says: execute the program without parameters."""
     done = run()
     assert (done.returncode, done.stderr) == (2, b"")
     assert done.stdout == run("--help").stdout

@@ -1,4 +1,4 @@
-"""How a run ends: by expiry, by a signal, or killed. Nothing is left: no process, no door, no session."""
+"""How a run ends: by expiry, by a signal, or killed. No process, listener or session is left."""
 
 import contextlib
 import os
@@ -21,9 +21,9 @@ MIB = 1 << 20
 # -- expired -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.wall_clock("the contract's one second for an expiry")
+@pytest.mark.wall_clock("the one second that docs/contract.md allows for an expiry")
 def test_expiry_ends_everything_within_a_second():
-    """Sessions, door, and every process."""
+    """Sessions, the listener and every process end."""
     with listening() as server, Relay(server.getsockname(), "--absolute-timeout", "2") as relay:
         expires = moment(relay.wait("relay.active")["expires_at"])
         family = relay.family()
@@ -45,9 +45,9 @@ def test_expiry_ends_everything_within_a_second():
 
 
 def judge_expiry(relay: Relay, reasons: dict[str, int] | None = None, own_end: float = 1.0) -> None:
-    """23 and the end came at the absolute timeout, and within the second that the contract allows.
+    """Record 23 and the end come at the absolute timeout, within the second of docs/contract.md (The end).
 
-    `own_end`: seconds that the interpreter may take besides for its own end.
+    `own_end`: seconds that the interpreter may take in addition to exit.
     """
     assert relay.process.wait(PATIENCE) == 0
     ended = time.time()
@@ -62,9 +62,9 @@ def judge_expiry(relay: Relay, reasons: dict[str, int] | None = None, own_end: f
     assert ended - expires_at <= 1.0 + own_end
 
 
-@pytest.mark.wall_clock("the contract's one second for an expiry")
+@pytest.mark.wall_clock("the one second that docs/contract.md allows for an expiry")
 def test_expiry_with_a_stopped_worker():
-    """A worker that does not move (SIGSTOP) holds nothing up, be its sessions old or just handed over."""
+    """A stopped worker (SIGSTOP) delays nothing, whether its sessions are old or were just handed over."""
     with (
         listening() as server,
         Relay(server.getsockname(), "--absolute-timeout", "3") as relay,
@@ -84,7 +84,7 @@ def test_expiry_with_a_stopped_worker():
 
 
 @pytest.mark.slow
-@pytest.mark.wall_clock("the contract's one second for an expiry")
+@pytest.mark.wall_clock("the one second that docs/contract.md allows for an expiry")
 def test_expiry_with_every_worker_stopped():
     with (
         listening() as server,
@@ -100,9 +100,9 @@ def test_expiry_with_every_worker_stopped():
             assert ends_with_reset(target)
 
 
-@pytest.mark.wall_clock("the contract's one second for an expiry")
+@pytest.mark.wall_clock("the one second that docs/contract.md allows for an expiry")
 def test_expiry_with_peers_that_do_not_read_and_with_quiet_ones():
-    """Data stuck behind a peer does not hold it up either; a target that never answered does not."""
+    """Data stuck behind a peer does not delay the end. A target that never answered does not either."""
     with (
         listening() as server,
         Relay(server.getsockname(), "--absolute-timeout", "3") as relay,
@@ -126,9 +126,9 @@ def test_expiry_with_peers_that_do_not_read_and_with_quiet_ones():
 
 
 @pytest.mark.slow
-@pytest.mark.wall_clock("the contract's one second for an expiry")
+@pytest.mark.wall_clock("the one second that docs/contract.md allows for an expiry")
 def test_expiry_under_load():
-    """New connections and data all the time, up to the end and over it."""
+    """New connections and data keep coming until the end and beyond it."""
     over = threading.Event()
 
     def load(relay: Relay) -> None:
@@ -136,7 +136,7 @@ def test_expiry_under_load():
         with contextlib.ExitStack() as stack, contextlib.suppress(ConnectionRefusedError):
             while not over.is_set():
                 held.append(stack.enter_context(relay.connect(source="127.0.0.1")))
-                with contextlib.suppress(OSError):  # one that was not let in, or whose relay has expired
+                with contextlib.suppress(OSError):  # a client that was refused, or whose relay has expired
                     held[-1].sendall(b"x" * 1000)
                 if len(held) > 50:
                     with held.pop(0) as oldest, contextlib.suppress(OSError):
@@ -161,7 +161,7 @@ def test_expiry_under_load():
 
 
 def test_workers_keep_the_absolute_timeout_while_the_supervisor_is_stopped():
-    """And when it goes on all is as if it had been there."""
+    """After the supervisor goes on, everything is as if it had not been stopped."""
     with listening() as server, Relay(server.getsockname(), "--absolute-timeout", "5") as relay:
         with relay.connect() as client, accept(server) as target:
             client.sendall(b"x")
@@ -193,7 +193,7 @@ def test_expiry_does_not_wait_for_a_drain():
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, *slow(signal.SIGINT, signal.SIGQUIT)])
 def test_signal_drains(number):
-    """The door shuts, who is inside may finish, exit 0."""
+    """The listener closes, open sessions may finish, and the exit code is 0."""
     with listening() as server, Relay(server.getsockname()) as relay:
         family = relay.family()
         with relay.connect() as client, accept(server) as target:
@@ -214,14 +214,14 @@ def test_signal_drains(number):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, *slow(signal.SIGINT, signal.SIGQUIT)])
-def test_signal_with_nobody_inside(number):
+def test_signal_without_sessions(number):
     with Relay(NOWHERE, "--drain-timeout", "3600") as relay:
         assert relay.stop(number) == 0
         assert relay.records[-1]["reason"] == "drained"
 
 
-def test_a_helper_that_is_stopped_holds_nobody_up():
-    """Multiprocessing keeps one, and waits for its end."""
+def test_a_stopped_helper_does_not_delay_the_end():
+    """Multiprocessing has a helper process, and waits for its end."""
     with Relay(NOWHERE) as relay:
         (helper,) = [process for process in relay.family() if "resource_tracker" in " ".join(process.cmdline())]
         helper.suspend()
@@ -236,8 +236,8 @@ def test_signal_while_starting():
         assert relay.records[-1]["reason"] == "drained"
 
 
-def test_a_signal_while_many_workers_start_is_heard_at_once():
-    """One worker is started a turn; who was not ready is ended without a word of alarm."""
+def test_a_signal_while_many_workers_start_is_handled_at_once():
+    """Each turn starts one worker. Workers that were not ready are ended without any complaint."""
     with Relay(("127.0.0.1", 9), workers=64, wait_active=False) as relay:
         eventually(lambda: len(relay.family()) > 2, "a worker, beside outlet and resource tracker")
         relay.process.send_signal(signal.SIGTERM)
@@ -249,7 +249,7 @@ def test_a_signal_while_many_workers_start_is_heard_at_once():
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, *slow(signal.SIGINT, signal.SIGQUIT)])
 def test_second_signal_cuts_the_drain_short(second):
-    """The sessions are closed as drained, and both peers see that they were cut."""
+    """The sessions are closed as drained, and both peers see a reset."""
     with listening() as server, Relay(server.getsockname(), "--drain-timeout", "3600") as relay:
         with relay.connect() as client, accept(server) as target:
             relay.wait("session.target_channel_active")
@@ -266,7 +266,7 @@ def test_second_signal_cuts_the_drain_short(second):
 
 @pytest.mark.parametrize("seconds", [0, 1])
 def test_drain_has_a_cap(seconds):
-    """After --drain-timeout what is left is closed as drained."""
+    """After --drain-timeout the remaining sessions are closed as drained."""
     with listening() as server, Relay(server.getsockname(), "--drain-timeout", str(seconds)) as relay:
         with relay.connect() as client, accept(server) as target:
             relay.wait("session.target_channel_active")
@@ -284,7 +284,7 @@ def test_drain_has_a_cap(seconds):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_to_the_whole_process_group(number):
-    """Ctrl-C reaches workers and outlet too. They ignore it: sessions finish, and every record comes out."""
+    """Ctrl-C reaches workers and outlet too. They ignore it: sessions finish, and every record is written."""
     with listening() as server, Relay(server.getsockname(), start_new_session=True) as relay:
         with relay.connect() as client, accept(server) as target:
             relay.wait("session.target_channel_active")
@@ -302,7 +302,7 @@ def test_signal_to_the_whole_process_group(number):
 
 
 def test_drain_with_a_stopped_worker():
-    """Its sessions end with the drain time; those of the other worker may still finish."""
+    """Its sessions end with the drain timeout. Those of the other worker may still finish."""
     with listening() as server, Relay(server.getsockname(), "--drain-timeout", "1") as relay:
         with contextlib.ExitStack() as stack:
             made = open_sessions(stack, relay, server, 4)
@@ -330,7 +330,7 @@ def test_drain_with_a_stopped_worker():
 
 
 def test_drain_with_a_stopped_worker_that_has_no_session():
-    """Nothing is left to finish: the relay is drained, although that worker cannot answer."""
+    """No session is left, so the relay is drained although that worker cannot answer."""
     with listening() as server, Relay(server.getsockname(), "--drain-timeout", "60") as relay:
         os.kill(relay.workers()[2], signal.SIGSTOP)
         assert relay.stop() == 0
@@ -342,7 +342,7 @@ def test_drain_with_a_stopped_worker_that_has_no_session():
 
 @pytest.mark.alone("two seconds for all that a killed supervisor leaves")
 def test_a_killed_supervisor_leaves_no_session_and_no_worker():
-    """No relay without a record: the peers see resets, the workers end."""
+    """Without its supervisor nothing would be recorded, so the peers see resets and the workers end."""
     with (
         listening() as server,
         Relay(server.getsockname(), expect_code=-signal.SIGKILL, workers=3) as relay,
@@ -362,7 +362,7 @@ def test_a_killed_supervisor_leaves_no_session_and_no_worker():
 
 
 def test_a_killed_supervisor_takes_stopped_workers_with_it():
-    """A worker that does not run cannot see that its supervisor is gone: the kernel ends it."""
+    """A stopped worker cannot see that its supervisor is gone, so the kernel ends it."""
     with (
         listening() as server,
         Relay(server.getsockname(), expect_code=-signal.SIGKILL) as relay,

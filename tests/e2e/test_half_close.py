@@ -1,4 +1,7 @@
-"""Half-close passes through, a reset stays a reset, and what a side has said reaches the other side."""
+"""Half-close passes through, a reset stays a reset, and what one side sent reaches the other.
+
+Most relays get this wrong: see docs/design.md, What other relays do.
+"""
 
 import contextlib
 import fcntl
@@ -29,7 +32,7 @@ IN_TIME = 8.0  # seconds: how long one session of the stress may take
 
 @pytest.mark.parametrize("buffer", BUFFERS)
 def test_client_half_closes_and_the_late_answer_arrives_whole(buffer):
-    """The client ends its request; the target reads that end, then answers."""
+    """The client ends its request. The target reads that end, then answers."""
     with listening() as server, Relay(server.getsockname(), "--buffer", buffer) as relay:
         with relay.connect() as client:
             client.sendall(b"question")
@@ -47,7 +50,7 @@ def test_client_half_closes_and_the_late_answer_arrives_whole(buffer):
 
 @pytest.mark.parametrize("buffer", BUFFERS)
 def test_target_half_closes_and_the_late_upload_arrives_whole(buffer):
-    """The target ends first; the client goes on sending."""
+    """The target ends first, and the client goes on sending."""
     with listening() as server, Relay(server.getsockname(), "--buffer", buffer) as relay:
         with relay.connect() as client, accept(server) as target:
             target.sendall(b"banner")
@@ -63,7 +66,7 @@ def test_target_half_closes_and_the_late_upload_arrives_whole(buffer):
 
 
 def test_target_resets_and_the_client_sees_a_reset():
-    """A cut transfer never looks complete."""
+    """A cut transfer must never look complete."""
     with listening() as server, Relay(server.getsockname()) as relay:
         with relay.connect() as client, accept(server) as target:
             target.sendall(b"x" * 100_000)
@@ -89,7 +92,7 @@ def test_client_resets_and_the_target_sees_a_reset():
 
 
 def test_reset_after_half_close_is_still_a_reset():
-    """The kernel says EPIPE for it (CLOSE_WAIT); the record says what it was."""
+    """The kernel reports EPIPE for it (CLOSE_WAIT). The record says that it was a reset."""
     with listening() as server, Relay(server.getsockname()) as relay:
         client = relay.connect()
         with accept(server) as target:
@@ -105,21 +108,21 @@ def test_reset_after_half_close_is_still_a_reset():
 
 
 def say_and_leave(sock, read):
-    """Read some of what the other side sends, say a last word, and close with the rest unread: a reset."""
+    """Read some of the other side's data, say a last word, and close with the rest unread: that is a reset."""
     receive(sock, read)
     sock.sendall(LAST_WORD)
-    select.select([sock], [], [], PATIENCE)  # there is something unread
+    select.select([sock], [], [], PATIENCE)  # wait for unread data
     sock.close()
 
 
 def pour(sock, size):
-    """Send until the other side is gone, then read what it has said: that, and whether there was a reset."""
+    """Send until the other side is gone, then read what it sent. Return that, and whether there was a reset."""
     was_reset = False
     try:
         for left in range(size, 0, -(1 << 16)):
             sock.sendall(bytes(min(left, 1 << 16)))
     except ConnectionError:
-        was_reset = True  # sendmsg(2) has taken the error: recv(2) will tell of an end
+        was_reset = True  # sendmsg(2) has taken the error, so recv(2) will report a normal end
     heard = b""
     try:
         while part := sock.recv(4096):
@@ -130,7 +133,10 @@ def pour(sock, size):
 
 
 def trial(relay, server, speaker, read, size):
-    """One session with a last word of `speaker`: what the other side heard, and whether it saw a reset."""
+    """Run one session with a last word of `speaker`.
+
+    Return what the other side read, and whether it saw a reset.
+    """
     client = relay.connect()
     target = accept(server)
     for sock in (client, target):
@@ -148,7 +154,7 @@ def trial(relay, server, speaker, read, size):
 @pytest.mark.parametrize("speaker", ["client", "target"])
 @pytest.mark.parametrize("buffer", ["auto", *slow("100", "4000")])
 def test_a_last_word_arrives_every_time(buffer, speaker, read, size):
-    """An early answer (413, an SMTP refusal), and a client that says why it leaves, each with data unread."""
+    """An early answer (413, an SMTP refusal) or a client's reason for leaving, each with data still unread."""
     read = min(read, 100_000) if buffer == "100" else read
     trials = TRIALS if read < 1_000_000 else 10
     with listening() as server, Relay(server.getsockname(), "--buffer", buffer) as relay:
@@ -165,7 +171,7 @@ def test_a_last_word_arrives_every_time(buffer, speaker, read, size):
 
 
 def stuff(sock, data=None):
-    """Send until nobody on the way takes any more, or all of `data`."""
+    """Send all of `data`, or until neither peer nor relay accepts any more."""
     sent = 0
     poll = select.poll()
     poll.register(sock, select.POLLOUT)
@@ -174,7 +180,7 @@ def stuff(sock, data=None):
 
 
 def test_bytes_stuck_behind_a_slow_reader_arrive_before_the_reset():
-    """The target has sent a lot and is gone; the client begins to read only then."""
+    """The target has sent a lot and is gone. The client begins to read only then."""
     sent = pattern(3_000_000)
     with listening() as server, Relay(server.getsockname(), "--buffer", "4000") as relay:
         client = relay.connect()
@@ -195,8 +201,8 @@ def test_bytes_stuck_behind_a_slow_reader_arrive_before_the_reset():
 
 
 @pytest.mark.parametrize("buffer", ["auto", *slow("100", "4000")])
-def test_a_client_that_resets_before_the_target_is_connected_is_still_heard(buffer):
-    """A direct connection would have delivered it: the kernel of the target had accepted it by then."""
+def test_the_bytes_of_a_client_that_resets_before_the_target_is_connected_are_delivered(buffer):
+    """A direct connection would have delivered them: the target's kernel would have accepted them by then."""
     with silent() as (server, filler), Relay(server.getsockname(), "--buffer", buffer) as relay:
         client = relay.connect()
         client.sendall(b"POST /stop\n")
@@ -215,8 +221,8 @@ def test_a_client_that_resets_before_the_target_is_connected_is_still_heard(buff
         assert (closed["client_end"], closed["bytes_from_client"], closed["bytes_to_target"]) == ("reset", 11, 11)
 
 
-def test_a_target_that_greets_and_resets_at_once_is_heard():
-    """Its reset may be there before the relay has seen the connection made."""
+def test_the_greeting_of_a_target_that_resets_at_once_is_delivered():
+    """Its reset may arrive before the relay has seen the connection made."""
     with listening() as server, Relay(server.getsockname()) as relay:
         for _ in range(100):
             with relay.connect() as client:
@@ -228,8 +234,11 @@ def test_a_target_that_greets_and_resets_at_once_is_heard():
         assert {r["reason"] for r in relay.all("session.closed")} <= {"target_read_closed", "target_write_closed"}
 
 
-def test_the_reset_waits_for_a_client_that_does_not_read_no_longer_than_idle():
-    """The linger time is ten seconds without progress; a shorter idle timeout bounds it too. The reason stays."""
+def test_the_reset_waits_no_longer_than_the_idle_timeout_for_a_client_that_does_not_read():
+    """The linger time is ten seconds without progress. A shorter idle timeout bounds it too.
+
+    The reason stays the same.
+    """
     with listening() as server, Relay(server.getsockname(), "--idle-timeout", "1") as relay:
         with relay.connect(), accept(server) as target:
             stuff(target)
@@ -244,7 +253,7 @@ def test_the_reset_waits_for_a_client_that_does_not_read_no_longer_than_idle():
 
 
 def test_a_reset_after_both_ends_of_data_is_a_normal_end():
-    """A TLS client closes before it has read the server's last alert, so its kernel answers that by a reset."""
+    """A TLS client closes before it reads the server's last alert, so its kernel answers with a reset."""
     with listening() as server, Relay(server.getsockname()) as relay:
         for _ in range(50):
             client, target = relay.connect(), accept(server)
@@ -263,8 +272,8 @@ def test_a_reset_after_both_ends_of_data_is_a_normal_end():
             assert (closed["client_end"], closed["target_end"]) == ("end", "end")
 
 
-def test_a_client_that_is_killed_in_mid_download_is_no_normal_end():
-    """Its kernel sends the end of its data, and answers what still comes by a reset."""
+def test_a_client_that_is_killed_in_mid_download_is_not_a_normal_end():
+    """Its kernel sends the end of its data, and answers further data with a reset."""
     with listening() as server, Relay(server.getsockname()) as relay:
         client, target = relay.connect(), accept(server)
         with target:
@@ -279,12 +288,15 @@ def test_a_client_that_is_killed_in_mid_download_is_no_normal_end():
 
 
 def unacknowledged(sock):
-    """Bytes in the kernel's send queue, an end of data as one (SIOCOUTQ)."""
+    """Bytes in the kernel's send queue; an end of data counts as one (SIOCOUTQ)."""
     return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
 
-def test_an_upload_that_was_left_behind_is_no_normal_end():
-    """The target has ended, takes nothing, and resets; the client's own end of data comes right after that."""
+def test_an_upload_that_was_left_unread_is_not_a_normal_end():
+    """The target has ended, reads nothing, and resets.
+
+    The client's own end of data comes right after the reset.
+    """
     with listening() as server, Relay(server.getsockname()) as relay:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         with relay.connect() as client, accept(server) as target:
@@ -294,15 +306,15 @@ def test_an_upload_that_was_left_behind_is_no_normal_end():
             while unacknowledged(client):
                 select.select([], [], [], 0.01)
             reset(target)
-            with contextlib.suppress(OSError):  # ENOTCONN: the reset was quicker
+            with contextlib.suppress(OSError):  # ENOTCONN: the reset came first
                 client.shutdown(socket.SHUT_WR)
             closed = relay.wait("session.closed")
         assert (closed["error"], closed["error_from"], closed["target_end"]) == ("ECONNRESET", "target", "reset")
         assert closed["bytes_to_target"] < closed["bytes_from_client"] == 1_000_000
 
 
-def test_an_idle_session_tells_who_had_left():
-    """The client's end of data waits behind bytes that the target does not take."""
+def test_an_idle_session_records_which_side_had_ended():
+    """The client's end of data waits behind bytes that the target does not read."""
     with listening() as server, Relay(server.getsockname(), "--idle-timeout", "3", "--buffer", "100") as relay:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client = relay.connect()
@@ -318,7 +330,7 @@ def test_an_idle_session_tells_who_had_left():
 
 
 def test_both_reset():
-    """The first is in the record; both sides' ends are."""
+    """The first reset is the reason. The record has the ends of both sides."""
     with listening() as server, Relay(server.getsockname()) as relay:
         client, target = relay.connect(), accept(server)
         target.sendall(b"x")
@@ -333,7 +345,7 @@ def test_both_reset():
 
 
 def act(sock, dice):
-    """Send and receive random amounts, say a last word, perhaps, and leave in a random way."""
+    """Send and receive random amounts, perhaps say a last word, and leave in a random way."""
     with sock, contextlib.suppress(ConnectionError):
         sock.settimeout(0.05)  # both may wait for each other; then both go on
         for _ in range(dice.randrange(4)):
@@ -358,7 +370,7 @@ def act(sock, dice):
 
 @pytest.mark.parametrize("buffer", ["auto", *slow("100", "4000")])
 def test_no_session_of_early_ends_hangs(buffer):
-    """All ways to move bytes, to cut and to leave, from both sides. Once both have left, the session ends."""
+    """Random mixes of transfers, cuts and ways to leave, on both sides. Once both have left, the session ends."""
     with (
         listening() as server,
         Relay(server.getsockname(), "--buffer", buffer) as relay,
