@@ -35,7 +35,10 @@ def few_ports(tool):
 
 
 def test_without_ports_sessions_are_tried_once_a_second(few_ports):
-    """All ports towards the target are taken: no flood of failures; when one is free, who waits is served."""
+    """All ports towards the target are taken.
+
+    Failures do not flood the log, and a freed port serves a waiting client.
+    """
     with few_ports.inside(), ExitStack() as stack:
         server = stack.enter_context(socket.create_server(("127.0.0.1", 15000)))
         server.settimeout(20)
@@ -64,11 +67,11 @@ def test_without_ports_sessions_are_tried_once_a_second(few_ports):
         reset(waiting[1])
         relay.wait("session.closed", 4)
         with relay.connect(source="127.0.0.1", port=17010) as client, accept(server) as target:
-            echo(client, target)  # at once: ports are found again
+            echo(client, target)  # at once, because ports are found again
 
 
-def test_a_port_that_was_found_ends_the_search_whatever_the_target_does(few_ports):
-    """The target no longer answers, so all time out. They are not admitted one by one for that."""
+def test_a_free_port_ends_the_search_whatever_the_target_does(few_ports):
+    """The target no longer answers, so every session times out. They are still not admitted one by one."""
     with few_ports.inside(), ExitStack() as stack:
         server = stack.enter_context(socket.create_server(("127.0.0.1", 15001), backlog=0))
         server.settimeout(20)
@@ -93,7 +96,7 @@ def test_a_port_that_was_found_ends_the_search_whatever_the_target_does(few_port
 
 
 def test_without_an_address_to_send_from_nobody_waits_for_a_port(few_ports):
-    """connect(2) gives the same error, EADDRNOTAVAIL. All are told at once."""
+    """connect(2) gives the same error, EADDRNOTAVAIL. Every session gets its record at once."""
     with few_ports.inside():
         Path("/proc/sys/net/ipv6/conf/all/disable_ipv6").write_text("1")
         with Relay(("::1", 15002), workers=1) as relay, ExitStack() as stack:
@@ -107,7 +110,7 @@ def test_without_an_address_to_send_from_nobody_waits_for_a_port(few_ports):
 
 @pytest.fixture
 def lonely(tool):
-    """A network of the test's own. Outgoing connections get one and the same local port there."""
+    """A separate network in which every outgoing connection gets the same local port."""
     tool("ip")
     try:
         with lonely_network() as namespace:
@@ -120,9 +123,9 @@ def lonely(tool):
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
 def test_a_target_that_would_be_the_relay_itself(lonely, address):
-    """TCP lets a socket connect to itself where its port is the target's. The target is down, so it is refused.
+    """TCP lets a socket connect to itself if its port is the target's. The target is down, so that is refused.
 
-    The port is free at once: the service can start.
+    The port is free again at once, so the service can start.
     """
     with lonely.inside(), Relay((address, OWN_PORT), "--max-sessions", "1", host=address, acl="ANY") as relay:
         for count in range(1, 4):
@@ -151,7 +154,7 @@ def cabled(tool):
 
 
 class Site:
-    """The relay is near, its target far; clients can be at either end."""
+    """The relay is near, its target is far, and clients can be at either end."""
 
     def __init__(self, cabled, *options):
         self.near, self.far, self.cable = cabled
@@ -177,7 +180,10 @@ class Site:
 
 
 def test_lost_late_and_overtaken_packets_change_no_byte(cabled):
-    """Eight sessions across it, both ways at once, with half-closes: all is there, and all end normally."""
+    """Eight sessions cross it, both ways at once, with half-closes.
+
+    All data arrives, and all sessions end normally.
+    """
     size, count = 300_000, 8
     with Site(cabled) as site, contextlib.ExitStack() as stack:
         cable = site.cable
@@ -217,7 +223,7 @@ def test_lost_late_and_overtaken_packets_change_no_byte(cabled):
 
 
 def test_a_cable_that_is_cut_for_a_while(cabled):
-    """TCP sends again what got lost; the session knows nothing of it."""
+    """TCP retransmits what was lost, so the session notices nothing."""
     with Site(cabled) as site, site.connect(site.far) as client, accept(site.server) as target:
         echo(client, target)
         site.cable.cut = True
@@ -232,7 +238,7 @@ def test_a_cable_that_is_cut_for_a_while(cabled):
 
 
 def test_a_cable_that_stays_cut(cabled):
-    """The idle timeout ends the session; a peer that comes back is told by a reset."""
+    """The idle timeout ends the session. A peer that comes back gets a reset."""
     with (
         Site(cabled, "--idle-timeout", "1") as site,
         site.connect(site.far) as client,
@@ -251,7 +257,7 @@ def test_a_cable_that_stays_cut(cabled):
 
 @pytest.mark.wall_clock("the connect timeout, and a second")
 def test_a_target_behind_a_cut_cable(cabled):
-    """The connect timeout, and not a moment before; then the next session is as any other."""
+    """The connect timeout ends the session, not earlier. The next session works like any other."""
     with Site(cabled, "--connect-timeout", "1") as site:
         site.cable.cut = True
         with site.connect(site.near) as client:
@@ -267,7 +273,7 @@ def test_a_target_behind_a_cut_cable(cabled):
 @pytest.mark.slow
 @pytest.mark.wall_clock("the connect timeout, and a second")
 def test_a_target_that_answers_after_the_connect_timeout(cabled):
-    """Its answer finds nobody; a slow answer within the time is an answer."""
+    """A late answer finds no session. A slow answer within the time connects."""
     with Site(cabled, "--connect-timeout", "1") as site:
         site.cable.delay = 0.7
         passed = site.cable.passed

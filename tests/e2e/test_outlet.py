@@ -1,4 +1,4 @@
-"""Whatever the readers of stdout and stderr do: the door shuts, and what the outlet has got comes out."""
+"""Whatever the readers of stdout and stderr do, the listener closes and what the outlet has got is written."""
 
 import contextlib
 import fcntl
@@ -35,7 +35,7 @@ from support.waiting import PATIENCE, eventually, read_until
 
 
 def one_session(relay):
-    """A session from beginning to end; the target is one that ends each."""
+    """One session from beginning to end, with a target that ends each session."""
     with relay.connect() as client:
         assert receive(client) == b""
 
@@ -56,10 +56,10 @@ def holders(what):
 
 
 class Splicer:
-    """A collector that moves what it reads to a TCP connection, within the kernel, and that connection's far end.
+    """A collector that splices its input to a TCP connection within the kernel, and that connection's far end.
 
-    While the far end stands still splice(2) holds the pipe's mutex. Whoever writes to the pipe then waits for it
-    in a way that no signal ends.
+    While the far end stands still, splice(2) holds the pipe's mutex. A process that writes to the pipe then
+    waits for the mutex in a way that no signal interrupts.
     """
 
     CODE = """
@@ -82,7 +82,7 @@ with socket.socket() as far:
             self.far = accept(server)
 
     def stand_still(self):
-        """Give it more than its connection takes. Whoever writes to its pipe now may wait for ever."""
+        """Send more than its connection takes. A process that writes to its pipe now may wait for ever."""
         os.write(self.stdout, b"." * 60_000 + b"\n")
         os.close(self.stdout)
         self.stdout = None
@@ -98,7 +98,7 @@ with socket.socket() as far:
 
     def close(self):
         """Leave nothing behind."""
-        self.far.close()  # ends its splice, and the outlet's wait
+        self.far.close()  # ends its splice(2), and the outlet's wait
         self.process.kill()
         self.process.wait()
         if self.stdout is not None:
@@ -107,7 +107,7 @@ with socket.socket() as far:
 
 @pytest.fixture
 def splicer():
-    """A collector that forwards with splice(2)."""
+    """A collector that splices its input to a TCP connection."""
     collector = Splicer()
     yield collector
     collector.close()
@@ -115,7 +115,7 @@ def splicer():
 
 @contextlib.contextmanager
 def stalled(splicer, *options, **given):
-    """A relay whose collector stands still, with a session: (relay, its outlet, client)."""
+    """A relay with one session, whose collector stands still: (relay, its outlet, client)."""
     with (
         listening() as server,
         Relay(server.getsockname(), *options, stdout=splicer.stdout, quiet=False, **given) as relay,
@@ -126,15 +126,18 @@ def stalled(splicer, *options, **given):
             outlet = relay.outlet()
             splicer.stand_still()
             with relay.connect() as late, accept(server) as other:
-                echo(late, other)  # nobody but the outlet waits for stdout
+                echo(late, other)  # only the outlet waits for stdout
             echo(client, target)
             yield relay, outlet, client, first
 
 
 @pytest.mark.slow
-@pytest.mark.wall_clock("the contract's one second for an expiry")
+@pytest.mark.wall_clock("the one second that docs/contract.md allows for an expiry")
 def test_the_absolute_timeout_comes_while_a_collector_holds_the_pipe(splicer):
-    """Door and sessions end in time, a signal ends the process, and the records come when the collector does."""
+    """Listener and sessions end in time. A signal ends the process.
+
+    The records are written once the collector reads again.
+    """
     with stalled(splicer, "--absolute-timeout", "5", expect_code=74) as (relay, outlet, client, first):
         assert ends_with_reset(client)
         head = parse(first[: first.rfind(b"\n") + 1])
@@ -154,13 +157,13 @@ def test_the_absolute_timeout_comes_while_a_collector_holds_the_pipe(splicer):
 
 
 def relay_errors(relay):
-    """What was said on stderr, after the end."""
+    """The lines on stderr, after the end."""
     relay._join()
     return relay.errors
 
 
-def test_a_kill_shuts_the_door_while_a_collector_holds_the_pipe(splicer):
-    """Sessions too, at once; and no record is lost that was sent before."""
+def test_a_kill_closes_the_listener_while_a_collector_holds_the_pipe(splicer):
+    """Sessions end at once too, and no record that was sent before is lost."""
     with stalled(splicer, expect_code=-9) as (relay, outlet, client, first):
         relay.killed = True
         family = [process for process in relay.family() if process != outlet]
@@ -185,14 +188,14 @@ def pipes():
 
 
 def sockets():
-    """A socket, as systemd gives."""
+    """A socket, as systemd passes it."""
     ours, theirs = socket.socketpair()
     return ours.detach(), theirs.detach()
 
 
 @pytest.mark.parametrize("way_out", [pipes, sockets])
 def test_stdout_and_stderr_on_one_stalled_reader(way_out):
-    """Two signals end it; not even the last complaint waits."""
+    """Two signals end the relay. Not even its last complaint waits."""
     reader, writer = way_out()
     fill(writer)
     command = [PROGRAM, str(free_port()), *map(str, NOWHERE), "ANY", "--workers", "1"]
@@ -211,8 +214,8 @@ def test_stdout_and_stderr_on_one_stalled_reader(way_out):
     assert psutil.wait_procs(family, PATIENCE)[1] == []
 
 
-def test_a_warning_of_the_librarys_waits_for_nobody():
-    """That its tracker died, to a terminal that stands still."""
+def test_a_warning_of_the_library_does_not_block():
+    """The library warns that its tracker died, to a terminal that stands still."""
     reader, writer = os.pipe()
     fill(writer)
     with listening() as server, Relay(server.getsockname(), stderr=writer) as relay:
@@ -226,7 +229,7 @@ def test_a_warning_of_the_librarys_waits_for_nobody():
     os.close(reader)
 
 
-def test_a_warning_of_the_librarys_is_passed_on():
+def test_a_warning_of_the_library_is_passed_on():
     with listening() as server, Relay(server.getsockname(), quiet=False) as relay:
         (tracker,) = {p.pid for p in relay.family()} - {relay.outlet().pid, *relay.workers().values()}
         os.kill(tracker, signal.SIGKILL)
@@ -240,7 +243,7 @@ def test_a_warning_of_the_librarys_is_passed_on():
 
 
 def test_a_killed_supervisor_loses_no_record_that_it_has_sent():
-    """Though their reader stands still: as many as a pipe does not hold, and the last line is whole."""
+    """Their reader stands still, and they exceed what a pipe holds. The last line is whole."""
     sessions = 40
     with (
         listening() as server,
@@ -250,7 +253,7 @@ def test_a_killed_supervisor_loses_no_record_that_it_has_sent():
         relay.killed = True
         relay.outlet()
         relay.reading.clear()
-        for _ in range(sessions + 2):  # when the last one ends, the supervisor has heard of all but two
+        for _ in range(sessions + 2):  # at the end the supervisor has read the reports of all but two
             one_session(relay)
         relay.process.kill()
         relay.process.wait(PATIENCE)
@@ -262,7 +265,7 @@ def test_a_killed_supervisor_loses_no_record_that_it_has_sent():
 
 @pytest.mark.wall_clock("the outlet's one second after its supervisor")
 def test_a_killed_supervisor_while_a_worker_stands_still():
-    """The kernel ends the worker, and the outlet ends when all is written, within a second."""
+    """The kernel ends the worker, and the outlet ends within a second, when everything is written."""
     with listening() as server, Relay(server.getsockname(), expect_code=-9, quiet=False) as relay:
         relay.killed = True
         family = relay.family()
@@ -275,8 +278,8 @@ def test_a_killed_supervisor_while_a_worker_stands_still():
         assert psutil.wait_procs(family, PATIENCE)[1] == []
 
 
-def test_a_killed_outlet_is_the_death_of_stdout():
-    """Nobody is let in any more, who is inside may finish, and it is exit 74."""
+def test_a_killed_outlet_is_the_end_of_stdout():
+    """No client is admitted any more, open sessions may finish, and the exit code is 74."""
     with listening() as server, Relay(server.getsockname(), expect_code=74) as relay:
         relay.killed = True
         with relay.connect() as client, accept(server) as target:
@@ -293,8 +296,11 @@ def test_a_killed_outlet_is_the_death_of_stdout():
 # -- what holds the streams ----------------------------------------------------------------------------------
 
 
-def test_nobody_but_the_outlet_has_stdout_or_stderr_open():
-    """Neither supervisor, workers, a later worker, nor multiprocessing's tracker; the outlet has nothing else."""
+def test_only_the_outlet_has_stdout_or_stderr_open():
+    """Supervisor, workers, a later worker and multiprocessing's tracker do not.
+
+    The outlet has nothing else open.
+    """
     with listening() as server, Relay(server.getsockname()) as relay:
         streams = [opened("self", s.fileno()) for s in (relay.process.stdout, relay.process.stderr)]
         outlet = relay.outlet()
@@ -313,7 +319,7 @@ def test_nobody_but_the_outlet_has_stdout_or_stderr_open():
     [(0, ["--absolute-timeout", "1"], ""), (70, [], "raise SystemExit(1)"), (74, [], "os._exit(0)")],
 )
 def test_the_end_of_the_relay_is_the_end_for_its_reader(tmp_path, code, options, environment):
-    """`mprelay … | cat`: cat ends with it."""
+    """`mprelay … | cat`: cat ends when the relay does."""
     env = os.environ
     if code == 70:
         env = with_site(tmp_path, instead_of_the_outlet(environment))
@@ -332,8 +338,8 @@ def test_the_end_of_the_relay_is_the_end_for_its_reader(tmp_path, code, options,
 
 
 @pytest.mark.parametrize("busy", [False, True])
-def test_readers_of_both_are_gone(busy):
-    """74 after the drain, and no loop of complaints about complaints."""
+def test_the_readers_of_both_streams_are_gone(busy):
+    """The exit code is 74 after the drain. A failed complaint causes no further complaint."""
     command = [PROGRAM, port := str(free_port()), *map(str, NOWHERE), "ANY", "--workers", "2"]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     with process:
@@ -357,7 +363,7 @@ def test_readers_of_both_are_gone(busy):
 
 
 def failures(relay):
-    """The records of a run that never began, without the last one."""
+    """The records of a run that failed to start, without the last one."""
     relay.finish()
     *records, last = relay.records
     assert (last["event"], last["reason"]) == ("relay.stopped", "failed")
@@ -365,7 +371,7 @@ def failures(relay):
 
 
 def test_an_outlet_that_ends_before_it_is_ready(tmp_path):
-    """14, and every record is there, written without it; what it said is on stderr."""
+    """Record 14, and all records are there, written without the outlet. Its own error is on stderr."""
     env = with_site(tmp_path, instead_of_the_outlet("1 / 0"))
     with Relay(NOWHERE, wait_active=False, expect_code=70, env=env, quiet=False) as relay:
         how = "ended before it was ready (exit code 1): ZeroDivisionError: division by zero"

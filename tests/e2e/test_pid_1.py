@@ -1,4 +1,4 @@
-"""As PID 1 of a container the relay is the parent of every orphan there: it waits for them, and for its own."""
+"""As PID 1 of a container the relay is the parent of every orphan, and reaps them as well as its own children."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ from support.waiting import eventually
 
 
 def pid_inside(process):
-    """The number of a process in the innermost namespace that it is in."""
+    """A process's number in the innermost namespace that it belongs to."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
             if line.startswith("NSpid:"):
@@ -23,7 +23,7 @@ def pid_inside(process):
 
 
 class Container(Relay):
-    """A relay in a PID namespace of its own, where it is PID 1; skip where this user can have none."""
+    """A relay in a PID namespace of its own, as PID 1. Skips the test if this user may not create one."""
 
     def __init__(self, tool, server, *options, **given):
         unshare = (tool("unshare"), "--fork", "--kill-child", "--pid", "--mount-proc")
@@ -40,13 +40,13 @@ class Container(Relay):
         return self
 
     def stop(self, number=signal.SIGTERM):
-        """Tell the relay itself; unshare passes its exit code on."""
+        """Signal the relay itself. unshare passes its exit code on."""
         with contextlib.suppress(psutil.NoSuchProcess):
             self.init.send_signal(number)
         return self.finish()
 
     def worker(self, number):
-        """The process of a worker, which the records know by its number inside."""
+        """The process of a worker, which the records name by its number inside."""
         (found,) = [child for child in self.init.children() if pid_inside(child) == self.workers()[number]]
         return found
 
@@ -56,12 +56,12 @@ class Container(Relay):
         subprocess.run([*enter, tool("sh"), "-c", script], check=True)
 
     def zombies(self):
-        """What has ended and was not waited for."""
+        """The processes that have ended and were not reaped."""
         return [child for child in self.init.children() if child.status() == psutil.STATUS_ZOMBIE]
 
 
-def test_orphans_are_waited_for_and_the_exits_of_workers_are_not_stolen(tool):
-    """500 of them while workers are killed: no zombie stays, and each worker.exited has the true signal."""
+def test_orphans_are_reaped_and_the_exits_of_workers_are_not_stolen(tool):
+    """500 orphans end while workers are killed. No zombie stays, and each worker.exited has the true signal."""
     with listening() as server, Container(tool, server, workers=3) as relay:
         assert relay.wait("relay.active")["pid"] == 1
         with relay.connect() as client, accept(server) as target:
@@ -84,7 +84,7 @@ def test_orphans_are_waited_for_and_the_exits_of_workers_are_not_stolen(tool):
 
 
 def test_the_resource_tracker_may_be_killed(tool):
-    """It is waited for as well, and another one is started with the next worker."""
+    """It is reaped as well, and the next worker brings a new one."""
     with listening() as server, Container(tool, server, quiet=False) as relay:
         (tracker,) = [child for child in relay.init.children() if "resource_tracker" in " ".join(child.cmdline())]
         tracker.kill()
@@ -96,7 +96,7 @@ def test_the_resource_tracker_may_be_killed(tool):
 
 
 def test_orphans_of_a_relay_whose_log_stands_still(tool):
-    """Even at its very end, when it only waits for the reader of its records."""
+    """They are reaped even at its very end, when it only waits for the reader of its records."""
     with listening() as server, Container(tool, server, "--label", "padding=" + "x" * 1000) as relay:
         relay.reading.clear()
         for _ in range(30):

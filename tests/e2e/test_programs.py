@@ -1,4 +1,4 @@
-"""With programs that we did not write on both sides: nginx, curl, socat."""
+"""Third-party programs on both sides: nginx, curl, socat."""
 
 import contextlib
 import hashlib
@@ -14,7 +14,7 @@ from support.peers import accept, free_port, listening, pattern, receive
 from support.relay import Relay
 from support.waiting import PATIENCE, eventually
 
-LONG = 60  # seconds until a transfer of a big file is said to hang
+LONG = 60  # seconds after which a transfer of a big file counts as hung
 BIG = 100_000_000
 
 CONFIG = """
@@ -54,7 +54,7 @@ def sha256(path: Path) -> str:
 
 
 class Nginx:
-    """A web server that gives what is in `files` and keeps what is put into /stored/."""
+    """A web server that serves `files` and stores uploads below /stored/."""
 
     def __init__(self, program: str, home: Path, files: Path) -> None:
         self.port = free_port()
@@ -84,14 +84,14 @@ class Nginx:
 
 @pytest.fixture
 def nginx(tool, tmp_path, big):
-    """A running nginx, with the big file in it."""
+    """A running nginx that serves the big file."""
     with Nginx(tool("nginx"), tmp_path, big[0].parent) as server:
         yield server
 
 
 @pytest.fixture
 def curl(tool):
-    """Start curl without the user's own settings; the process, whose stdout is its answer."""
+    """Start curl without the user's own settings. Return the process, whose stdout is the answer."""
     program = tool("curl")
 
     def start(*arguments: str) -> subprocess.Popen:
@@ -107,7 +107,7 @@ def curl(tool):
 
 
 def output(process: subprocess.Popen) -> bytes:
-    """Wait for a program that must succeed; what it wrote."""
+    """Wait for a program that must succeed; return its output."""
     with process:
         out, err = process.communicate(timeout=LONG + PATIENCE)
     assert process.returncode == 0, err
@@ -120,7 +120,7 @@ def output(process: subprocess.Popen) -> bytes:
 @pytest.mark.slow
 @pytest.mark.parametrize("buffer", ["100", "4000", "auto"])
 def test_100_mb_down_and_up_at_once(nginx, curl, big, tmp_path, buffer):
-    """A download and an upload side by side: not one bit changes, not one byte is missing in the record."""
+    """A download and an upload run side by side. No bit changes, and no byte is missing in the record."""
     path, digest = big
     with Relay(("127.0.0.1", nginx.port), "--buffer", buffer) as relay:
         url = f"http://127.0.0.1:{relay.port}"
@@ -133,11 +133,11 @@ def test_100_mb_down_and_up_at_once(nginx, curl, big, tmp_path, buffer):
     assert digest == sha256(nginx.stored / "up")
     last = relay.records[-1]
     for side in ("bytes_from_client", "bytes_from_target"):
-        assert BIG < last[side] < BIG + 10_000  # and the heads of requests and answers
+        assert BIG < last[side] < BIG + 10_000  # the heads of requests and answers are the rest
 
 
 def test_many_curls_at_once(nginx, curl, big):
-    """Each gets its own part of the file, of its own size."""
+    """Each curl gets its own part of the file, of its own size."""
     data = big[0].read_bytes()
     with Relay(("127.0.0.1", nginx.port)) as relay:
         url = f"http://127.0.0.1:{relay.port}/files/big"
@@ -150,7 +150,6 @@ def test_many_curls_at_once(nginx, curl, big):
 
 
 def test_keep_alive_requests_share_a_session(nginx, curl, big):
-    """Twenty requests over one connection are one session."""
     head = big[0].read_bytes()[:2000]
     with Relay(("127.0.0.1", nginx.port)) as relay:
         urls = [f"http://127.0.0.1:{relay.port}/files/big"] * 20
@@ -163,7 +162,7 @@ def test_keep_alive_requests_share_a_session(nginx, curl, big):
     ("listen_at", "target"), [("[::1]", "::1"), ("[::1]", "127.0.0.1"), ("127.0.0.1", "::1")]
 )
 def test_ipv6_on_either_side(nginx, curl, big, listen_at, target):
-    """The relay reached over IPv6, the target reached over IPv6, both."""
+    """The relay is reached over IPv6, the target is reached over IPv6, or both."""
     with Relay((target, nginx.port), acl="ANY") as relay:
         data = output(curl("--range", "0-999999", f"http://{listen_at}:{relay.port}/files/big"))
         with big[0].open("rb") as file:
@@ -176,7 +175,7 @@ def test_ipv6_on_either_side(nginx, curl, big, listen_at, target):
 
 
 def socat(program: str, *addresses: str) -> subprocess.Popen:
-    """Start socat; it waits long for the other direction after one has ended, and says what it does."""
+    """Start socat, verbose and with a long wait for the other direction after one has ended."""
     return subprocess.Popen(
         [program, "-d", "-d", "-d", "-t", str(LONG), *addresses],
         stdin=subprocess.PIPE,
@@ -186,15 +185,15 @@ def socat(program: str, *addresses: str) -> subprocess.Popen:
 
 
 def wait_for(process: subprocess.Popen, text: bytes) -> None:
-    """Wait until socat has said `text`."""
+    """Wait until socat has logged `text`."""
     for line in process.stderr:
         if text in line:
             return
-    pytest.fail(f"socat ended without saying {text!r}")
+    pytest.fail(f"socat ended without logging {text!r}")
 
 
 def test_socat_asks_and_half_closes(tool):
-    """A client that we did not write ends its question; the answer comes after that."""
+    """A third-party client ends its request. The answer comes after that."""
     question, answer = pattern(700_000), pattern(900_000, seed=2)
     with listening() as server, Relay(server.getsockname()) as relay:
         client = socat(tool("socat"), "-", f"TCP4:127.0.0.1:{relay.port}")
@@ -211,7 +210,7 @@ def test_socat_asks_and_half_closes(tool):
 
 
 def test_socat_answers_after_a_half_close(tool):
-    """A target that we did not write (sha256sum behind socat) can only answer when the question has ended."""
+    """A third-party target (sha256sum behind socat) can only answer after the request has ended."""
     question, port = pattern(700_000), free_port()
     target = socat(tool("socat"), f"TCP4-LISTEN:{port},bind=127.0.0.1,reuseaddr", "EXEC:sha256sum")
     with target:
@@ -226,7 +225,7 @@ def test_socat_answers_after_a_half_close(tool):
 
 
 def test_socat_on_both_sides_and_the_target_ends_first(tool):
-    """The target says all it has and ends; only when that has arrived does the client begin to send."""
+    """The target sends everything and ends. Only after that has arrived does the client begin to send."""
     greeting, upload, port = pattern(300_000), pattern(800_000, seed=2), free_port()
     program = tool("socat")
     target = socat(program, "-", f"TCP4-LISTEN:{port},bind=127.0.0.1,reuseaddr")

@@ -1,4 +1,4 @@
-"""The form of the records: json and text, detail, labels, times, order, and the statistics."""
+"""The records: json and text, detail, labels, times, order, and statistics."""
 
 import contextlib
 import ctypes
@@ -47,7 +47,7 @@ LIFE = [
 
 @contextmanager
 def terminal():
-    """Make a pseudo-terminal that changes nothing of what is written to it: (our end, the program's end)."""
+    """Make a pseudo-terminal that passes everything through unchanged: (our end, the program's end)."""
     ours, theirs = pty.openpty()
     tty.setraw(theirs)
     try:
@@ -57,7 +57,7 @@ def terminal():
 
 
 def test_auto_is_text_on_a_terminal():
-    """The manual's own words, one line a record: TIMESTAMP LEVEL message."""
+    """A record is one line: TIMESTAMP LEVEL and the manual's message."""
     with listening() as server, terminal() as (ours, theirs):
         with Relay(server.getsockname(), stdout=theirs, workers=1) as relay:
             os.close(theirs)
@@ -88,15 +88,15 @@ def test_auto_is_text_on_a_terminal():
         assert {level for _, level, _ in parts} == {"INFO"}
 
 
-def test_a_terminal_shows_what_is_wrong_with_an_argument():
-    """The manual's sentence does not say which of its conditions failed; what follows in brackets does."""
+def test_a_terminal_shows_the_problem_with_an_argument():
+    """The manual's sentence does not say which of its conditions failed. The text in brackets does."""
     with terminal() as (ours, theirs):
         arguments = ["8080", "127.0.0.1", "80", "10.0.0.1", "--workers", "0"]
         process = subprocess.Popen([PROGRAM, *arguments], stdout=theirs, stderr=subprocess.PIPE)
         os.close(theirs)
         with process:
             output = read_until(ours, None).decode()
-            assert process.stderr.read() == b"", "said twice"
+            assert process.stderr.read() == b"", "reported twice"
         assert process.returncode == 2
     acl, workers = (line.split(" ", 1)[1] for line in output.splitlines())
     assert acl == (
@@ -107,7 +107,6 @@ def test_a_terminal_shows_what_is_wrong_with_an_argument():
 
 
 def test_json_on_a_terminal_where_json_is_asked_for():
-    """Auto is only the default."""
     with listening() as server, terminal() as (ours, theirs):
         with Relay(server.getsockname(), "--log-format", "json", stdout=theirs) as relay:
             os.close(theirs)
@@ -137,7 +136,7 @@ def test_text_through_a_pipe_where_text_is_asked_for():
 
 
 def test_auto_is_json_through_a_pipe_and_jq_reads_the_whole_run(tool):
-    """A collector that we did not write understands each record."""
+    """A third-party collector parses each record."""
     command = [tool("jq"), "--unbuffered", "-c", "[.seq, .event, .msg_id, .level, .session]"]
     with (
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as jq,
@@ -162,7 +161,7 @@ def test_auto_is_json_through_a_pipe_and_jq_reads_the_whole_run(tool):
 
 
 def opened_by(sudo_user: str | None = None) -> str:
-    """Who has started this test, by the contract."""
+    """The user that started this test, as docs/records.md defines `opened_by`."""
     with suppress(FileNotFoundError):
         login_uid = int(Path("/proc/self/loginuid").read_text())
         if login_uid != 2**32 - 1:
@@ -171,15 +170,15 @@ def opened_by(sudo_user: str | None = None) -> str:
 
 
 def clock_synchronised() -> bool | None:
-    """What adjtimex(8) would print: whether the error has not been counted up to its end."""
+    """The value that adjtimex(8) would print: whether the estimated error is below its maximum."""
     timex = ctypes.create_string_buffer(512)
     if ctypes.CDLL(None).adjtimex(timex) < 0:
         return None
     return struct.unpack_from("@Illlli", timex)[3] < 16_000_000
 
 
-def test_relay_active_says_what_the_relay_is():
-    """Each field of the contract, with its value."""
+def test_relay_active_describes_the_relay():
+    """Each field of docs/records.md has its value."""
     before = time.time()
     with Relay(("127.0.0.1", 9), "--max-sessions", "7", "--absolute-timeout", "1000", acl="127.0.0.9/8") as relay:
         active = dict(relay.wait("relay.active"))
@@ -209,23 +208,26 @@ def test_relay_active_says_what_the_relay_is():
         assert active["listen_ip"] in {"::", "0.0.0.0"}  # noqa: S104 - all interfaces
 
 
-def test_relay_active_names_who_opened_it_whatever_the_environment_says():
-    """LOGNAME and USER are anybody's; SUDO_USER is root's alone, and only where the kernel knows no login uid."""
+def test_relay_active_names_its_opener_whatever_the_environment_says():
+    """Anybody can set LOGNAME and USER.
+
+    SUDO_USER counts for root only, and only if the kernel knows no login uid.
+    """
     forged = {**os.environ, "LOGNAME": "mallory", "USER": "mallory", "USERNAME": "mallory", "SUDO_USER": "bob"}
     with Relay(("127.0.0.1", 9), env=forged) as relay:
         assert relay.wait("relay.active")["opened_by"] == opened_by("bob")
 
 
 def test_relay_active_fits_with_the_longest_acl_and_labels():
-    """The ACL as typed, its first 1024 bytes."""
+    """The ACL is recorded as typed, up to its first 1024 bytes."""
     acl = "10.0.0.0/" + "0" * 1500 + "8"
     name = "ticket=" + "x" * 1000
     with Relay(("127.0.0.1", 9), "--label", name, acl=acl) as relay:
         assert relay.wait("relay.active")["acl"] == acl[:1024]
 
 
-def test_what_the_system_does_not_tell_is_null():
-    """A sandbox that refuses adjtimex(2): the relay does not need it."""
+def test_a_field_that_the_system_does_not_answer_is_null():
+    """A sandbox refuses adjtimex(2), which the relay does not need."""
     rules = ("adjtimex:EPERM", "clock_adjtime:EPERM")
     with Relay(("127.0.0.1", 9), command=failing(*rules)) as relay:
         assert relay.wait("relay.active")["clock_synchronised"] is None
@@ -247,7 +249,7 @@ def test_each_run_has_its_own_relay_id():
 
 
 def short_session(relay: Relay, server: socket.socket, count: int = 1) -> None:
-    """Have one session that the client ends, and wait for its last record."""
+    """Run `count` sessions that the client ends, and wait for the last record."""
     with relay.connect() as client, accept(server) as target:
         client.sendall(b"question")
         assert receive(target, 8) == b"question"
@@ -265,7 +267,7 @@ def refused_client(relay: Relay) -> socket.socket:
 
 
 def test_labels_are_on_every_record_of_every_kind():
-    """Refusals, sessions, workers and the relay; and nowhere where none is given."""
+    """This covers refusals, sessions, workers and the relay. Without labels no record has any."""
     labels = {"ticket": "CHG-7", "owner": "net ops"}
     options = [part for key, value in labels.items() for part in ("--label", f"{key}={value}")]
     with listening() as server, Relay(server.getsockname(), *options, acl="127.0.0.1/32") as relay:
@@ -281,13 +283,13 @@ def test_labels_are_on_every_record_of_every_kind():
 
 @pytest.mark.parametrize("detail", ["full", "session"])
 def test_client_refused_by_the_acl(detail):
-    """16 and 17 and nothing more: no serial number is spent, the target hears nothing."""
+    """Records 16 and 17 and nothing more: no serial number is used, and the target sees nothing."""
     options = ["--log-detail", detail]
     with listening() as server, Relay(server.getsockname(), *options, acl="127.0.0.1/32") as relay:
         with refused_client(relay) as client:
             port = client.getsockname()[1]
             rejected = relay.wait("connection.rejected", client_port=port)
-            with suppress(ConnectionResetError):  # may see either
+            with suppress(ConnectionResetError):  # the client may see either
                 assert client.recv(1) == b""
         assert (rejected["msg_id"], rejected["level"]) == (17, "warning")
         assert (rejected["client_ip"], rejected["acl"]) == ("127.0.0.2", "127.0.0.1/32")
@@ -302,7 +304,7 @@ def test_client_refused_by_the_acl(detail):
 
 
 def test_full_detail_writes_each_message_of_a_session_in_order():
-    """One session: 16, 18, 26, 28, 31, 33, 37, then its end, and nothing else."""
+    """One session has 16, 18, 26, 28, 31, 33, 37, then its end, and nothing else."""
     with listening() as server, Relay(server.getsockname()) as relay:
         short_session(relay, server)
         relay.stop()
@@ -319,7 +321,7 @@ def test_full_detail_writes_each_message_of_a_session_in_order():
 
 
 def test_session_detail_writes_only_how_each_session_ended():
-    """16 and 18 are left out too; refusals and the relay's and the workers' own records stay."""
+    """Records 16 and 18 are left out too. Refusals and the records of relay and workers stay."""
     options = ["--log-detail", "session", "--max-sessions", "1"]
     with listening() as server, Relay(server.getsockname(), *options, acl="127.0.0.1/32") as relay:
         with relay.connect(), accept(server), relay.connect():
@@ -338,8 +340,8 @@ def test_session_detail_writes_only_how_each_session_ended():
 # -- times ---------------------------------------------------------------------------------------------------
 
 
-def test_timestamps_are_the_truth_in_utc():
-    """Whatever the time zone: each moment lies between what this test did before and after it."""
+def test_timestamps_are_true_and_in_utc():
+    """In any time zone, each moment lies between the test's own actions before and after it."""
     with listening() as server:
         environment = {**os.environ, "TZ": "Asia/Kathmandu"}
         with Relay(server.getsockname(), env=environment) as relay:
@@ -359,8 +361,8 @@ def test_timestamps_are_the_truth_in_utc():
             assert (marks[2] - marks[1]) * 1000 <= closed["duration_ms"] <= (marks[3] - marks[0]) * 1000 + 1
 
 
-def test_a_timestamp_is_when_it_happened_not_when_it_was_written():
-    """A supervisor that stands still writes late, and yet says when the session ended."""
+def test_a_timestamp_is_the_moment_of_the_event_and_not_of_the_writing():
+    """A stopped supervisor writes late, but still records when the session ended."""
     with listening() as server, Relay(server.getsockname()) as relay:
         with relay.connect() as client, accept(server) as target:
             relay.wait("session.target_channel_active")
@@ -382,7 +384,7 @@ def test_a_timestamp_is_when_it_happened_not_when_it_was_written():
 @pytest.mark.slow
 @pytest.mark.alone("64 workers start within the ten seconds of the relay's start")
 def test_stats_of_64_workers_fit_with_long_labels():
-    """Every worker is in them, and each record stays below 4096 bytes (the judge sees to that)."""
+    """Every worker is in them, and each record stays below 4096 bytes, which the judge checks."""
     options = ["--workers", "64", "--stats-interval", "0.5", "--label", "ticket=" + "x" * 1000]
     with Relay(("127.0.0.1", 9), *options, wait_active=False) as relay:
         for worker in range(1, 65):
@@ -397,8 +399,8 @@ def test_stats_of_64_workers_fit_with_long_labels():
         assert {record["message"] for record in stats} == {"0 of 500 sessions are in use."}
 
 
-def test_no_stats_where_none_are_asked_for():
-    """0 is none, and a small interval is many."""
+def test_no_stats_if_none_are_asked_for():
+    """An interval of 0 gives none, and a small interval gives many."""
     with Relay(("127.0.0.1", 9), "--stats-interval", "0", workers=1) as without:
         with Relay(("127.0.0.1", 9), "--stats-interval", "0.05", workers=1) as with_many:
             with_many.wait("relay.stats", 5)
@@ -409,13 +411,13 @@ def test_no_stats_where_none_are_asked_for():
 
 
 def message_of(relay: Relay, msg_id: int) -> str:
-    """Return the one sentence that this run has under that number."""
+    """Return the one sentence that this run has with that number."""
     (record,) = [record for record in relay.records if record["msg_id"] == msg_id]
     return record["message"]
 
 
 def test_a_full_pool_and_a_target_that_ends_in_the_manuals_words():
-    """The pool is exhausted; the target ends."""
+    """The pool is exhausted, and the target ends."""
     with listening() as server, Relay(server.getsockname(), "--max-sessions", "1") as relay:
         with relay.connect() as client, accept(server) as target, relay.connect():
             relay.wait("connection.pool_exhausted")
@@ -432,8 +434,8 @@ def test_an_expiry_in_the_manuals_words():
         assert message_of(relay, 23) == "Absolute timeout expired.  This process will now terminate."
 
 
-def test_own_sentences_are_filled_in_and_one_line():
-    """A reset, a lost worker and a stop: no sentence is a template, none is empty."""
+def test_sentences_of_our_own_are_filled_in_and_one_line():
+    """A reset, a lost worker and a stop: no sentence still has a placeholder, and none is empty."""
     with listening() as server, Relay(server.getsockname()) as relay:
         client = relay.connect()
         with accept(server):
@@ -457,7 +459,7 @@ def test_own_sentences_are_filled_in_and_one_line():
 
 
 def test_stats_match_reality():
-    """Counts, and for the supervisor and each worker pid, CPU, memory, descriptors and sessions."""
+    """They have counts, and for the supervisor and each worker pid, CPU, memory, descriptors and sessions."""
     options = ("--stats-interval", "0.3", "--max-sessions", "5")
     with (
         echoing() as server,
@@ -493,7 +495,7 @@ def test_stats_match_reality():
 
 
 def test_stats_count_the_bytes_of_open_sessions_too():
-    """A transfer that takes hours is seen before its end."""
+    """A transfer that takes hours shows up before its end."""
     with echoing() as server, Relay(server.getsockname(), "--stats-interval", "0.1") as relay:
         with relay.connect() as client:
             client.sendall(b"first")
@@ -507,7 +509,7 @@ def test_stats_count_the_bytes_of_open_sessions_too():
 
 
 def test_stats_show_the_work_of_a_busy_worker():
-    """The worker that moves bytes has a CPU share; its record tells which one it is."""
+    """The worker that moves bytes has a CPU share, and its record names the worker."""
     with echoing() as server, Relay(server.getsockname(), "--stats-interval", "0.3") as relay:
         with relay.connect() as client:
             worker = relay.wait("session.connected")["worker"]

@@ -1,7 +1,7 @@
-"""What the system refuses, for real: no descriptor, no memory, no room, a call that fails.
+"""Real refusals by the system: no descriptor, no memory, no room, a call that fails.
 
-The errno always comes from the kernel: from a limit that is really reached, or from a system call that is
-really refused (see ``support/seccomp.py``).
+The errno always comes from the kernel: from a limit that is really reached, or from a system call that is really
+refused (see ``support/seccomp.py``).
 """
 
 import contextlib
@@ -25,8 +25,8 @@ from support.processes import descriptors, limit, open_files, opened
 from support.relay import NOWHERE, PROGRAM, Relay, failing
 from support.waiting import eventually
 
-# With the room that a system grants by default (net.core.wmem_default) some hundred messages fill a channel:
-# setsockopt(SOL_SOCKET, SO_SNDBUF) succeeds and does nothing.
+# With the default send buffer (net.core.wmem_default) a few hundred messages fill a channel.
+# Here setsockopt(SOL_SOCKET, SO_SNDBUF) succeeds and does nothing.
 SMALL_CHANNELS = failing("setsockopt,1=1,2=7:0")
 
 
@@ -34,9 +34,9 @@ CALLS = (
     *("chdir", "close_range", "getpid", "getrlimit", "kill", "pidfd_open"),
     *("prctl", "prlimit64", "sched_getaffinity", "setitimer", "timerfd_create", "timerfd_settime", "waitid"),
 )
-"""That are not needed."""
+"""System calls that the relay can do without."""
 
-# What the machine calls it differs: some calls are not there on aarch64, and the C library makes others.
+# Their names differ by machine: some calls do not exist on aarch64, and the C library makes others instead.
 NEEDED = {
     "dup2": (("dup2", "dup3"), "pool.start_failed", "the outlet could not be started"),
     "epoll_create1": (("epoll_create1",), "platform.init_failed", "epoll: "),
@@ -63,7 +63,7 @@ CODES = {"pool.start_failed": 70, "platform.init_failed": 71, "platform.unsuppor
 
 
 def test_a_supervisor_without_descriptors_pauses_and_goes_on():
-    """22: no busy loop, sessions in flight unhurt, and whoever waited is served."""
+    """Record 22: the relay does not spin, open sessions are unaffected, and waiting clients are served."""
     with listening() as server, Relay(server.getsockname()) as relay:
         with relay.connect() as old, accept(server) as old_target, contextlib.ExitStack() as stack:
             echo(old, old_target)
@@ -87,7 +87,7 @@ def test_a_supervisor_without_descriptors_pauses_and_goes_on():
 
 
 def test_a_supervisor_without_descriptors_still_keeps_its_statistics():
-    """Measuring needs descriptors as well; that it cannot measure is no reason to end anything."""
+    """Measuring needs descriptors as well. A failed measurement must not end anything."""
     with listening() as server, Relay(server.getsockname(), "--stats-interval", "0.1") as relay:
         with relay.connect() as client, accept(server) as target:
             echo(client, target)
@@ -98,18 +98,18 @@ def test_a_supervisor_without_descriptors_still_keeps_its_statistics():
 
 
 def next_descriptor(pid: int) -> int:
-    """The number that the process's next descriptor gets."""
+    """The number of the process's next descriptor."""
     used = set(descriptors(pid))
     return min(set(range(len(used) + 1)) - used)
 
 
 def says(record: dict) -> tuple:
-    """What a closing record says of the end."""
+    """The fields of a closing record that describe the end."""
     return record["msg_id"], record["reason"], record["error"]
 
 
 def test_a_worker_with_no_descriptor_for_the_target():
-    """19: the client's socket still fits, the target's does not."""
+    """Record 19: the client's socket still fits, the target's does not."""
     with (
         listening() as server,
         Relay(server.getsockname(), workers=1) as relay,
@@ -132,7 +132,7 @@ def test_a_worker_with_no_descriptor_for_the_target():
 
 
 def test_a_worker_with_no_descriptor_for_the_client():
-    """20: not even the socket that was handed over fits (MSG_CTRUNC)."""
+    """Record 20: not even the socket that was handed over fits (MSG_CTRUNC)."""
     with (
         listening() as server,
         Relay(server.getsockname(), workers=1) as relay,
@@ -155,7 +155,7 @@ def test_a_worker_with_no_descriptor_for_the_client():
 
 
 def test_a_target_socket_that_is_refused():
-    """19, by the system as a whole; the listener is of the other family."""
+    """Record 19, when the whole system refuses it. The listener is of the other family."""
     with Relay(NOWHERE, command=failing("socket,0=2:ENFILE")) as relay:
         assert relay.knock().reset
         assert says(relay.wait("session.closed")) == (19, "target_socket_failed", "ENFILE")
@@ -166,7 +166,7 @@ def test_a_target_socket_that_is_refused():
     [("EADDRNOTAVAIL", "Cannot assign requested address"), ("ENETUNREACH", "Network is unreachable")],
 )
 def test_a_connect_that_fails_at_once(errno_name, text):
-    """27, with the errno that says which failure it was, and its text in the message."""
+    """Record 27 has the errno of the failure, and its text in the message."""
     with Relay(NOWHERE, command=failing(f"connect:{errno_name}")) as relay:
         assert relay.knock().reset
         closed = relay.wait("session.closed")
@@ -187,7 +187,7 @@ def channels(relay: Relay) -> list[int]:
 
 @pytest.mark.parametrize("errno_name", ["ETOOMANYREFS", *slow("EAGAIN", "ENOBUFS")])
 def test_a_refused_hand_over(errno_name):
-    """20 with the errno where there is only one worker; with two the other one gets the session."""
+    """A single worker: 20 with the errno. Of two workers, the other one gets the session."""
     with listening() as server:
         with Relay(server.getsockname()) as relay:
             rule = f"sendmsg,0={min(channels(relay))}:{errno_name}"
@@ -204,7 +204,7 @@ def test_a_refused_hand_over(errno_name):
 
 
 def fill(relay: Relay, stack: contextlib.ExitStack, full) -> None:
-    """Connect, one after another so that each is a message of its own, until `full()`."""
+    """Connect clients one after another, so that each is a message of its own, until `full()`."""
     for count in range(1, 1500):
         stack.enter_context(relay.connect())
         relay.wait("connection.accepted", session=count)
@@ -215,7 +215,7 @@ def fill(relay: Relay, stack: contextlib.ExitStack, full) -> None:
 
 @pytest.mark.usefixtures("many_files")
 def test_a_full_channel_refuses_and_does_not_block():
-    """20 with EAGAIN: the only worker is stopped; the supervisor goes on, and can end the run."""
+    """Record 20 with EAGAIN: the only worker is stopped. The supervisor goes on, and can end the run."""
     options = ("--max-sessions", "1500", "--drain-timeout", "0.1")
     with Relay(NOWHERE, *options, workers=1, command=SMALL_CHANNELS) as relay, contextlib.ExitStack() as stack:
         os.kill(relay.workers()[1], signal.SIGSTOP)
@@ -229,7 +229,7 @@ def test_a_full_channel_refuses_and_does_not_block():
 
 @pytest.mark.usefixtures("many_files")
 def test_a_full_channel_sends_sessions_to_the_other_worker():
-    """Nobody is refused while another worker takes sessions, and those sessions live."""
+    """No client is refused while another worker takes sessions, and those sessions work."""
     options = ("--max-sessions", "1500", "--drain-timeout", "0.1")
     with (
         listening(backlog=2048) as server,
@@ -255,9 +255,12 @@ def test_a_full_channel_sends_sessions_to_the_other_worker():
     [("client", 29, "requester_channel_failed"), ("target", 30, "target_channel_failed")],
 )
 def test_a_socket_that_cannot_be_watched(end, msg_id, reason):
-    """29, 30: epoll_ctl(2) refuses to add one of the two; both peers are reset, and the slot comes back."""
+    """Records 29, 30: epoll_ctl(2) refuses to add one of the two.
+
+    Both peers are reset, and the slot is free again.
+    """
     with listening() as server:
-        # The same run, whole, to learn the descriptors.
+        # The same run without the fault, to learn the descriptors.
         with Relay(server.getsockname(), workers=1) as relay, relay.connect() as client, accept(server):
             relay.wait("session.connected")
             worker = psutil.Process(relay.workers()[1])
@@ -284,7 +287,7 @@ def test_a_socket_that_cannot_be_watched(end, msg_id, reason):
 
 @pytest.mark.parametrize("rule", ["pipe2,1=0x80800:EMFILE", "fcntl,1=1031:EPERM"])  # F_SETPIPE_SZ
 def test_pipes_that_are_refused(rule):
-    """No failure: bulk data is copied, whole, and the session ends normally."""
+    """This is no failure: bulk data is copied and arrives whole, and the session ends normally."""
     data = pattern(20 << 20)
     with (
         listening() as server,
@@ -310,9 +313,9 @@ def test_pipes_that_are_refused(rule):
 
 
 def bulk_both_ways(server: socket.socket, pause=lambda _pid, _before: None, **given) -> None:
-    """Relay much, both ways at once: all of it arrives, nobody is blamed, and no pipe is kept.
+    """Relay a lot of data, both ways at once. All of it arrives, no error is recorded, and no pipe is kept.
 
-    `pause` is called before anybody reads: with the worker, and the descriptors that it had before.
+    `pause` is called before anything is read, with the worker and the descriptors that it had before.
     """
     up, down = pattern(20 << 20, 1), pattern(20 << 20, 2)
     with (
@@ -340,14 +343,14 @@ def bulk_both_ways(server: socket.socket, pause=lambda _pid, _before: None, **gi
 
 @pytest.mark.parametrize("errno_name", ["EPERM", *slow("ENOSYS", "EINVAL", "EACCES", "EOPNOTSUPP", "ENOMEM")])
 def test_splicing_that_is_refused(errno_name):
-    """What a sandbox refuses is no error of a peer: the flow goes back to copying."""
+    """A call that a sandbox refuses is not a peer's error: the flow goes back to copying."""
     with listening() as server:
         bulk_both_ways(server, command=failing(f"splice:{errno_name}"))
 
 
 @pytest.mark.parametrize("errno_name", ["EPERM", *slow("EINVAL")])
 def test_splicing_that_is_refused_with_data_in_the_pipe(errno_name):
-    """What was taken from a source already is delivered by copying."""
+    """Data already taken from a source is delivered by copying."""
     found: set[int] = set()
 
     def learn(pid: int, before: set[int]) -> None:
@@ -375,7 +378,7 @@ def test_sockets_that_cannot_be_made_non_blocking(tmp_path):
 @pytest.mark.parametrize("errno_name", ["EPERM", *slow("ENOSYS")])
 @pytest.mark.parametrize("first", ["client", "target"])
 def test_a_half_close_that_is_refused(tmp_path, first, errno_name):
-    """shutdown(2): the end of data cannot be passed on by itself. The session goes on and ends normally."""
+    """Without shutdown(2) the end of data cannot be passed on alone. The session goes on and ends normally."""
     answer = pattern(1 << 20)
     env = with_site(tmp_path, first_in_workers(refusing(f"shutdown:{errno_name}")))
     with (
@@ -399,8 +402,8 @@ def test_a_half_close_that_is_refused(tmp_path, first, errno_name):
 
 
 @pytest.mark.parametrize("rule", ["ioctl,1=0x5411:EPERM", "getsockname:EPERM"], ids=["SIOCOUTQ", "getsockname"])
-def test_questions_that_the_system_does_not_answer(tmp_path, rule):
-    """How much is unacknowledged, and our own address: a session can be relayed without both."""
+def test_queries_that_the_system_refuses(tmp_path, rule):
+    """The unacknowledged bytes and our own address cannot be queried. A session can be relayed without both."""
     env = with_site(tmp_path, first_in_workers(refusing(rule)))
     with listening() as server, Relay(server.getsockname(), "--bind", "127.0.0.1", env=env) as relay:
         with relay.connect() as client, accept(server) as target:
@@ -421,8 +424,8 @@ def test_questions_that_the_system_does_not_answer(tmp_path, rule):
     ("flood", "msg_id", "reason"),
     [("client", 32, "requester_buffer_failed"), ("target", 36, "target_buffer_failed")],
 )
-def test_no_memory_for_what_a_peer_does_not_take(flood, msg_id, reason, tool):
-    """32, 36: the rest of a read must be kept, there is no memory to keep it in, and no pipe to take it."""
+def test_no_memory_for_data_that_a_peer_does_not_take(flood, msg_id, reason, tool):
+    """Records 32, 36: the rest of a read must be kept, but there is no memory for it, and no pipe."""
     data = pattern(1 << 20)
     just_enough = (tool("prlimit"), "--nofile=1017:1017", PROGRAM)  # for 500 sessions, without one pipe
     with (
@@ -431,7 +434,7 @@ def test_no_memory_for_what_a_peer_does_not_take(flood, msg_id, reason, tool):
         contextlib.ExitStack() as stack,
     ):
         pairs = []
-        for count in range(1, 65):  # what the worker's heap has to spare may keep the bytes of a good many
+        for count in range(1, 65):  # the worker's heap may have room for the bytes of a good many
             client = stack.enter_context(relay.connect())
             pairs.append((client, stack.enter_context(accept(server))))
             relay.wait("session.connected", count=count)
@@ -456,7 +459,7 @@ def test_no_memory_for_what_a_peer_does_not_take(flood, msg_id, reason, tool):
 
 
 def test_no_memory_for_the_buffers_of_a_session():
-    """32 or 36, whichever buffer no longer fits: the session is refused, those before it go on."""
+    """Record 32 or 36, whichever buffer no longer fits. The session is refused, and earlier sessions go on."""
     options = ("--buffer", "4000", "--max-sessions", "1000", "--idle-timeout", "60")
     with (
         listening(backlog=1024) as server,
@@ -487,7 +490,7 @@ def test_no_memory_for_the_buffers_of_a_session():
 
 @pytest.fixture
 def without_dev(tool):
-    """A command that runs a program where /dev is empty; skip where this user can have no such place."""
+    """A command that runs a program with an empty /dev. Skips the test if this user cannot have one."""
     unshare = (tool("unshare"), "--mount", *(() if os.geteuid() == 0 else ("--map-root-user",)))
     script = 'mount -t tmpfs mprelay-test /dev && test ! -e /dev/null && eval "exec \\"\\$@\\" $0"'
     command = (*unshare, tool("bash"), "-c", script)
@@ -499,7 +502,10 @@ def without_dev(tool):
 
 @pytest.mark.parametrize("closed", ["", "<&-", "2>&-", "<&- 2>&-"])
 def test_an_empty_dev(without_dev, closed):
-    """/dev/null is not needed, not even where a standard stream is closed: no socket gets its number."""
+    """/dev/null is not needed, even if a standard stream is closed.
+
+    No socket gets the number of a standard stream.
+    """
     command = (*without_dev, closed, PROGRAM)
     with listening() as server, Relay(server.getsockname(), command=command) as relay:
         with relay.connect() as client, accept(server) as target:
@@ -511,7 +517,7 @@ def test_an_empty_dev(without_dev, closed):
 
 
 def test_an_empty_dev_and_no_stdout(without_dev):
-    """Said on stderr: 74."""
+    """The error is reported on stderr, and the exit code is 74."""
     done = subprocess.run(
         [*without_dev, ">&-", PROGRAM, "1", "127.0.0.1", "9", "ANY"],
         stdin=subprocess.PIPE,
@@ -527,14 +533,14 @@ def test_an_empty_dev_and_no_stdout(without_dev):
 
 
 def refused_calls(calls, error):
-    """A command in which the kernel refuses these calls to the relay and all that it starts."""
+    """A command in which the kernel refuses these calls to the relay and all its children."""
     return failing(*(f"{call}:{error}" for call in calls))
 
 
 @pytest.mark.parametrize("error", ["EPERM", *slow("ENOSYS")])
 @pytest.mark.parametrize("what", ["all of them", *slow(*CALLS)])
 def test_a_call_that_is_not_needed(what, error):
-    """It relays, measures itself, and ends, without a word on stderr."""
+    """The relay relays, measures itself and ends, with nothing on stderr."""
     options = ("--absolute-timeout", "3600", "--stats-interval", "0.1")
     command = refused_calls(CALLS if what == "all of them" else [what], error)
     with (
@@ -552,7 +558,7 @@ def test_a_call_that_is_not_needed(what, error):
 @pytest.mark.parametrize("error", ["EPERM", *slow("ENOSYS")])
 @pytest.mark.parametrize("what", NEEDED)
 def test_a_call_that_is_needed(what, error):
-    """It ends at once, and the record names the step and the error."""
+    """The relay ends at once, and the record names the step and the error."""
     calls, event, detail = NEEDED[what]
     options = {"wait_active": False, "expect_code": CODES[event], "quiet": False}
     with Relay(("127.0.0.1", 9), command=refused_calls(calls, error), **options) as relay:
