@@ -1,4 +1,4 @@
-"""What a session promises its two peers: order, ends, counts and back-pressure."""
+"""A session's promises to its two peers: order, ends, counts and back-pressure."""
 
 import contextlib
 import hashlib
@@ -33,7 +33,7 @@ BUFFERS = ["100", "auto", *slow("4000")]
 
 MPTCP = 262  # IPPROTO_MPTCP, netinet/in.h
 
-# What mptcpize(8) does: all TCP sockets are MPTCP sockets.
+# The effect of mptcpize(8): all TCP sockets are MPTCP sockets.
 MPTCPIZE = f"""
 import socket
 class Made(socket.SocketType):
@@ -57,7 +57,7 @@ MIB = 1 << 20
 
 @pytest.mark.parametrize("buffer", BUFFERS)
 def test_the_server_speaks_first(buffer):
-    """A greeting arrives although the client has said nothing."""
+    """A greeting arrives although the client has sent nothing."""
     with listening() as server, Relay(server.getsockname(), "--buffer", buffer) as relay:
         with relay.connect() as client, accept(server) as target:
             greeting = pattern(5000)
@@ -76,7 +76,7 @@ def test_the_server_speaks_first(buffer):
 
 @pytest.mark.parametrize("buffer", BUFFERS)
 def test_write_then_close_by_the_client_loses_nothing(buffer):
-    """The client writes and closes at once; the target, which looks later, gets all and a normal end."""
+    """The client writes and closes at once. The target reads later, and gets all data and a normal end."""
     data = pattern(400_000)
     with listening() as server, Relay(server.getsockname(), "--buffer", buffer) as relay:
         client = relay.connect()
@@ -91,7 +91,7 @@ def test_write_then_close_by_the_client_loses_nothing(buffer):
 
 @pytest.mark.parametrize("buffer", BUFFERS)
 def test_write_then_close_by_the_target_loses_nothing(buffer):
-    """The target writes and closes at once; the client, which looks later, gets all and a normal end."""
+    """The target writes and closes at once. The client reads later, and gets all data and a normal end."""
     data = pattern(400_000)
     with listening() as server, Relay(server.getsockname(), "--buffer", buffer) as relay:
         with relay.connect() as client:
@@ -106,7 +106,7 @@ def test_write_then_close_by_the_target_loses_nothing(buffer):
 @pytest.mark.parametrize("buffer", ["100", "auto"])
 @pytest.mark.parametrize("urgent_from", ["client", "target"])
 def test_tcp_urgent_bytes_stay_in_their_place(buffer, urgent_from):
-    """What is sent out of band arrives in band, where it was sent, and the stream goes on behind it."""
+    """Data sent out of band arrives in band, in its place, and the stream goes on behind it."""
     with listening() as server, Relay(server.getsockname(), "--buffer", buffer) as relay:
         with relay.connect() as client, accept(server) as target:
             source, sink = (client, target) if urgent_from == "client" else (target, client)
@@ -125,7 +125,7 @@ def test_tcp_urgent_bytes_stay_in_their_place(buffer, urgent_from):
 
 
 def test_byte_counts_are_exact():
-    """What each side sent stands in the record, zero included."""
+    """The record has the number of bytes that each side sent, zero included."""
     with listening() as server, Relay(server.getsockname()) as relay:
         for up, down in [(0, 0), (1, 0), (0, 1), (4000, 4001), (1_234_567, 765_432)]:
             with relay.connect() as client, accept(server) as target:
@@ -155,7 +155,7 @@ def test_ipv6_target_and_client():
 
 
 def test_an_ipv6_target():
-    """An IPv4 client reaches an IPv6 target, and the record says which."""
+    """An IPv4 client reaches an IPv6 target, and the record has both addresses."""
     with listening(socket.AF_INET6, "::1") as server, Relay(server.getsockname()[:2]) as relay:
         with relay.connect() as client, accept(server) as target:
             client.sendall(b"across")
@@ -168,7 +168,7 @@ def test_an_ipv6_target():
 @pytest.mark.parametrize("client_protocol", [MPTCP, *slow(socket.IPPROTO_TCP)], ids=["from MPTCP", "from TCP"])
 @pytest.mark.parametrize("target_protocol", [MPTCP, *slow(socket.IPPROTO_TCP)], ids=["to MPTCP", "to TCP"])
 def test_a_relay_of_mptcp_sockets(tmp_path, client_protocol, target_protocol):
-    """Such a socket refuses SO_OOBINLINE. Bulk data, half-close and resets are as ever."""
+    """MPTCP sockets refuse SO_OOBINLINE. Bulk data, half-close and resets work as usual."""
     try:
         socket.socket(proto=MPTCP).close()
     except OSError as refused:
@@ -214,13 +214,13 @@ def test_a_relay_of_mptcp_sockets(tmp_path, client_protocol, target_protocol):
 
 
 def answer_again(server: socket.socket, filler: socket.socket) -> None:
-    """Make room in the queue of a silent target: the next SYN (repeated after a second) is answered."""
+    """Make room in the queue of a silent target. The next SYN (repeated after a second) is then answered."""
     filler.close()
     accept(server).close()
 
 
 def unread(relay: Relay, client: socket.socket) -> int:
-    """How many bytes of `client` wait in the kernel, not yet read by the relay (proc_net_tcp)."""
+    """The number of `client`'s bytes that wait in the kernel, not yet read by the relay (proc_net_tcp)."""
     mine = f":{client.getsockname()[1]:04X}"
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         for line in Path(table).read_text().splitlines()[1:]:
@@ -231,7 +231,7 @@ def unread(relay: Relay, client: socket.socket) -> int:
 
 
 def test_early_bytes_of_a_client_all_arrive_and_none_is_read_before_the_target_is_connected():
-    """The client sends in rapid chunks while the target does not answer yet."""
+    """The client sends many small chunks while the target does not answer yet."""
     chunks = [pattern(500, seed=number) for number in range(60)]
     with silent() as (server, filler), Relay(server.getsockname()) as relay:
         with relay.connect() as client:
@@ -251,8 +251,8 @@ def test_early_bytes_of_a_client_all_arrive_and_none_is_read_before_the_target_i
         assert closed["connect_ms"] > 0
 
 
-def test_a_client_that_ends_before_the_target_is_connected_is_heard_to_its_end():
-    """Its bytes and its end are forwarded once the target answers."""
+def test_the_bytes_of_a_client_that_ends_before_the_target_is_connected_are_delivered():
+    """Its bytes and its end of data are forwarded once the target answers."""
     with silent() as (server, filler), Relay(server.getsockname()) as relay:
         with relay.connect() as client:
             client.sendall(b"too early")
@@ -278,7 +278,7 @@ def test_a_client_that_ends_while_the_target_never_answers_ends_with_the_connect
 
 
 def test_a_client_that_resets_before_the_target_is_connected_frees_its_slot_at_once():
-    """Nobody waits for the target any longer."""
+    """No session waits for the target any longer."""
     with silent() as (server, _filler), Relay(server.getsockname(), "--connect-timeout", "3") as relay:
         client = relay.connect()
         relay.wait("session.allocated")
@@ -293,7 +293,7 @@ def test_a_client_that_resets_before_the_target_is_connected_frees_its_slot_at_o
 
 
 def test_a_target_that_refuses():
-    """Message 27; the client is reset."""
+    """Record 27, and a reset for the client."""
     with Relay(("127.0.0.1", free_port())) as relay:
         assert relay.knock().reset
         closed = relay.wait("session.closed")
@@ -306,7 +306,7 @@ def test_a_target_that_refuses():
 
 
 def test_a_target_that_accepts_and_resets_was_connected():
-    """28 and then its reset, never "refused"; what it sent before is counted."""
+    """Record 28 and then the target's reset, never "refused". Bytes that it sent before are counted."""
     with listening() as server, Relay(server.getsockname()) as relay:
         stop = threading.Event()
 
@@ -337,7 +337,7 @@ def test_a_target_that_accepts_and_resets_was_connected():
 
 
 def push(sock: socket.socket, blocks: list[bytes]) -> int:
-    """Send all `blocks` one after another until the peer takes no more for a second; how many bytes went."""
+    """Send all `blocks`, until the peer takes nothing for a second. Return how many bytes were sent."""
     poll = select.poll()
     poll.register(sock, select.POLLOUT)
     sent = 0
@@ -357,7 +357,7 @@ def push(sock: socket.socket, blocks: list[bytes]) -> int:
     [("client", False, "auto"), *slow(("target", False, "4000"), ("target", True, "auto"))],
 )
 def test_a_peer_that_does_not_read_stops_the_other(who, half_closed, buffer):
-    """The sender is stopped, the worker's memory stays bounded, then everything arrives whole."""
+    """The sender is stopped and the worker's memory stays bounded. Then everything arrives whole."""
     blocks = [pattern(MIB, seed=number) for number in range(8)] * 12
     whole = hashlib.sha256(b"".join(blocks)).hexdigest()
     size = len(blocks) * MIB
@@ -398,7 +398,7 @@ def test_a_peer_that_does_not_read_stops_the_other(who, half_closed, buffer):
 
 
 def test_clients_that_leave_at_once():
-    """Normally, by a reset, or with bytes that nobody hears: each is one session with one end."""
+    """They leave normally, by a reset, or with bytes that are never read. Each is one session with one end."""
     with listening(backlog=1024) as server, Relay(server.getsockname()) as relay, answering(server, b"!"):
         for number in range(300):
             client = relay.connect()
@@ -414,7 +414,7 @@ def test_clients_that_leave_at_once():
 
 @pytest.mark.parametrize("buffer", ["auto", *slow("100")])
 def test_a_target_that_sends_for_ever_after_the_client_has_ended(buffer):
-    """The half-closed session goes on while somebody reads; a client that stops reading stops the target."""
+    """The half-closed session goes on while the client reads. A client that stops reading stops the target."""
     options = ("--idle-timeout", "1", "--buffer", buffer)
     with listening() as server, Relay(server.getsockname(), *options) as relay:
         sent = 0
@@ -436,11 +436,11 @@ def test_a_target_that_sends_for_ever_after_the_client_has_ended(buffer):
             flooding.join()
         assert closed["reason"] == "idle_timeout"
         assert read <= closed["bytes_from_target"] <= sent
-        assert sent < read + 40 * MIB  # what the kernel's buffers and one pipe hold
+        assert sent < read + 40 * MIB  # the kernel's buffers and one pipe hold the difference
 
 
 def test_clients_that_never_read_leave_nothing_in_the_kernel():
-    """What their targets said last stays there as long as the session has its slot. A reset throws it away."""
+    """Their targets' last bytes stay there as long as the session has its slot. A reset discards them."""
     last_words = bytes(MIB)
     options = ("--max-sessions", "4", "--idle-timeout", "2", "--drain-timeout", "0.5")
 

@@ -1,4 +1,4 @@
-"""The environment that the scripts run in: made once, made anew where it has to be, and never by halves."""
+"""The environment of the scripts: made once, remade when necessary, and never left half made."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ import pytest
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "environment"
 
-# Answers as an interpreter would, and notes what it is asked to do; what is missing or fails is told by files.
+# Acts as an interpreter and notes its arguments. Files tell it what is missing or fails.
 INTERPRETER = """#!/usr/bin/env bash
 here="$(dirname "$0")"
 case "$*" in
@@ -36,7 +36,7 @@ MAKING = "making an environment in .venv; pip loads what is needed, which takes 
 
 
 class Project:
-    """A directory with the script in it, and interpreters `one` and `two` beside it."""
+    """A project directory with the script, and interpreters `one` and `two` beside it."""
 
     def __init__(self, place, bash):
         self.root = place / "project"
@@ -52,7 +52,7 @@ class Project:
             (place / name / "version").write_text("3.11\n")
 
     def make(self, interpreter, extras=""):
-        """Make the environment; return what was done for it, and what was said."""
+        """Make the environment. Return the steps that it took, and the output."""
         log = self.place / "log"
         log.write_text("")
         env = os.environ | {
@@ -82,11 +82,11 @@ class Project:
 
 @pytest.fixture
 def project(tmp_path, tool):
-    """A project whose environment was never made."""
+    """A project without an environment."""
     return Project(tmp_path, tool("bash"))
 
 
-def test_it_is_made_once_for_each_set_of_extras(project):
+def test_the_environment_is_made_once_for_each_set_of_extras(project):
     assert project.make("one") == ["one venv", "bin pip ."]
     assert (project.code, project.said) == (0, MAKING)
     assert project.make("one") == []
@@ -96,8 +96,8 @@ def test_it_is_made_once_for_each_set_of_extras(project):
         assert project.make("one", extras) == []
 
 
-def test_another_interpreter_makes_it_anew(project):
-    """Another path, or another version at the same path; nothing of the other's is left in it."""
+def test_another_interpreter_remakes_the_environment(project):
+    """This holds for another path, and for another version at the same path. Nothing of the old one is left."""
     project.make("one", "[test]")
     assert project.make("two") == ["two venv", "bin pip ."]
     assert not (project.root / ".venv" / "made-with[test]").exists()
@@ -107,23 +107,23 @@ def test_another_interpreter_makes_it_anew(project):
     assert project.make("one") == []
 
 
-def test_another_place_makes_it_anew(project):
-    """Its scripts have the path in them."""
+def test_another_place_remakes_the_environment(project):
+    """The scripts in an environment contain its path."""
     project.make("one")
     project.root = project.root.rename(project.place / "moved")
     assert project.make("one") == ["one venv", "bin pip ."]
 
 
 def test_a_changed_project_is_installed_again(project):
-    """Its dependencies may be others; the environment stays."""
+    """Its dependencies may have changed. The environment stays."""
     project.make("one")
     (project.root / "pyproject.toml").write_text("[project]\ndependencies = []\n")
     assert project.make("one") == ["bin pip ."]
     assert project.make("one") == []
 
 
-def test_one_that_was_not_finished_is_made_anew(project):
-    """By whatever it was interrupted, the first time or later."""
+def test_an_unfinished_environment_is_remade(project):
+    """This holds for any interruption, of the first making or of a later one."""
     project.fails.touch()
     assert project.make("one") == ["one venv", "bin pip ."]
     assert project.code != 0
@@ -137,16 +137,16 @@ def test_one_that_was_not_finished_is_made_anew(project):
     assert project.code == 0
 
 
-def test_without_ensurepip_pip_serves_it_from_outside(project):
-    """Debian keeps that module in a package of its own."""
+def test_without_ensurepip_an_outside_pip_is_used(project):
+    """Debian packages that module separately."""
     (project.place / "one" / "no ensurepip").touch()
     assert project.make("one") == ["one venv", "one venv without pip", "one pip ."]
     assert (project.code, project.said) == (0, MAKING)
     assert project.make("one") == []
 
 
-def test_without_ensurepip_and_pip_it_says_what_to_install(project):
-    """And leaves nothing behind that could pass for an environment."""
+def test_without_ensurepip_and_pip_the_script_says_what_to_install(project):
+    """Nothing is left that could pass for an environment."""
     for lacks in ("no ensurepip", "no pip"):
         (project.place / "one" / lacks).touch()
     assert project.make("one") == ["one venv"]

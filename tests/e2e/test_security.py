@@ -1,4 +1,4 @@
-"""Who gets in, what a child gets to see, and what the relay leaves on the host."""
+"""Who gets in, what a child process can see, and what the relay leaves on the host."""
 
 import os
 import stat
@@ -14,7 +14,7 @@ CLOSE_ON_EXEC = 0o2000000  # as /proc/pid/fdinfo shows O_CLOEXEC
 
 
 def descriptor_table(pid):
-    """What a process has open: descriptor, what it is, and whether it is closed on exec."""
+    """A process's open files: descriptor, its target, and whether it is closed on exec."""
     found = []
     for entry in Path(f"/proc/{pid}/fd").iterdir():
         info = Path(f"/proc/{pid}/fdinfo/{entry.name}").read_text()
@@ -24,7 +24,7 @@ def descriptor_table(pid):
 
 
 def test_nothing_leaks_from_one_process_into_another():
-    """Each process has its own sockets and nobody else's; a worker has no listener, and not what we inherited."""
+    """Each process has its own sockets only. A worker has neither the listener nor what the relay inherited."""
     inherited, ours = os.pipe()
     with (
         listening() as server,
@@ -38,7 +38,7 @@ def test_nothing_leaks_from_one_process_into_another():
         relay.wait("session.target_channel_active", 2)
         assert secret in [what for _fd, what, _ in descriptor_table(relay.process.pid)]
         complaints = {what for fd, what, _closed in descriptor_table(relay.process.pid) if fd in {1, 2}}
-        assert len(complaints) == 1  # the way for them, which everybody shares
+        assert len(complaints) == 1  # the channel for complaints, which all processes share
         seen = set()
         for pid in (relay.process.pid, relay.outlet().pid, *relay.workers().values()):
             sockets = [
@@ -49,7 +49,7 @@ def test_nothing_leaks_from_one_process_into_another():
             seen.update(sockets)
         for pid in relay.workers().values():
             assert complaints == {what for fd, what, _closed in descriptor_table(pid) if fd in {1, 2}}
-            # Two pipes are spawn's own: to the resource tracker, and the sentinel's other end.
+            # Two pipes are spawn's own: one to the resource tracker, and the sentinel's other end.
             open_on_exec = [what for fd, what, closed in descriptor_table(pid) if fd > 2 and not closed]
             assert [what.partition(":")[0] for what in open_on_exec] == ["pipe", "pipe"]
         for process in relay.family():
@@ -62,7 +62,7 @@ def test_nothing_leaks_from_one_process_into_another():
 
 
 def test_a_rejected_client_reaches_no_worker_and_costs_no_slot():
-    """Every worker stands still, and the only slot is taken: it is turned away, and recorded, all the same."""
+    """Every worker is stopped and the only slot is taken. The client is still refused and recorded."""
     options = ("--max-sessions", "1")
     with listening() as server, Relay(server.getsockname(), *options, acl="127.0.0.0/9") as relay:
         with relay.connect() as client, accept(server) as target:
@@ -86,8 +86,8 @@ def test_a_rejected_client_reaches_no_worker_and_costs_no_slot():
     ("acl", "inside"),
     [("::/0", False), ("::ffff:0:0/96", True), ("10.0.0.0/8", False), ("127.0.0.1/32", True), ("::1/128", False)],
 )
-def test_an_ipv4_client_is_ipv4_though_it_comes_to_an_ipv6_listener(acl, inside):
-    """No entry for IPv6 lets it in, not even the one that holds all of IPv6."""
+def test_an_ipv4_client_is_ipv4_even_at_an_ipv6_listener(acl, inside):
+    """No entry for IPv6 lets it in, not even the entry for all of IPv6."""
     with listening() as server, Relay(server.getsockname(), acl=acl) as relay:
         with relay.connect("::ffff:127.0.0.1") as client:
             if inside:
@@ -98,7 +98,7 @@ def test_an_ipv4_client_is_ipv4_though_it_comes_to_an_ipv6_listener(acl, inside)
 
 @pytest.mark.alone("others make files in /dev/shm too")
 def test_it_needs_no_privilege_and_leaves_no_file(tool, tmp_path):
-    """Neither where it stands nor where temporary files go, whatever the umask."""
+    """This holds for the working directory and for the directories of temporary files, with any umask."""
     without = ["--inh-caps", "-all", "--bounding-set", "-all", "--no-new-privs"]
     command = (tool("setpriv"), *without, PROGRAM) if os.geteuid() == 0 else (PROGRAM,)
     places = {name: str(tmp_path) for name in ("HOME", "TMPDIR", "TMP", "TEMP", "XDG_RUNTIME_DIR")}

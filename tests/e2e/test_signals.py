@@ -1,4 +1,4 @@
-"""Signals, masks and timers that somebody else chose: whoever starts the relay, or sends it signals."""
+"""Signals, masks and timers from outside: inherited from the starting process, or sent to the relay."""
 
 import os
 import signal
@@ -28,17 +28,17 @@ DEADLY = (
     16,  # SIGSTKFLT, which has no name before Python 3.11
     *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
 )
-"""End a process by default, and are no fault of the program itself (signal(7))."""
+"""Signals that end a process by default, and do not indicate a fault of the program itself (signal(7))."""
 
 
 def started_with(code: str) -> tuple[str, ...]:
-    """A command that makes `code` true of itself and then becomes the relay."""
+    """A command that runs `code` in its own process and then becomes the relay."""
     become = "import os, signal, sys\n" + code + "\nos.execv(sys.argv[1], sys.argv[1:])"
     return (sys.executable, "-c", become, PROGRAM)
 
 
 def masks(pid: int) -> dict[str, int]:
-    """What a process does with its signals: proc_pid_status(5), by SigBlk, SigIgn and SigCgt."""
+    """The signal masks of a process: proc_pid_status(5), by SigBlk, SigIgn and SigCgt."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return {
         name: int(value, 16)
@@ -53,7 +53,7 @@ def has(mask: int, number: int) -> bool:
 
 
 def test_children_that_are_not_waited_for():
-    """SIGCHLD was ignored: the kernel would throw away how a worker ended. It is told all the same."""
+    """SIGCHLD was ignored, so the kernel would discard how a worker ended. The relay still reports it."""
     command = started_with("signal.signal(signal.SIGCHLD, signal.SIG_IGN)")
     with listening() as server, Relay(server.getsockname(), command=command) as relay:
         with relay.connect() as client, accept(server) as target:
@@ -68,7 +68,7 @@ def test_children_that_are_not_waited_for():
 
 @pytest.mark.parametrize("number", OFTEN)
 def test_every_signal_was_blocked(number):
-    """It is heard all the same, and no process of the relay has any blocked that it did not choose."""
+    """The signal is still handled, and no process of the relay blocks signals that it did not choose to block."""
     command = started_with("signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())")
     with listening() as server, Relay(server.getsockname(), command=command) as relay:
         for pid in (relay.process.pid, *relay.workers().values()):
@@ -83,7 +83,7 @@ def test_every_signal_was_blocked(number):
 
 
 def test_timers_that_are_running():
-    """An alarm that somebody set before is no end."""
+    """An alarm that was set before the start does not end the relay."""
     command = started_with("signal.setitimer(signal.ITIMER_REAL, 2)")
     with Relay(("127.0.0.1", 9), "--stats-interval", "0.5", command=command) as relay:
         relay.wait("relay.stats", 5)
@@ -112,7 +112,7 @@ def test_signals_that_mean_nothing():
 
 @pytest.mark.parametrize("number", OFTEN)
 def test_the_whole_process_group(number):
-    """The workers, the outlet, and multiprocessing's helper are deaf to what the terminal sends to all."""
+    """Workers, outlet and multiprocessing's helper ignore the signals that a terminal sends to the group."""
     with listening() as server, Relay(server.getsockname(), start_new_session=True) as relay:
         family = relay.family()
         assert len(family) == 4
@@ -130,7 +130,7 @@ def test_the_whole_process_group(number):
 
 
 def test_a_hang_up_that_is_ignored_stays_ignored():
-    """nohup(1) asks for that."""
+    """nohup(1) relies on that."""
     command = started_with("signal.signal(signal.SIGHUP, signal.SIG_IGN)")
     with listening() as server, Relay(server.getsockname(), command=command) as relay:
         relay.process.send_signal(signal.SIGHUP)
@@ -147,24 +147,24 @@ def blocks(pid: int) -> bool:
 
 
 def imports(pid: int) -> bool:
-    """It is in the midst of its imports."""
+    """The process is still importing modules."""
     return "orjson" in Path(f"/proc/{pid}/maps").read_text()
 
 
 def hears(pid: int) -> bool:
-    """It has handlers."""
+    """The process has signal handlers."""
     return has(masks(pid)["SigCgt"], signal.SIGQUIT)
 
 
 def has_a_child(pid: int) -> bool:
-    """It starts processes."""
+    """The process has begun to start others."""
     return bool(Path(f"/proc/{pid}/task/{pid}/children").read_text())
 
 
 @pytest.mark.parametrize("number", OFTEN)
 @pytest.mark.parametrize("moment", [blocks, imports, hears, has_a_child])
 def test_a_signal_in_the_first_moments(number, moment):
-    """There is a record of it, and no traceback."""
+    """The signal is recorded, and there is no traceback."""
     args = [PROGRAM, str(free_port()), "127.0.0.1", "9", "ANY", "--workers", "2"]
     with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:

@@ -1,4 +1,4 @@
-"""The start: what the parameters mean, what the relay needs, and what it says when it cannot begin."""
+"""The start: what the parameters mean, what the relay needs, and what it reports when it cannot begin."""
 
 import contextlib
 import os
@@ -19,8 +19,8 @@ from mprelay.system import cpus
 
 NAMES = ["mprelay", "mprelay-outlet", "mprelay-w1", "mprelay-w2"]
 
-# What fork(3) and vfork(2) are made of: SIGCHLD with CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID, or with
-# CLONE_VM | CLONE_VFORK; a thread has other flags.
+# The flags of fork(3) and vfork(2): SIGCHLD with CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID, or with
+# CLONE_VM | CLONE_VFORK. A thread has other flags.
 NO_PROCESS = ["fork:EAGAIN", "vfork:EAGAIN", "clone,0=0x1200011:EAGAIN", "clone,0=0x4111:EAGAIN"]
 
 NO_THREAD = ["clone3:EAGAIN", "clone:EAGAIN"]
@@ -30,14 +30,14 @@ NO_THREAD = ["clone3:EAGAIN", "clone:EAGAIN"]
 
 
 def start(*args: str, target=("127.0.0.1", 9), **options) -> Relay:
-    """Make a relay whose command line after TRG_PORT is this, in these words."""
+    """Make a relay whose command line after TRG_PORT is `args`, verbatim."""
     relay = Relay(target, **options)
     relay.args = [*relay.args[:3], *args]
     return relay
 
 
 def test_defaults():
-    """Nothing but the four required positions."""
+    """Only the four required positions are given."""
     with listening() as server, start("ANY", target=server.getsockname()) as relay:
         active = relay.wait("relay.active")
         assert active["workers"] == min(8, cpus.usable())
@@ -53,7 +53,7 @@ def test_defaults():
 
 
 def test_default_workers_are_the_usable_cpus(tool):
-    """Usable by this process, not present in the machine."""
+    """The CPUs usable by this process count, not those present in the machine."""
     cpu = str(min(os.sched_getaffinity(0)))
     with start("ANY", command=(tool("taskset"), "-c", cpu, PROGRAM)) as relay:
         assert relay.wait("relay.active")["workers"] == 1
@@ -82,7 +82,7 @@ def half_a_cpu():
 
 
 def test_default_workers_are_not_more_than_the_cpu_quota_allows(half_a_cpu, tool):
-    """A container's quota, rounded up."""
+    """A container's quota is rounded up."""
     command = (tool("sh"), "-c", f'echo $$ >{half_a_cpu} && exec "$@"', "sh", PROGRAM)
     with start("ANY", command=command) as relay:
         assert relay.wait("relay.active")["workers"] == 1
@@ -109,7 +109,7 @@ def test_units_take_effect():
 
 
 def test_last_four_by_option_take_effect():
-    """The same, options before and between the positions."""
+    """The same values, with options before and between the positions."""
     with listening() as server:
         relay = Relay(server.getsockname())
         port, host, target_port = relay.args[:3]
@@ -125,7 +125,7 @@ def test_last_four_by_option_take_effect():
 
 
 def test_max_sessions_is_over_all_workers():
-    """Two workers, one session."""
+    """Two workers have one session together."""
     with listening() as server, Relay(server.getsockname(), "--max-sessions", "1") as relay:
         assert relay.wait("relay.active")["max_sessions"] == 1
         with relay.connect(), accept(server), relay.connect():
@@ -133,7 +133,7 @@ def test_max_sessions_is_over_all_workers():
 
 
 def client_family(address: str) -> str:
-    """IPv4 or IPv6."""
+    """The address family of a client."""
     return "IPv6" if ":" in address else "IPv4"
 
 
@@ -158,7 +158,7 @@ def test_it_listens_on_the_bind_address_and_nowhere_else(bind, open_at, shut_at)
 
 
 def test_as_a_module_it_is_the_same_program():
-    """`python -m mprelay` and `mprelay` start one and the same relay."""
+    """`python -m mprelay` and `mprelay` start the same relay."""
     command = (sys.executable, "-m", "mprelay")
     with (
         listening() as server,
@@ -171,7 +171,7 @@ def test_as_a_module_it_is_the_same_program():
 
 
 def test_a_frozen_program_runs_its_children_itself(tmp_path):
-    """As PyInstaller's do: sys.executable is the program, so multiprocessing starts it for each child."""
+    """In a PyInstaller build sys.executable is the program, so multiprocessing starts it for each child."""
     program = tmp_path / "frozen"
     code = "sys.frozen, sys.executable = True, __file__\nfrom mprelay.__main__ import main\nmain()\n"
     program.write_text(f"#!{sys.executable}\nimport sys\n{code}")
@@ -191,14 +191,14 @@ def test_a_frozen_program_runs_its_children_itself(tmp_path):
 
 
 def shown(relay):
-    """Name and command line of each process of the relay, but of multiprocessing's own helper."""
+    """Name and command line of each process of the relay, except multiprocessing's own helper."""
     processes = [psutil.Process(relay.process.pid), *relay.family()]
     both = {process.name(): " ".join(process.cmdline()) for process in processes}
     return {name: line.strip() for name, line in both.items() if "resource_tracker" not in line}
 
 
 def test_each_process_has_a_title():
-    """The supervisor's shows what it does."""
+    """The supervisor's title shows its state."""
     with listening() as server, Relay(server.getsockname(), "--label", "who=Zoë") as relay:
         titles = shown(relay)
         assert sorted(titles) == NAMES
@@ -208,7 +208,7 @@ def test_each_process_has_a_title():
         assert titles["mprelay"] == f"mprelay: supervisor {' '.join(relay.args)}"
 
 
-def test_without_setproctitle_each_has_a_name(tmp_path):
+def test_without_setproctitle_each_process_has_a_name(tmp_path):
     """A package of that name without its extension module takes the real one's place."""
     (tmp_path / "setproctitle").mkdir()
     (tmp_path / "setproctitle" / "__init__.py").write_text("")
@@ -242,7 +242,7 @@ def test_with_stdin_closed_sessions_work():
     [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"), (socket.AF_INET, "0.0.0.0")],  # noqa: S104
 )
 def test_occupied_port(family, host):
-    """Somebody listens on it, on one address or all: 12, and no worker was started for it."""
+    """Another process listens on it, on one address or all: 12, and no worker was started."""
     with listening(family, host) as server:
         done = run(PROGRAM, str(server.getsockname()[1]), "127.0.0.1", "9", "ANY", "--label", "ticket=7")
     assert (done.returncode, done.stderr) == (69, b"")
@@ -256,7 +256,7 @@ def test_occupied_port(family, host):
 
 
 def test_second_relay_on_the_same_port():
-    """The first one notices nothing."""
+    """The first relay is unaffected."""
     with listening() as server, Relay(server.getsockname()) as relay:
         done = run(PROGRAM, *relay.args)
         assert done.returncode == 69
@@ -265,14 +265,14 @@ def test_second_relay_on_the_same_port():
 
 
 def test_privileged_port_as_an_ordinary_user(tool):
-    """EACCES is a port that could not be bound, too."""
+    """EACCES also means that the port could not be bound."""
     first_free = int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
     if first_free <= 1:
         pytest.skip("net.ipv4.ip_unprivileged_port_start lets everybody bind every port")
     command = [PROGRAM]
     if (
         os.geteuid() == 0
-    ):  # an ordinary user could perhaps not read the program: so the same root, without the right
+    ):  # an ordinary user might be unable to read the program, so root runs it without this right
         without = "-net_bind_service"
         command = [tool("setpriv"), "--inh-caps", without, "--bounding-set", without, PROGRAM]
     done = run(*command, str(first_free - 1), "127.0.0.1", "9", "ANY")
@@ -283,7 +283,7 @@ def test_privileged_port_as_an_ordinary_user(tool):
 
 
 def test_a_foreign_address_is_a_bind_failure():
-    """12, for an address that is nobody's (TEST-NET-1)."""
+    """Record 12, for an address that belongs to no host (TEST-NET-1)."""
     records = failed_start(69, "--bind", "192.0.2.1")
     assert [(r["msg_id"], r["error"]) for r in records] == [(12, "EADDRNOTAVAIL")]
 
@@ -299,13 +299,13 @@ def test_a_foreign_address_is_a_bind_failure():
     ],
 )
 def test_a_refused_call_at_the_start_is_named(rule, code, msg_id, error):
-    """Message, errno and exit code tell which step failed, and nothing is left of the others."""
+    """Message, errno and exit code identify the failed step, and no process or socket is left."""
     records = failed_start(code, command=failing(rule))
     assert [(msg_id, error)] == [(record["msg_id"], record["error"]) for record in records]
 
 
 def test_a_system_without_ipv6_listens_on_ipv4():
-    """All interfaces are then those that there are."""
+    """All interfaces are then those of IPv4."""
     with (
         listening() as server,
         Relay(server.getsockname(), command=failing("socket,0=10:EAFNOSUPPORT")) as relay,
@@ -320,8 +320,8 @@ def test_a_system_without_ipv6_listens_on_ipv4():
     ["setsockopt,1=1,2=10:EOPNOTSUPP", "setsockopt,1=1,2=10:ENOPROTOOPT", "setsockopt,1=6,2=1:EPERM"],
     ids=["SO_OOBINLINE", "SO_OOBINLINE of an old kernel", "TCP_NODELAY"],
 )
-def test_an_option_of_a_socket_that_can_be_left_out(rule):
-    """Neither is needed to relay; a sandbox, or another protocol than TCP, may refuse it."""
+def test_socket_options_that_are_optional(rule):
+    """Neither is needed for relaying. A sandbox, or a protocol other than TCP, may refuse it."""
     with listening() as server, Relay(server.getsockname(), command=failing(rule)) as relay:
         with relay.connect() as client, accept(server) as target:
             echo(client, target)
@@ -330,8 +330,8 @@ def test_an_option_of_a_socket_that_can_be_left_out(rule):
         assert relay.wait("session.closed")["error"] == "ECONNRESET"
 
 
-def test_an_option_of_a_socket_that_cannot_be_left_out():
-    """11: without SO_LINGER a transfer that is cut would look complete to the other side."""
+def test_a_socket_option_that_is_required():
+    """Record 11: without SO_LINGER a cut transfer would look complete to the other side."""
     records = failed_start(69, command=failing("setsockopt,1=1,2=13:EPERM"))
     assert [(11, "EPERM")] == [(record["msg_id"], record["error"]) for record in records]
 
@@ -341,7 +341,7 @@ def test_an_option_of_a_socket_that_cannot_be_left_out():
 
 @pytest.mark.parametrize("errno_name", ["EPERM", "EINVAL"])
 def test_a_system_that_passes_no_sockets_is_unsupported(errno_name):
-    """10: the probe's sendmsg(2) is refused."""
+    """Record 10: the probe's sendmsg(2) is refused."""
     records = failed_start(71, command=failing(f"sendmsg:{errno_name}"))
     assert [record["msg_id"] for record in records] == [10]
     assert errno_name in records[0]["detail"]
@@ -356,14 +356,14 @@ def test_a_system_that_passes_no_sockets_is_unsupported(errno_name):
     ],
 )
 def test_a_python_that_lacks_something_is_unsupported(tmp_path, code, lacks):
-    """10: a record says what is missing, and no import fails over it."""
+    """Record 10 names what is missing, and no import fails because of it."""
     records = failed_start(71, env=with_site(tmp_path, code))
     assert [record["msg_id"] for record in records] == [10]
     assert lacks in records[0]["detail"]
 
 
 def test_a_coarse_clock_is_refused(tmp_path):
-    """1: with the 15.6 ms of an old Windows no timeout can be trusted."""
+    """Record 1: with the 15.6 ms of an old Windows no timeout can be trusted."""
     code = """
 import time, types
 info = time.get_clock_info
@@ -377,14 +377,17 @@ time.get_clock_info = lambda name: types.SimpleNamespace(**{**vars(info(name)), 
 
 
 def test_without_processes_nothing_can_start():
-    """14: fork(2) gives EAGAIN, for the outlet, which is the first."""
+    """Record 14: fork(2) gives EAGAIN for the outlet, which starts first."""
     (record,) = failed_start(70, command=failing(*NO_PROCESS))
     assert (record["msg_id"], record["error"]) == (14, "EAGAIN")
     assert record["detail"].startswith("the outlet could not be started: ")
 
 
 def test_without_threads_the_outlet_cannot_start():
-    """14: clone(2) gives EAGAIN for its thread; the workers had begun already. What it says reaches stderr."""
+    """Record 14: clone(2) gives EAGAIN for its thread, after the workers had begun.
+
+    The outlet's error reaches stderr.
+    """
     with Relay(NOWHERE, wait_active=False, expect_code=70, command=failing(*NO_THREAD), quiet=False) as relay:
         relay.finish()
         (failure,) = relay.all("pool.start_failed")
@@ -404,7 +407,7 @@ def limited(files: str) -> tuple[str, ...]:
 
 
 def test_a_hard_limit_too_low_is_refused_with_numbers():
-    """14: what is needed and what there is; nothing was started."""
+    """Record 14 has the needed and the available number. No process was started."""
     records = failed_start(70, "--max-sessions", "500", command=limited("-n 300"))
     assert [record["msg_id"] for record in records] == [14]
     assert "300" in records[0]["detail"]
@@ -412,7 +415,7 @@ def test_a_hard_limit_too_low_is_refused_with_numbers():
 
 
 def test_a_low_soft_limit_is_raised():
-    """The sessions asked for fit, in supervisor and workers."""
+    """The requested sessions fit, in supervisor and workers."""
     with (
         listening() as server,
         Relay(server.getsockname(), "--max-sessions", "100", command=limited("-Sn 64")) as relay,
@@ -428,7 +431,7 @@ def test_a_low_soft_limit_is_raised():
 
 
 def test_a_low_soft_limit_is_raised_for_the_supervisor_too():
-    """Few sessions, many workers: it is the supervisor that needs the descriptors."""
+    """With few sessions and many workers, the supervisor is the process that needs the descriptors."""
     with Relay(NOWHERE, "--max-sessions", "20", workers=16, command=limited("-Sn 40")) as relay:
         assert len(relay.workers()) == 16
 
@@ -437,7 +440,7 @@ def test_a_low_soft_limit_is_raised_for_the_supervisor_too():
 @pytest.mark.alone("six starts of each worker within the ten seconds of the relay's start")
 @pytest.mark.parametrize("workers", [1, 3])
 def test_workers_that_cannot_start_end_the_run(tmp_path, workers):
-    """14 after a bounded number of tries, without a hang."""
+    """Record 14 after a bounded number of tries, without a hang."""
     started = tmp_path / "started"
     note = f"os.write(os.open({str(started)!r}, os.O_CREAT | os.O_APPEND | os.O_WRONLY), b'x')"
     code = first_in_workers(note + "; os._exit(9)")

@@ -30,14 +30,14 @@ def jumping(real, clock):
 time.clock_gettime = jumping(time.clock_gettime, (time.CLOCK_BOOTTIME,))
 time.time = jumping(time.time, ())
 """
-"""Python code: from when a file exists on, the machine has slept. CLOCK_MONOTONIC does not know it."""
+"""Python code: once a file exists, the machine has slept. CLOCK_MONOTONIC does not count the sleep."""
 
 MOSTLY_ASLEEP = """
 import time
 real = time.monotonic
 time.monotonic = lambda: real() / 1000
 """
-"""Python code: CLOCK_MONOTONIC nearly stands still, so what depends on it would take a thousand times as long."""
+"""Python code: CLOCK_MONOTONIC nearly stands still, so timeouts based on it take a thousand times as long."""
 
 WITHOUT_TIMER = """
 import os, sys
@@ -50,7 +50,7 @@ vars(os).pop("timerfd_create", None)
 
 
 def test_connect_timeout():
-    """A target that does not answer: message 25, and the client is reset."""
+    """The target does not answer: 25, and a reset for the client."""
     with silent() as (server, _filler), Relay(server.getsockname(), "--connect-timeout", "1") as relay:
         with relay.connect() as client:
             client.sendall(b"anybody there?")
@@ -68,7 +68,7 @@ def test_connect_timeout():
 
 
 def test_connect_timeout_does_not_hit_an_established_quiet_session():
-    """Twice the connect timeout passes without a byte; then both directions still work."""
+    """Twice the connect timeout passes without a byte. Both directions still work afterwards."""
     options = ("--connect-timeout", "1", "--stats-interval", "0.5")
     with listening() as server, Relay(server.getsockname(), *options) as relay:
         with relay.connect() as client, accept(server) as target:
@@ -87,7 +87,7 @@ def test_connect_timeout_does_not_hit_an_established_quiet_session():
 
 
 def test_idle_timeout_without_data():
-    """Message 24; both peers are reset."""
+    """Record 24, and a reset for both peers."""
     with listening() as server, Relay(server.getsockname(), "--idle-timeout", "1") as relay:
         with relay.connect() as client, accept(server) as target:
             assert ends_with_reset(client)
@@ -103,7 +103,7 @@ def test_idle_timeout_without_data():
 
 
 def test_idle_timeout_of_a_half_closed_session():
-    """A target that never ends its direction does not hold the session for ever."""
+    """A target that never ends its direction does not keep the session for ever."""
     with listening() as server, Relay(server.getsockname(), "--idle-timeout", "1") as relay:
         with relay.connect() as client, accept(server) as target:
             client.shutdown(socket.SHUT_WR)
@@ -115,7 +115,7 @@ def test_idle_timeout_of_a_half_closed_session():
 
 @contextlib.contextmanager
 def flooding(sock: socket.socket):
-    """Send without end to `sock`, until it breaks."""
+    """Send to `sock` without end, until it breaks."""
 
     def flood() -> None:
         with contextlib.suppress(OSError):
@@ -134,7 +134,7 @@ def flooding(sock: socket.socket):
 
 @pytest.mark.parametrize(("who", "buffer"), [("client", "100"), ("target", "auto")])
 def test_idle_timeout_with_data_stuck_behind_a_peer_that_does_not_read(who, buffer):
-    """Bytes that wait are no activity: the one that sends and the one that does not read are both reset."""
+    """Waiting bytes are not activity, so both the sender and the peer that does not read are reset."""
     options = ("--idle-timeout", "1", "--buffer", buffer)
     with listening() as server, Relay(server.getsockname(), *options) as relay:
         with relay.connect() as client, accept(server) as target:
@@ -148,7 +148,7 @@ def test_idle_timeout_with_data_stuck_behind_a_peer_that_does_not_read(who, buff
 
 @pytest.mark.parametrize("who", ["client", "target"])
 def test_activity_in_one_direction_keeps_a_session_alive(who):
-    """A byte now and then, for longer than the idle timeout; when it stops the session ends."""
+    """A byte arrives now and then, for longer than the idle timeout. When that stops, the session ends."""
     options = ("--idle-timeout", "1", "--stats-interval", "0.25")
     with listening() as server, Relay(server.getsockname(), *options) as relay:
         with relay.connect() as client, accept(server) as target:
@@ -168,7 +168,7 @@ def test_activity_in_one_direction_keeps_a_session_alive(who):
 
 
 class WallClock:
-    """What the program, started in the environment `env`, takes for the wall clock."""
+    """The wall clock of a program that was started in the environment `env`."""
 
     def __init__(self, faketime, directory):
         shown = subprocess.run(
@@ -185,7 +185,7 @@ class WallClock:
         }
 
     def jump(self, seconds):
-        """Be so far from the machine's clock."""
+        """Set the clock's distance from the machine's."""
         new = self._file.with_suffix(".new")
         new.write_text(f"{seconds:+}")
         new.replace(self._file)
@@ -193,12 +193,12 @@ class WallClock:
 
 @pytest.fixture
 def wall_clock(tool, tmp_path):
-    """A clock that the test sets."""
+    """A wall clock that the test sets."""
     return WallClock(tool("faketime"), tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.wall_clock("the contract's one second for an expiry")
+@pytest.mark.wall_clock("the one second that docs/contract.md allows for an expiry")
 @pytest.mark.parametrize("jump", [DAY, *slow(-DAY)])
 def test_idle_and_absolute_timeout_do_not_follow_a_jump(wall_clock, jump):
     """They come when they are due, neither at once nor a day later."""
@@ -224,7 +224,7 @@ def test_idle_and_absolute_timeout_do_not_follow_a_jump(wall_clock, jump):
 @pytest.mark.wall_clock("the connect timeout, and a second")
 @pytest.mark.parametrize("jump", [DAY, *slow(-DAY)])
 def test_the_connect_timeout_does_not_follow_a_jump(wall_clock, jump):
-    """Nor does what a session took."""
+    """The recorded duration of a session does not follow it either."""
     with (
         silent() as (server, _filler),
         Relay(server.getsockname(), "--connect-timeout", "1", env=wall_clock.env) as relay,
@@ -241,7 +241,7 @@ def test_the_connect_timeout_does_not_follow_a_jump(wall_clock, jump):
 @pytest.mark.wall_clock("the drain timeout, and two seconds")
 @pytest.mark.parametrize("jump", [DAY, *slow(-DAY)])
 def test_a_drain_does_not_follow_a_jump(wall_clock, jump):
-    """It has its own time, whatever the wall says."""
+    """The drain timeout does not depend on the wall clock."""
     options = ("--drain-timeout", "1")
     with listening() as server, Relay(server.getsockname(), *options, env=wall_clock.env) as relay:
         with relay.connect() as client, accept(server) as target:
@@ -260,9 +260,9 @@ def test_a_drain_does_not_follow_a_jump(wall_clock, jump):
 # -- the machine sleeps --------------------------------------------------------------------------------------
 
 
-@pytest.mark.wall_clock("the contract's one second for an expiry")
-def test_the_machine_was_asleep_when_it_was_due(tmp_path):
-    """The door is shut, and the session over, as soon as anything wakes the relay."""
+@pytest.mark.wall_clock("the one second that docs/contract.md allows for an expiry")
+def test_an_expiry_that_was_due_while_the_machine_slept(tmp_path):
+    """The listener is closed and the session ended as soon as anything wakes the relay."""
     slept = tmp_path / "slept"
     options = ("--absolute-timeout", str(HOUR // 2))
     env = with_site(tmp_path, SLEPT % (HOUR, str(slept)))
@@ -283,7 +283,7 @@ def test_the_machine_was_asleep_when_it_was_due(tmp_path):
 
 @pytest.mark.parametrize("stopped", [False, True])
 @pytest.mark.parametrize("clock", [MOSTLY_ASLEEP, WITHOUT_TIMER], ids=["timer", "no timer and no sleep"])
-def test_each_process_meets_the_expiry_by_itself(tmp_path, clock, stopped):
+def test_each_process_keeps_the_expiry_by_itself(tmp_path, clock, stopped):
     """The workers need no supervisor for it. A machine that does not sleep needs no timer."""
     options = ("--absolute-timeout", "5")
     env = with_site(tmp_path, clock)
@@ -301,9 +301,9 @@ def test_each_process_meets_the_expiry_by_itself(tmp_path, clock, stopped):
 
 
 @pytest.mark.slow
-@pytest.mark.wall_clock("the contract's one second for an expiry")
+@pytest.mark.wall_clock("the one second that docs/contract.md allows for an expiry")
 def test_no_expiry_is_stamped_before_its_time():
-    """Two clocks are read, one after the other, and in the right order."""
+    """Two clocks are read, one after the other and in the right order."""
     with contextlib.ExitStack() as stack:
         relays = [
             stack.enter_context(Relay(("127.0.0.1", 9), "--absolute-timeout", "3", workers=1)) for _ in range(10)

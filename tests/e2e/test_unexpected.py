@@ -1,4 +1,4 @@
-"""An exception that nobody expected is a record with its place, and the process ends in a defined way."""
+"""An unexpected exception is recorded with its place, and the process ends in a defined way."""
 
 import contextlib
 import os
@@ -24,8 +24,8 @@ from support.relay import Relay
 from support.waiting import PATIENCE, eventually
 
 
-def test_in_a_worker_it_costs_that_worker_alone(tmp_path):
-    """Its sessions are lost, another takes its place, and serves."""
+def test_an_exception_in_a_worker_costs_only_that_worker(tmp_path):
+    """Its sessions are lost. Another worker takes its place, and serves."""
     code = f"""
 def broken(self, *what):
     if self.serial == 1:
@@ -70,8 +70,11 @@ LIES = {
 
 
 @pytest.mark.parametrize("lie", [*list(LIES)[:3], *slow(*list(LIES)[3:])])
-def test_a_worker_that_reports_what_cannot_be_is_ended(tmp_path, lie):
-    """It is not believed; its sessions end, another takes its place, and nobody else notices anything."""
+def test_a_worker_with_an_impossible_report_is_ended(tmp_path, lie):
+    """The report is rejected and the worker's sessions end.
+
+    Another takes its place, and the rest is unaffected.
+    """
     code = f"""
 def report(self, frame):
     whole(self, frame)
@@ -98,7 +101,10 @@ def report(self, frame):
 
 
 def test_a_worker_that_crashes_without_end(tmp_path):
-    """It is believed once; it gets no further session, and is ended, as it does not end by itself."""
+    """Only its first report counts.
+
+    It gets no further session, and is killed because it does not end by itself.
+    """
     code = f"""
 def broken(self, *given):
     while True:
@@ -117,7 +123,7 @@ def broken(self, *given):
 
 
 def test_a_crash_report_that_finds_no_room_waits_for_it(tmp_path):
-    """The supervisor stands still, and the way up is full: when it goes on it hears why the worker ended."""
+    """The supervisor is stopped, and the channel up is full. Once it goes on, it reads why the worker ended."""
     code = f"""
 import os, signal
 def broken(self, ticket, client):
@@ -147,7 +153,7 @@ def broken(self, ticket, client):
 
 
 def test_a_worker_that_lives_on_without_its_sentinel(tmp_path):
-    """Nobody waits for it: the absolute timeout comes."""
+    """No process waits for it: the absolute timeout comes."""
     code = """
 import multiprocessing, os
 def broken(*given):
@@ -177,7 +183,7 @@ CHILDREN = {
 
 @pytest.mark.parametrize("does", CHILDREN)
 def test_a_worker_that_leaves_a_child_behind(tmp_path, does):
-    """It has the way up too, so that the end of that never comes: the relay goes on without it."""
+    """The child holds the channel up open too, so its end of file never comes. The relay goes on without it."""
     before, without_end = CHILDREN[does]
     code = f"""
 import os, select, signal
@@ -211,12 +217,12 @@ def report(self, frame):
             assert relay.stop() == 0
         finally:
             eventually(lambda: child.exists() and child.read_text(), "the child has said who it is")
-            with contextlib.suppress(ProcessLookupError):  # one that talked ends when nobody listens any more
+            with contextlib.suppress(ProcessLookupError):  # one that talks ends without a reader
                 os.kill(int(child.read_text()), signal.SIGKILL)
 
 
 def test_without_ctypes_it_works(tmp_path):
-    """Then a stopped worker may outlive a killed supervisor, and nothing else is different."""
+    """A stopped worker may then outlive a killed supervisor. Nothing else is different."""
     code = f"""
 import os, sys
 sys.modules["_ctypes"] = None
@@ -235,7 +241,7 @@ open({str(tmp_path)!r} + f"/without.{{os.getpid()}}", "w").close()
 
 
 def broken_supervisor(tmp_path, place):
-    """An environment in which the supervisor fails, once, where it writes a record."""
+    """An environment in which the supervisor fails once, where it writes a record."""
     code = f"""
 def broken(*given):
     {".".join(place)} = whole
@@ -245,7 +251,10 @@ def broken(*given):
 
 
 def ends_with_70(relay, server):
-    """One of two sessions ends, at which the supervisor fails: so does the other, by a reset."""
+    """One of two sessions ends, and the supervisor fails while recording that.
+
+    The other session ends by a reset.
+    """
     with relay.connect() as one, accept(server) as target, relay.connect() as other, accept(server):
         relay.wait("session.target_channel_active", 2)
         target.close()
@@ -255,15 +264,15 @@ def ends_with_70(relay, server):
 
 
 def nothing_lives_on(relay, server):
-    """The same, where the records are not complete: each process that it started is gone."""
+    """The same if the records are incomplete: each process that the relay started is gone."""
     relay.killed = True
     family = relay.family()
     ends_with_70(relay, server)
     assert psutil.wait_procs(family, timeout=PATIENCE)[1] == []
 
 
-def test_in_the_supervisor_it_ends_the_relay_with_70(tmp_path):
-    """Every session is closed in the records, every worker ended, and the last record is the last."""
+def test_an_exception_in_the_supervisor_ends_the_relay_with_70(tmp_path):
+    """Every session is closed in the records, every worker has ended, and relay.stopped is the last record."""
     env = broken_supervisor(tmp_path, RECORD_CLOSED)
     with listening() as server, Relay(server.getsockname(), env=env, expect_code=70) as relay:
         ends_with_70(relay, server)
@@ -273,8 +282,8 @@ def test_in_the_supervisor_it_ends_the_relay_with_70(tmp_path):
         assert relay.records[-1]["closed"] == {"worker_lost": 2}
 
 
-def test_also_while_a_dead_worker_is_buried(tmp_path):
-    """In the midst of it the worker is neither alive nor forgotten."""
+def test_an_exception_during_the_burial_of_a_worker_ends_the_relay_with_70(tmp_path):
+    """In that moment the worker is neither alive nor forgotten."""
     env = broken_supervisor(tmp_path, RECORD_LOST)
     with (
         listening() as server,
@@ -289,8 +298,8 @@ def test_also_while_a_dead_worker_is_buried(tmp_path):
         assert relay.records[-1]["closed"] == {"worker_lost": 1}
 
 
-def test_also_where_that_cannot_be_recorded(tmp_path):
-    """No relay without a record: then it is said on stderr, and nothing lives on."""
+def test_an_exception_that_cannot_be_recorded_is_reported_on_stderr(tmp_path):
+    """The relay must not go on without records. It reports the exception on stderr, and no process is left."""
     broken = 'def broken(*given):\n    raise MemoryError("by a test")'
     env = with_site(tmp_path, replaced(RECORD_CLOSED, broken) + replaced(RECORD_UNEXPECTED, broken))
     with listening() as server, Relay(server.getsockname(), env=env, expect_code=None, quiet=False) as relay:
@@ -298,8 +307,8 @@ def test_also_where_that_cannot_be_recorded(tmp_path):
         assert relay.errors.startswith("mprelay: MemoryError: by a test at ")
 
 
-def test_also_where_it_cannot_even_be_said(tmp_path):
-    """An exception whose text cannot be had ends everything all the same."""
+def test_an_exception_that_cannot_be_described_ends_the_relay(tmp_path):
+    """An exception whose text raises another one still ends everything."""
     code = """
 class Unspeakable(Exception):
     def __str__(self):

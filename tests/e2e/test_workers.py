@@ -1,4 +1,4 @@
-"""Workers that die, and are replaced; a supervisor that stands still."""
+"""Workers that die and are replaced, and a supervisor that stands still."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ from support.waiting import PATIENCE, eventually
 
 
 def test_a_killed_worker_loses_its_own_sessions_and_no_other():
-    """Kill -9: worker_lost for its sessions, a reset for their peers, its slots and its place taken again."""
+    """Kill -9: worker_lost for its sessions, a reset for their peers, its slots freed and its place taken."""
     options = ("--max-sessions", "12", "--stats-interval", "0.5")
     with listening() as server, Relay(server.getsockname(), *options, workers=3) as relay:
         with contextlib.ExitStack() as stack:
@@ -62,7 +62,7 @@ def test_a_killed_worker_loses_its_own_sessions_and_no_other():
                 client.sendall(b"new")
                 assert receive(target, 3) == b"new"
                 of_worker[relay.wait("session.connected", client_port=port_of(client))["worker"]] += 1
-            assert len(of_worker) == 3, "a replacement gets its share, and not all because it is empty"
+            assert len(of_worker) == 3, "a replacement gets its share, not all sessions because it is empty"
             stack.enter_context(relay.connect(source="127.0.0.1"))
             relay.wait("connection.pool_exhausted")
             assert len(relay.all("session.closed")) == 4
@@ -70,7 +70,7 @@ def test_a_killed_worker_loses_its_own_sessions_and_no_other():
 
 
 def test_all_workers_killed_at_once():
-    """Every session is lost, each with one record; the relay lives on with new workers."""
+    """Every session is lost, each with one record. The relay goes on with new workers."""
     with (
         listening() as server,
         Relay(server.getsockname(), "--max-sessions", "8", workers=4) as relay,
@@ -79,7 +79,7 @@ def test_all_workers_killed_at_once():
         made = open_sessions(stack, relay, server, 8)
         for pid in relay.workers().values():
             os.kill(pid, signal.SIGKILL)
-        # While nobody is there it may wait or be refused, but it has its record.
+        # Without a worker the client may wait or be refused, but it has its record.
         with relay.connect(source="127.0.0.1") as early:
             early_port = port_of(early)
             for client, target in made:
@@ -95,7 +95,7 @@ def test_all_workers_killed_at_once():
         )
         server.settimeout(0)
         with contextlib.suppress(BlockingIOError):
-            server.accept()[0].close()  # the early one's, if it came so far
+            server.accept()[0].close()  # the early client's, if it came so far
         server.settimeout(PATIENCE)
         so_far = len(relay.all("session.connected"))
         for client, target in [
@@ -107,7 +107,7 @@ def test_all_workers_killed_at_once():
 
 
 def test_a_killed_worker_is_replaced_again_and_again():
-    """Death after death, with a session each: no slot is lost, and each replacement comes later than the last."""
+    """Each death costs a session. No slot is lost, and each replacement comes later than the one before."""
     with listening() as server, Relay(server.getsockname(), "--max-sessions", "1", workers=1) as relay:
         for turn in range(1, 5):
             relay.wait("worker.started", turn)
@@ -124,7 +124,7 @@ def test_a_killed_worker_is_replaced_again_and_again():
 
 
 def has_died(relay: Relay, pid: int, number: int) -> None:
-    """The record of a worker's death, and another worker in its place."""
+    """A worker's death is recorded, and another worker takes its place."""
     exited = relay.wait("worker.exited", pid=pid)
     assert (exited["level"], exited["signal"]) == ("error", signal.Signals(number).name)
     relay.wait("worker.started", len(relay.all("worker.exited")) + len(relay.workers()))
@@ -145,7 +145,7 @@ def test_a_worker_that_dies_while_it_connects(number):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_worker_that_dies_in_a_bulk_transfer(number):
-    """Both peers see a reset; what is known of the bytes is not more than there were."""
+    """Both peers see a reset. The recorded bytes do not exceed the actual ones."""
     with listening() as server, Relay(server.getsockname()) as relay, relay.connect() as client:
         sent = 0
 
@@ -172,8 +172,8 @@ def test_a_worker_that_dies_in_a_bulk_transfer(number):
 # -- replaced ------------------------------------------------------------------------------------------------
 
 
-def test_a_replacement_that_hangs_at_its_start_holds_nobody_up():
-    """Its channels got the numbers of the dead worker's: an old event once made the supervisor wait for it."""
+def test_a_replacement_that_hangs_at_its_start_delays_nothing():
+    """Its channels got the numbers of the dead worker's. An old event once made the supervisor wait for it."""
     with listening() as server, Relay(server.getsockname(), "--absolute-timeout", "8", workers=2) as relay:
         with relay.connect() as client, accept(server) as target:
             client.sendall(b"x")
@@ -194,7 +194,7 @@ def test_a_replacement_that_hangs_at_its_start_holds_nobody_up():
 
 
 def test_the_working_directory_may_go_away():
-    """A worker is replaced all the same, and the others notice nothing."""
+    """The replacement of a worker still works, and the other workers are unaffected."""
     place = tempfile.mkdtemp()
     with (
         listening() as server,
@@ -213,7 +213,7 @@ def test_the_working_directory_may_go_away():
 
 
 def failed(code: int, *options: str, **given) -> list[dict]:
-    """Run what cannot start; judge its end, and return its records without the last one."""
+    """Run a relay that cannot start. Judge its end, and return its records without the last one."""
     with Relay(NOWHERE, *options, wait_active=False, expect_code=code, **given) as relay:
         relay.finish()
     *records, last = relay.records
@@ -223,7 +223,10 @@ def failed(code: int, *options: str, **given) -> list[dict]:
 
 
 def test_workers_that_cannot_be_replaced_end_the_run(tmp_path):
-    """14 and exit 70: a pool that cannot be kept alive; the sessions of the dead worker are accounted for."""
+    """Record 14 and exit 70, because the pool cannot be kept alive.
+
+    Each session of the dead worker has its record.
+    """
     broken = tmp_path / "broken"
     env = with_site(tmp_path, first_in_workers(f"os.path.exists({str(broken)!r}) and os._exit(9)"))
     with listening() as server, Relay(server.getsockname(), workers=1, expect_code=70, env=env) as relay:
@@ -243,7 +246,7 @@ def test_workers_that_cannot_be_replaced_end_the_run(tmp_path):
 
 
 def test_sessions_go_on_while_the_supervisor_is_stopped():
-    """They need it only to begin; who comes meanwhile waits."""
+    """Sessions need it only to begin, so new clients wait."""
     with (
         listening() as server,
         Relay(server.getsockname()) as relay,

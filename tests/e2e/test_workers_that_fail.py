@@ -1,4 +1,4 @@
-"""Workers that cannot be started, are of another build, or do not answer: the relay goes on with the others."""
+"""Workers that cannot start, belong to another build, or do not answer. The relay goes on with the others."""
 
 import importlib.util
 import os
@@ -37,7 +37,7 @@ DEPENDENCIES = ("orjson", "psutil", "structlog")
 
 @pytest.fixture
 def package(tmp_path):
-    """A copy of the package that can be changed and moved, beside what it needs and nothing else."""
+    """A copy of the package that can be changed and moved, with its dependencies and nothing else beside it."""
     site = tmp_path / "site"
     site.mkdir()
     for name in DEPENDENCIES:
@@ -48,7 +48,7 @@ def package(tmp_path):
 
 
 def from_copy(server, package, *options, **given):
-    """A relay that runs the copy, by a Python that has no other. Its workers may complain on stderr."""
+    """A relay that runs the copy, on a Python without another copy. Its workers may complain on stderr."""
     env = os.environ | {"PYTHONPATH": str(package.parent), "PYTHONDONTWRITEBYTECODE": "1"}
     command = (sys._base_executable, "-m", "mprelay")
     return Relay(
@@ -66,7 +66,10 @@ def one_session(relay, server):
 
 
 def test_the_package_is_gone_for_a_while(package):
-    """The other worker serves on, the records tell; when the package is back so is the worker."""
+    """The other worker goes on, and the records report the failure.
+
+    Once the package is back, the worker is too.
+    """
     with (
         listening() as server,
         from_copy(server, package) as relay,
@@ -90,8 +93,11 @@ def test_the_package_is_gone_for_a_while(package):
     assert relay.wait("relay.stopped")["reason"] == "drained"
 
 
-def test_it_is_tried_for_ever_while_another_is_ready(tmp_path):
-    """More often than the start of the relay would. The relay ends when none is left and none can be started."""
+def test_starts_are_retried_for_ever_while_another_worker_is_ready(tmp_path):
+    """There are more tries than at the relay's start.
+
+    The relay ends when no worker is left and none can be started.
+    """
     broken, env = breakable(tmp_path, "os._exit(9)")
     with listening() as server, Relay(server.getsockname(), expect_code=70, env=env) as relay:
         with relay.connect() as client, accept(server) as target:
@@ -114,7 +120,7 @@ def test_it_is_tried_for_ever_while_another_is_ready(tmp_path):
 
 
 def test_a_supervisor_without_descriptors_cannot_replace_a_worker():
-    """The errno is in the record; nothing leaks; with descriptors the worker comes back."""
+    """The record has the errno, nothing leaks, and once descriptors are free the worker comes back."""
     with (
         listening() as server,
         Relay(server.getsockname()) as relay,
@@ -135,8 +141,8 @@ def test_a_supervisor_without_descriptors_cannot_replace_a_worker():
         one_session(relay, server)
 
 
-def test_nothing_is_tried_while_the_log_stands_still(tmp_path):
-    """Each try makes records, and nobody takes them; nobody is admitted either, so the worker is not needed."""
+def test_no_start_is_tried_while_the_log_stands_still(tmp_path):
+    """Each try makes records that are not read. No client is admitted either, so the worker is not needed."""
     tries = tmp_path / "tries"
     note = f"os.write(os.open({str(tries)!r}, os.O_CREAT | os.O_APPEND | os.O_WRONLY), b'x'); os._exit(9)"
     broken, env = breakable(tmp_path, note)
@@ -167,7 +173,7 @@ SEEN = {
     "first report": "is perhaps of another build, its first report was none: NotEvents: .*",
     "name of an argument's class": r"ended before it was ready \(exit code 1\): AttributeError: .*'Settings'.*",
 }
-"""The detail of the record, by what was changed in the package."""
+"""The detail of the record, by the change in the package."""
 
 
 OTHER_UPGRADES = [name for name in UPGRADES if name not in {"version", "first report"}]
@@ -175,7 +181,10 @@ OTHER_UPGRADES = [name for name in UPGRADES if name not in {"version", "first re
 
 @pytest.mark.parametrize("upgrade", ["version", "first report", *slow(*OTHER_UPGRADES)])
 def test_a_worker_of_another_build_gets_no_session(package, upgrade):
-    """It is never ready, the records say what it is, and the others serve on; the old build is ready again."""
+    """It is never ready, the records name its build, and the others go on.
+
+    With the old build it is ready again.
+    """
     name, old, new = UPGRADES[upgrade]
     with (
         listening() as server,
@@ -206,7 +215,7 @@ def test_a_worker_of_another_build_gets_no_session(package, upgrade):
 @pytest.mark.slow
 @pytest.mark.wall_clock("the time after which a worker is late")
 def test_a_worker_that_goes_on_in_time_loses_nothing():
-    """Whoever waits while every worker is late is served when they have caught up; there is no record of it."""
+    """A client that waits while every worker is late is served when they have caught up. Nothing is recorded."""
     with (
         listening() as server,
         Relay(server.getsockname(), "--connect-timeout", "2", workers=1) as relay,
@@ -236,8 +245,8 @@ def test_a_worker_that_goes_on_in_time_loses_nothing():
 
 @pytest.mark.slow
 @pytest.mark.wall_clock("the time after which a worker is late")
-def test_a_supervisor_that_stood_still_hears_its_workers_first(tmp_path):
-    """A replacement was ready long ago, and a session was reported: neither is overdue."""
+def test_a_supervisor_that_stood_still_reads_its_workers_reports_first(tmp_path):
+    """A replacement was ready long ago, and a session was reported, so neither is overdue."""
     code = f"{assigned(LATE_LIMIT, '1.0')}\n    {assigned(START_LIMIT, '2.0')}"
     env = with_site(tmp_path, IN_SUPERVISOR + code)
     with (
@@ -291,8 +300,8 @@ CAUSES = {
 @pytest.mark.slow
 @pytest.mark.alone("six starts of a worker within the ten seconds of the relay's start")
 @pytest.mark.parametrize("cause", CAUSES)
-def test_why_no_worker_can_begin(tmp_path, cause):
-    """The record tells it; all that was said comes out on stderr too."""
+def test_the_reason_that_no_worker_can_start_is_recorded(tmp_path, cause):
+    """The workers' own messages also appear on stderr."""
     how, detail = CAUSES[cause]
     env = with_site(tmp_path, IN_CHILDREN + IN_A_WORKER.format(how))
     with Relay(("127.0.0.1", 9), workers=1, wait_active=False, expect_code=70, quiet=False, env=env) as relay:
@@ -303,8 +312,8 @@ def test_why_no_worker_can_begin(tmp_path, cause):
         assert relay.errors.count(said) >= 6 if said else relay.errors == ""
 
 
-def test_a_warning_of_a_worker_that_then_is_ready(tmp_path):
-    """It comes out on stderr, and so does what the worker says later: no record speaks of it."""
+def test_a_warning_of_a_worker_that_becomes_ready(tmp_path):
+    """The warning appears on stderr, and so do the worker's later messages. No record has either."""
     module, run = RELAY_RUN
     late = f"import {module} as module; run = module.{run}; "
     late += f"module.{run} = lambda self: (os.write(2, b'later\\n'), run(self))"
