@@ -1,4 +1,7 @@
-"""Short runs of ``scripts/chaos``: every fault once, and none; and nothing wrong afterwards."""
+"""Short runs of ``scripts/chaos``: one with every fault once, and one without faults.
+
+Nothing may be wrong afterwards.
+"""
 
 import json
 import socket
@@ -15,7 +18,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "chaos.py"
 
 
 def chaos(*arguments):
-    """What it sums up; the judge is the script's own."""
+    """Run chaos and return its summary. The script itself judges the records."""
     done = subprocess.run(
         [sys.executable, str(SCRIPT), "--json", "--seed", "1", "--sessions", "15", *arguments],
         capture_output=True,
@@ -36,7 +39,7 @@ def test_every_fault_once():
 
 
 def test_a_soak_of_seconds():
-    """No fault: nothing is broken, and what was measured is shown."""
+    """Without faults nothing breaks, and the summary has the measurements."""
     run = chaos("--faults", "0", "--seconds", "6", "--log-detail", "session")
     assert (run["faults"], run["wrong"]) == ({}, [])
     assert len(run["processes"]) == 4
@@ -45,8 +48,8 @@ def test_a_soak_of_seconds():
     assert len(run["latencies"]) == 2
 
 
-def test_the_target_shuts_while_somebody_comes():
-    """Whoever is accepted in the very turn in which the target shuts costs it nothing but that connection."""
+def test_the_target_shuts_while_clients_connect():
+    """A client accepted in the very turn in which the target shuts costs the target only that connection."""
     command = [sys.executable, str(SCRIPT.with_name("traffic.py")), "target", "1", "127.0.0.1"]
     over = threading.Event()
 

@@ -1,4 +1,4 @@
-"""Thousands of sessions: at once, one after another, idle, and when their worker is killed."""
+"""Thousands of sessions: at once, one after another, idle, and with their worker killed."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ MIB = 1 << 20
 
 
 def test_ten_thousand_short_connections_leave_nothing_behind():
-    """Descriptors of every process end where they began; memory too, but for noise."""
+    """Each process ends with as many descriptors as it began with, and with as much memory, apart from noise."""
     options = ("--log-detail", "session", "--stats-interval", "0")
     with echoing() as server, Relay(server.getsockname(), *options) as relay:
         processes = [psutil.Process(relay.process.pid), *relay.family()]
@@ -54,7 +54,7 @@ def test_ten_thousand_short_connections_leave_nothing_behind():
 
 
 def switches(processes: list[psutil.Process]) -> dict[int, int]:
-    """How often each process went to sleep so far, all its threads together (proc_pid_status)."""
+    """How often each process has gone to sleep so far, summed over its threads (proc_pid_status)."""
     found = {}
     for process in processes:
         count = 0
@@ -66,9 +66,9 @@ def switches(processes: list[psutil.Process]) -> dict[int, int]:
 
 
 def nobody_wakes(relay: Relay) -> None:
-    """While nothing happens no process goes to sleep a second time."""
+    """While nothing happens, no process wakes up."""
     processes = [psutil.Process(relay.process.pid), *relay.family()]
-    pass_time(1.5)  # what was counted in the last second is still reported
+    pass_time(1.5)  # progress of the last second is still reported
     before = switches(processes)
     pass_time(2.0)
     assert before == switches(processes)
@@ -93,7 +93,7 @@ def test_500_idle_sessions_take_no_cpu():
 
 @contextlib.contextmanager
 def echoing_elsewhere():
-    """The address of a target that sends back what it gets, in another process: its descriptors are its own."""
+    """The address of an echoing target in another process, which has its own descriptors."""
     code = """if True:
         import asyncio, resource
         resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
@@ -115,7 +115,7 @@ def echoing_elsewhere():
 
 @pytest.mark.usefixtures("many_files")
 def test_ten_thousand_sessions_at_once():
-    """All of them relay, the next is refused, nobody wakes up for them, and each has its record."""
+    """All of them relay, the next is refused, no process wakes up for them, and each has its record."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < 10_500:
         pytest.skip(f"needs 10 500 open files in one process; the hard limit is {hard} (ulimit -Hn)")
@@ -134,7 +134,7 @@ def test_ten_thousand_sessions_at_once():
 
 
 def test_a_worker_that_is_killed_in_the_middle_of_reporting(many_files):
-    """Nobody hears it (the supervisor is stopped), so a part of its reports is on the way, and a part not yet."""
+    """The supervisor is stopped, so some of the worker's reports are in the channel, and others not yet sent."""
     if many_files < 7000:
         pytest.skip(f"a limit of {many_files} open files")
     count = 3000

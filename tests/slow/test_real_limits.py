@@ -15,14 +15,14 @@ pytestmark = pytest.mark.slow
 
 
 def test_a_worker_that_hangs_at_its_start_ends_the_run(tmp_path):
-    """14 after the start limit, and the worker does not survive it."""
+    """Record 14 after the start limit, and the worker is killed."""
     env = with_site(tmp_path, first_in_workers("signal.pause()"))
     records = failed_start(70, workers=1, env=env)
     assert [record["msg_id"] for record in records].count(14) == 1
 
 
 def failures(relay):
-    """The records of a run that never began, without the last one."""
+    """The records of a run that failed to start, without the last one."""
     relay.finish()
     *records, last = relay.records
     assert (last["event"], last["reason"]) == ("relay.stopped", "failed")
@@ -30,7 +30,7 @@ def failures(relay):
 
 
 def test_an_outlet_that_hangs_at_its_start(tmp_path):
-    """14 after the start limit; it does not survive that."""
+    """Record 14 after the start limit, and the outlet is killed."""
     env = with_site(tmp_path, instead_of_the_outlet("signal.pause()"))
     with Relay(NOWHERE, wait_active=False, expect_code=70, env=env) as relay:
         detail = "the outlet was not ready after 10 seconds"
@@ -39,7 +39,10 @@ def test_an_outlet_that_hangs_at_its_start(tmp_path):
 
 @pytest.mark.wall_clock("the ten seconds after which a worker is killed")
 def test_a_stopped_worker_gets_no_new_sessions_and_is_then_replaced():
-    """From the moment that one is overdue; ten seconds later it is killed. The other worker notices nothing."""
+    """New sessions stop once a report is overdue. Ten seconds later the worker is killed.
+
+    The other one is unaffected.
+    """
     with (
         listening() as server,
         Relay(server.getsockname(), "--connect-timeout", "1") as relay,
@@ -57,14 +60,14 @@ def test_a_stopped_worker_gets_no_new_sessions_and_is_then_replaced():
             fresh = stack.enter_context(relay.connect())
             if relay.wait("session.allocated", count)["worker"] == busy:
                 echo(fresh, stack.enter_context(accept(server)))
-            pass_time(0.05)  # all of them stay, and there are 500 slots
+            pass_time(0.05)  # all of these sessions stay open, and there are 500 slots
         said = relay.wait("worker.unresponsive")
         assert (said["worker"], said["pid"], said["level"]) == (3 - busy, pid, "error")
         assert 11.25 <= said["silent_s"] < 12
         allocated = [record for record in relay.all("session.allocated") if record["worker"] != busy]
         first, last = (moment(allocated[index]["timestamp"]) for index in (0, -1))
         assert len(allocated) > 5
-        assert last - first <= 1.5, "one that is overdue gets no more"
+        assert last - first <= 1.5, "a worker with an overdue report gets no more sessions"
         died = relay.wait("worker.exited")
         assert (died["pid"], died["signal"]) == (pid, "SIGKILL")
         relay.wait("worker.started", 3)
@@ -73,8 +76,8 @@ def test_a_stopped_worker_gets_no_new_sessions_and_is_then_replaced():
 
 
 @pytest.mark.wall_clock("the ten seconds after which a worker is killed")
-def test_a_stopped_worker_with_an_idle_session_is_found_while_draining():
-    """By the idle timeout: its session is lost, so that the drain need not wait for its own end."""
+def test_a_stopped_worker_with_an_idle_session_is_detected_while_draining():
+    """The idle timeout detects it. The session is lost, so the drain need not wait for its end."""
     options = ("--idle-timeout", "1", "--drain-timeout", "3600")
     with listening() as server, Relay(server.getsockname(), *options) as relay:
         with relay.connect() as client, accept(server) as target:
@@ -101,7 +104,7 @@ def one_session(relay, server):
 
 @pytest.mark.wall_clock("the ten seconds of a start")
 def test_a_replacement_that_hangs_before_it_is_ready(tmp_path):
-    """It is killed, and tried again; until then there is no worker, and the statistics say so."""
+    """It is killed, and another one is started. Until that is ready the statistics show no worker."""
     broken, env = breakable(tmp_path, "signal.pause()")
     with listening() as server, Relay(server.getsockname(), "--stats-interval", "1", env=env, workers=1) as relay:
         broken.touch()

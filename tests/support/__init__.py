@@ -1,1 +1,1 @@
-"""What the tests are made with."""
+"""Tools that the tests share."""

@@ -1,12 +1,12 @@
-"""What must hold for any bytes from outside: one function for each way in, which raises where it does not hold.
+"""Rules for any bytes from outside: one function for each input, which raises if its rule is broken.
 
     argv ─────────▶ cli, config ─▶ refusals or a Config ─▶ book, recorder ─▶ lines
     ACL, clients ─▶ acl
     addresses ────▶ plain_ip ─▶ acl, book
     events ───────▶ up ─▶ book
 
-``tests/unit/test_fuzz.py`` calls them with what hypothesis makes up, ``scripts/fuzz`` with what atheris finds
-while it watches which code is reached. `SEEDS` are inputs from which both can begin.
+``tests/unit/test_fuzz.py`` calls them with inputs from hypothesis, ``scripts/fuzz`` with inputs that atheris
+finds by watching which code is reached. Both can begin from `SEEDS`.
 """
 
 import ipaddress
@@ -35,7 +35,7 @@ LONGEST_IP: Final = "fdff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
 
 
 def _check_lines(lines: list[bytes], count: int, labels: dict[str, str], *, as_text: bool) -> None:
-    """Each record is one line below its limit, and says what it shall; none is forged."""
+    """Each record is one line below the limit with the expected content, and no line is forged."""
     assert len(lines) == count, lines
     for seq, line in enumerate(lines, 1):
         assert len(line) < 4096, line
@@ -52,7 +52,7 @@ def _check_lines(lines: list[bytes], count: int, labels: dict[str, str], *, as_t
 
 
 def argv(data: bytes) -> None:
-    """Arguments, as the kernel has them: any bytes but NUL, which ends each."""
+    """Arguments, as the kernel passes them: any bytes but NUL, which ends each."""
     asked = parse([os.fsdecode(part) for part in data.split(b"\0")])
     if isinstance(asked, Text):
         asked.text.encode()
@@ -81,7 +81,7 @@ def argv(data: bytes) -> None:
 
 
 def labels(data: bytes) -> None:
-    """Labels of any bytes: refused, or unchanged on every record, the largest included."""
+    """Labels of any bytes are refused, or appear unchanged in every record, the largest one included."""
     texts = [os.fsdecode(part) for part in data.split(b"\0")]
     asked = parse([*GOOD, *(part for text in texts for part in ("--label", text))])
     if isinstance(asked, Refusal):
@@ -93,7 +93,7 @@ def labels(data: bytes) -> None:
 
 
 def acl(data: bytes) -> None:
-    """An entry and a client's address (its last 16 bytes): decided as `ipaddress` does, and IPv4 only as IPv4."""
+    """An entry and a client's address (its last 16 bytes): judged as by `ipaddress`, with IPv4 only as IPv4."""
     if len(data) < 16:
         return
     text, raw = os.fsdecode(data[:-16]), data[-16:]
@@ -120,7 +120,7 @@ def acl(data: bytes) -> None:
 
 
 def addresses(data: bytes) -> None:
-    """A client's address as accept(2) gives it, with a zone or without: IPv4 never as ``::ffff:``."""
+    """A client's address as accept(2) gives it, with or without a zone. IPv4 never appears as ``::ffff:``."""
     raw, zone = data[:16].ljust(16, b"\0"), "%eth0" if data[16:] else ""
     seen = sockets.plain_ip(socket.inet_ntop(socket.AF_INET6, raw) + zone)
     v6 = ipaddress.IPv6Address(raw)
@@ -130,7 +130,7 @@ def addresses(data: bytes) -> None:
 
 
 def events(data: bytes) -> None:
-    """What comes up from a worker: events, or the worker is no longer believed; never anything else."""
+    """A worker's reports are events, or the worker is not believed any more. Nothing else may happen."""
     queue = Queue()
     try:
         os.write(queue.writer.fileno(), data[:65536])

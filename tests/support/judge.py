@@ -1,7 +1,7 @@
-"""The judge of a run's records: what the contract promises of any run, however it ended.
+"""The judge of a run's records: it checks what docs/contract.md promises of any run, however the run ended.
 
-It knows nothing of the program: names, numbers, levels and reasons are written down here a second time, from
-the contract, so that a wrong catalogue is caught too.
+It knows nothing of the program. Names, numbers, levels and reasons are written down here a second time, from
+docs/contract.md and docs/records.md, so that a wrong catalogue is caught too.
 """
 
 import errno
@@ -17,7 +17,7 @@ Record = dict[str, Any]
 LEVELS = {"debug", "info", "warning", "error", "critical"}
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 
-# event: (msg_id, level) as the contract's table has them
+# event: (msg_id, level) as docs/records.md has them
 EVENTS: dict[str, set[tuple[int | None, str]]] = {
     "timer.unavailable": {(1, "critical")},
     "config.invalid": {(n, "error") for n in (2, 3, 4, 5, 6, 7, 8, None)},
@@ -84,8 +84,8 @@ LIFE = [
     "session.closed",
 ]
 _FIGURES = {"pid": "integer", "cpu_percent": "number?", "rss": "integer?", "fds": "integer?"}
-# name: its JSON type in all records, with ? where it may be null. An integer has no fraction, and a number always
-# has one. A dict: the fields of an object, or of each object in a list; its key "*": any key.
+# name: its JSON type in all records, with ? if it may be null. An integer has no fraction, and a number always
+# has one. A dict has the fields of an object, or of each object in a list; its key "*" stands for any key.
 TYPES = {
     "timestamp": "string",
     "level": "string",
@@ -166,7 +166,7 @@ CONNECTION_EVENTS = {*LIFE, "connection.rejected", "connection.abandoned", "conn
 
 
 def parse(output: bytes) -> list[Record]:
-    """Split what came out of stdout into records, each a whole line below 4096 bytes."""
+    """Split the output on stdout into records. Each must be a whole line below 4096 bytes."""
     assert output == b"" or output.endswith(b"\n"), f"torn last line: {output[-200:]!r}"
     lines = output.split(b"\n")[:-1]
     for line in lines:
@@ -180,7 +180,7 @@ def moment(text: str) -> float:
 
 
 def check_types(fields: Record, types: Record) -> None:
-    """Each value is of the one type that its name has: collectors refuse a column of two."""
+    """Check that each value has the one type of its name, because collectors refuse a column of two types."""
     for name, value in fields.items():
         expected = types.get(name) or types.get("*")
         assert expected, f"unknown field {name}"
@@ -196,7 +196,7 @@ def check_types(fields: Record, types: Record) -> None:
 
 
 def check_record(record: Record) -> None:
-    """What holds for each record by itself."""
+    """Check the rules that apply to each record by itself."""
     check_types(record, TYPES)
     assert TIMESTAMP.fullmatch(record["timestamp"]), record
     assert record["level"] in LEVELS
@@ -250,7 +250,7 @@ def check_record(record: Record) -> None:
 
 
 def check_how_it_ended(record: Record) -> None:
-    """What `session.closed` tells of both ends is in itself consistent."""
+    """Check that the two ends in a `session.closed` record are consistent."""
     ends = {"client": record["client_end"], "target": record["target_end"]}
     assert set(ends.values()) <= {None, "end", "reset"}, record
     assert 0 <= record["bytes_to_client"] <= record["bytes_from_target"], record
@@ -274,13 +274,16 @@ def check_how_it_ended(record: Record) -> None:
         ), record
     assert (record["outbound_port"] is None) == (record["connect_ms"] is None), record
     assert record["inbound_ip"] is None or not record["inbound_ip"].startswith("::ffff:"), record
-    # Where the worker could not report its end the supervisor did.
+    # The supervisor wrote the record if the worker could not report the end.
     unreported = {"worker_lost", "handoff_failed", "relay_expired", "drained", "killed"}
     assert record["inbound_ip"] or record["reason"] in unreported, record
 
 
 def check_run(records: list[Record], *, detail: str = "full", ended: bool = True) -> None:
-    """What holds for a whole run. With `ended` False (the supervisor was killed) nothing has to be complete."""
+    """Check the rules of a whole run.
+
+    With `ended` False (the supervisor was killed) the run may be incomplete.
+    """
     assert [record["seq"] for record in records] == list(range(1, len(records) + 1)), "a gap in seq"
     assert len({record["relay_id"] for record in records}) <= 1
     for record in records:
@@ -301,7 +304,7 @@ def check_run(records: list[Record], *, detail: str = "full", ended: bool = True
 
 
 def _check_workers(records: list[Record], *, ended: bool) -> None:
-    """A worker is one process at a time, gets sessions only while it is ready, and ends if it does not answer."""
+    """A worker is one process at a time, gets sessions only while ready, and ends if it does not answer."""
     ready: dict[int, int] = {}
     silent: set[int] = set()
     for record in records:

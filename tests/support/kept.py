@@ -1,4 +1,4 @@
-"""What the records are tested with: a recorder whose lines are kept, and a book that writes by it."""
+"""Tools for tests of records: a recorder that keeps its lines, and a book that writes to it."""
 
 import json
 from math import inf
@@ -13,7 +13,7 @@ from mprelay.supervisor.book import Book
 
 
 class Kept:
-    """Recorder and book of a relay to `target`, and what they have written."""
+    """Recorder and book of a relay to `target`, with the lines that they have written."""
 
     def __init__(
         self,
@@ -30,15 +30,15 @@ class Kept:
         self.book = Book(self.recorder, ledger, target, inbound_ip=None, every_message=every_message)
 
     def admit(self, client: Address, at: float, now: float) -> Session:
-        """Let a client in; its session."""
+        """Admit a client; return its session."""
         session = self.book.enter(client, ADMITTED, at, now)
         assert session is not None
         return session
 
     def close(self, event: Closed, reason: CloseReason) -> None:
-        """Let its worker end a session."""
+        """Close a session, as reported by its worker."""
         self.book.closed(self.book.ledger.session(event.serial), event, reason)
 
     def records(self) -> list[dict[str, Any]]:
-        """What was written so far."""
+        """The records written so far."""
         return [json.loads(line) for line in self.lines]

@@ -56,4 +56,7 @@ BLANKS = {
     "<trg host>": "target_ip",
     "<trg port>": "target_port",
 }
-"""The field that fills each of the manual's blanks. Messages 2 to 8 mean the parameter itself, and keep it."""
+"""The field that fills each of the manual's blanks.
+
+Messages 2 to 8 name the parameter itself, and keep the blank.
+"""

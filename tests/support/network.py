@@ -2,9 +2,9 @@
 
     near ── tun ──▶ Cable (a thread) ──▶ tun ── far          192.0.2.1 is near, 192.0.2.2 far, and all of 10/8
 
-A namespace without a name lives as long as somebody holds a descriptor of it (namespaces(7)), so nothing is left
-behind whatever happens. A socket, a device and a process belong to the namespace of the thread that made them.
-What ``tc netem`` does in the kernel is done here, for not every kernel has it.
+A namespace without a name lives as long as a process holds a descriptor of it (namespaces(7)), so nothing is left
+behind in any case. A socket, a device and a process belong to the namespace of the thread that made them.
+This module does in Python what ``tc netem`` does in the kernel, because not every kernel has that.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from typing import Final
 NEAR: Final = "192.0.2.1"
 FAR: Final = "192.0.2.2"
 MANY: Final = "10.0.0.0/8"
-"""Addresses that are far as well."""
+"""More addresses that are far."""
 
 _CLONE_NEWNET: Final = 0x40000000  # linux/sched.h
 _TUNSETIFF: Final = 0x400454CA  # linux/if_tun.h
@@ -35,8 +35,8 @@ _MTU: Final = 1500
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class NotHere(Exception):  # noqa: N818 - it says what is the matter
-    """This machine, or this user, can have no namespaces or no TUN devices."""
+class NotHere(Exception):  # noqa: N818 - the name states the condition
+    """This machine, or this user, cannot have namespaces or TUN devices."""
 
 
 def _checked(result: int) -> None:
@@ -46,7 +46,7 @@ def _checked(result: int) -> None:
 
 
 class Namespace:
-    """A network of its own."""
+    """A separate network."""
 
     def __init__(self) -> None:
         with _own_namespace() as own:
@@ -58,7 +58,7 @@ class Namespace:
 
     @contextlib.contextmanager
     def inside(self) -> Iterator[None]:
-        """Let this thread make sockets and processes there."""
+        """Put this thread's new sockets and processes into the namespace."""
         with _own_namespace() as own:
             _checked(_libc.setns(self._descriptor, _CLONE_NEWNET))
             try:
@@ -67,25 +67,25 @@ class Namespace:
                 _checked(_libc.setns(own, _CLONE_NEWNET))
 
     def run(self, *command: str) -> None:
-        """Run a command there."""
+        """Run a command in the namespace."""
         with self.inside():
             subprocess.run(command, check=True)
 
     @contextlib.contextmanager
     def device(self, address: str, other: str) -> Iterator[int]:
-        """Make a TUN device, with a way to `other`: the descriptor of the packets that leave by it."""
+        """Make a TUN device with a route to `other`. Yields the descriptor of the packets that leave by it."""
         with contextlib.ExitStack() as stack:
             with self.inside():
                 descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
                 stack.callback(os.close, descriptor)
                 fcntl.ioctl(descriptor, _TUNSETIFF, struct.pack("16sH22x", b"cable", _TUN_WITHOUT_HEADER))
             self.run("ip", "address", "add", address, "peer", other, "dev", "cable")
-            # Without an IPv6 address of its own the kernel sends nothing unasked.
+            # Without its own IPv6 address the kernel sends nothing unasked.
             self.run("ip", "link", "set", "cable", "mtu", str(_MTU), "addrgenmode", "none", "up")
             yield descriptor
 
     def close(self) -> None:
-        """Give it back."""
+        """Close the namespace."""
         os.close(self._descriptor)
 
 
@@ -99,7 +99,7 @@ def _own_namespace() -> Iterator[int]:
 
 
 class Cable:
-    """What lies between two devices (:meth:`Namespace.device`), which it does not own.
+    """The connection between two devices (:meth:`Namespace.device`), which it does not own.
 
     Its faults can be changed at any time.
     """
@@ -109,7 +109,7 @@ class Cable:
         """The share of packets that get lost."""
         self.delay = 0.0
         self.jitter = 0.0
-        """Seconds that each packet takes, and up to how many more: so some overtake others."""
+        """The seconds that each packet takes, and up to how many more, so that some overtake others."""
         self.cut = False
         """Whether no packet gets through."""
         self.passed = self.lost = self.overtaken = 0
@@ -148,7 +148,7 @@ class Cable:
                 last[descriptor] = max(number, last[descriptor])
 
     def close(self) -> None:
-        """Take it away."""
+        """Stop carrying packets."""
         os.close(self._stopped)
         self._thread.join()
         os.close(self._stop)
@@ -156,7 +156,7 @@ class Cable:
 
 @contextlib.contextmanager
 def lonely_network() -> Iterator[Namespace]:
-    """Make a namespace that has only itself. NotHere: it cannot be had."""
+    """Make a namespace without any connection. NotHere: namespaces are not available."""
     with contextlib.ExitStack() as stack:
         try:
             namespace = stack.enter_context(contextlib.closing(Namespace()))
@@ -168,7 +168,7 @@ def lonely_network() -> Iterator[Namespace]:
 
 @contextlib.contextmanager
 def bad_network() -> Iterator[tuple[Namespace, Namespace, Cable]]:
-    """Make two namespaces and the cable between them. NotHere: it cannot be had."""
+    """Make two namespaces and the cable between them. NotHere: namespaces or TUN devices are not available."""
     with contextlib.ExitStack() as stack:
         try:
             near = stack.enter_context(contextlib.closing(Namespace()))

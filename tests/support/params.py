@@ -1,4 +1,4 @@
-"""Parameters of which the first are run every time, and the others only among the slow tests."""
+"""Parameters whose first values are always tested, and the others only among the slow tests."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import pytest
 
 
 def slow(*values: Any) -> list[Any]:
-    """Mark these values of a parameter; a tuple is one value of several names."""
+    """Mark these values of a parameter as slow. A tuple is one value for several names."""
     return [
         pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=pytest.mark.slow)
         for value in values

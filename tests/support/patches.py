@@ -1,13 +1,13 @@
 """Python code that changes the program from outside: a ``sitecustomize`` module runs it before anything else.
 
-Every name of mprelay that such code takes hold of stands here, so that a renamed module is followed in one place.
+This file has every name of mprelay that such code replaces, so a renamed module needs a change in one place only.
 """
 
 import os
 from pathlib import Path
 
 Place = tuple[str, str]
-"""A module of mprelay, and what in it is replaced."""
+"""A module of mprelay, and the attribute in it that is replaced."""
 
 WORKER_MAIN: Place = ("mprelay.worker", "main")
 OUTLET_MAIN: Place = ("mprelay.outlet", "main")
@@ -25,12 +25,12 @@ LATE_LIMIT: Place = ("mprelay.core.roster", "LATE_LIMIT")
 START_LIMIT: Place = ("mprelay.supervisor.crew", "START_LIMIT")
 
 QUEUE = "self._worker.reports._uplink._queue"
-"""The way up, seen from where a session begins."""
+"""The channel up, as a session sees it when it begins."""
 
 IN_CHILDREN = "import os, signal, sys\nif '--multiprocessing-fork' in sys.orig_argv:\n    "
-"""One line of code after this runs in workers, outlet and helper, and not in the supervisor."""
+"""A line of code that limits the rest to workers, outlet and helper, so it does not run in the supervisor."""
 IN_A_WORKER = "if os.fstat(1).st_ino != os.fstat(2).st_ino: {}"
-"""After IN_CHILDREN: not in the outlet, whose streams are one socket."""
+"""After IN_CHILDREN: this excludes the outlet too, whose streams are one socket."""
 IN_SUPERVISOR = "import sys\nif '--multiprocessing-fork' not in sys.orig_argv:\n    "
 
 UPGRADES = {
@@ -44,7 +44,7 @@ UPGRADES = {
     "first report": ("worker/process.py", "Ready(time.time(), BUILD)", "Ready(BUILD, time.time())"),
     "name of an argument's class": ("core/protocol.py", "class Settings(NamedTuple)", "class Setup(NamedTuple)"),
 }
-"""What makes the package another build: a file, words in it, and other words."""
+"""Changes that make the package another build: a file, words in it, and their replacement."""
 
 
 def with_site(directory: Path, code: str) -> dict[str, str]:
@@ -54,19 +54,22 @@ def with_site(directory: Path, code: str) -> dict[str, str]:
 
 
 def replaced(place: Place, code: str, by: str = "broken") -> str:
-    """Code that puts what `code` defines as `by` in a place. What was there before is `whole` to it."""
+    """Code that replaces a place by what `code` defines under the name `by`.
+
+    `code` knows the original as `whole`.
+    """
     module, attribute = place
     return f"import {module}\nwhole = {module}.{attribute}\n{code.strip()}\n{module}.{attribute} = {by}\n"
 
 
 def assigned(place: Place, value: str) -> str:
-    """One line of code that gives a place a value. It fails where the place is none."""
+    """A line of code that assigns a value to a place. The line fails if the place does not exist."""
     module, attribute = place
     return f"import {module}; {module}.{attribute}; {module}.{attribute} = {value}"
 
 
 def first_in_workers(statement: str) -> str:
-    """Code that runs a statement where a worker begins, before all else that it does."""
+    """Code that runs a statement at the start of a worker, before everything else."""
     module, attribute = WORKER_MAIN
     return f"""import os, signal, sys
 if "--multiprocessing-fork" in sys.orig_argv:
@@ -80,7 +83,7 @@ if "--multiprocessing-fork" in sys.orig_argv:
 
 
 def instead_of_the_outlet(statement: str) -> str:
-    """Code that runs a statement in the place of all that the outlet does."""
+    """Code that runs a statement instead of the outlet."""
     module, attribute = OUTLET_MAIN
     return f"""import os, signal, sys
 if "--multiprocessing-fork" in sys.orig_argv:
@@ -92,13 +95,13 @@ if "--multiprocessing-fork" in sys.orig_argv:
 
 
 def refusing(*rules: str) -> str:
-    """The line of code that makes these calls fail in the process that runs it, and nowhere else."""
+    """A line of code that makes these calls fail in the process that runs it, and in no other."""
     folder = str(Path(__file__).parent)
     install = f"seccomp.install(seccomp.compiled({rules!r}, platform.machine()))"
     return f"import platform; sys.path.append({folder!r}); import seccomp; {install}"
 
 
 def breakable(directory: Path, how: str) -> tuple[Path, dict[str, str]]:
-    """A file, and an environment in which the children that start while it exists do `how`."""
+    """A file, and an environment whose children do `how` if they start while the file exists."""
     broken = directory / "broken"
     return broken, with_site(directory, IN_CHILDREN + f"if os.path.exists({str(broken)!r}): {how}")

@@ -1,4 +1,4 @@
-"""Clients and targets: what both sides of a relay do with their sockets."""
+"""Clients and targets: both sides of a relay, and their sockets."""
 
 import contextlib
 import errno
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from support.waiting import PATIENCE
 
 Address = tuple[Any, ...]
-"""As socket(7) has it: host, port, and two more of IPv6."""
+"""An address as in socket(7): host, port, and for IPv6 two more values."""
 
 ABORT = struct.pack("ii", 1, 0)
 
@@ -26,7 +26,7 @@ _ports = random.SystemRandom().sample(range(20000 + _share, 32000, _shares), 100
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on, on any address, and that no outgoing connection gets."""
+    """A TCP port without a listener on any address, which outgoing connections never get."""
     while True:
         port = _ports.pop()
         with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as probe:
@@ -38,8 +38,9 @@ def free_port() -> int:
 def connect(address: Address, **where: Any) -> socket.socket:
     """Connect to a peer that may reset the connection at once (`where`: see :func:`_connect`).
 
-    On loopback connect(2) itself may report the reset. That is the same outcome as a reset a moment later, so the
-    caller then gets a socket that was reset after it was connected. It has the same port if `source` was given.
+    On loopback connect(2) itself may report the reset. That is the same outcome as a reset a moment later, so
+    the caller then gets a socket that was reset after it was connected. It has the same port if `source` was
+    given.
     """
     sock, own = _connect(address, **where)
     return sock or _reset_after_connect(socket.AF_INET6 if ":" in address[0] else socket.AF_INET, own)
@@ -92,11 +93,11 @@ def _reset_after_connect(family: int, own: Address) -> socket.socket:
 
 
 class Answer(NamedTuple):
-    """What a client got that connected and read to the end."""
+    """The outcome for a client that connected and read to the end."""
 
-    port: int  # the client's own, by which records name it
+    port: int  # the client's own port, which identifies it in records
     heard: bytes
-    reset: bool  # whether that was the end, and not an end of data
+    reset: bool  # whether the end was a reset, not an end of data
 
 
 def knock(address: Address, say: bytes = b"", *, patience: float = PATIENCE, **where: Any) -> Answer:
@@ -120,12 +121,12 @@ def knock(address: Address, say: bytes = b"", *, patience: float = PATIENCE, **w
 
 
 def port_of(client: socket.socket) -> int:
-    """The port by which records name this client."""
+    """The port that identifies this client in records."""
     return int(client.getsockname()[1])
 
 
 def is_shut(port: int) -> bool:
-    """Tell whether nobody listens on the port any more."""
+    """Return whether the port has no listener any more."""
     with socket.socket() as probe:
         probe.settimeout(PATIENCE)
         return probe.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
@@ -135,7 +136,7 @@ def is_shut(port: int) -> bool:
 def listening(
     family: int = socket.AF_INET, host: str = "127.0.0.1", backlog: int = 128
 ) -> Iterator[socket.socket]:
-    """A target: a listening socket; the test accepts and answers itself."""
+    """A target: a listening socket. The test itself accepts and answers."""
     with socket.socket(family) as server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         server.bind((host, 0))
@@ -148,7 +149,7 @@ def listening(
 def silent() -> Iterator[tuple[socket.socket, socket.socket]]:
     """A target that does not answer: its queue is full, so the kernel drops every further SYN.
 
-    Closing the socket that it yields beside the listener, and accepting it, lets the next one in.
+    It yields the listener and a socket. Closing that socket, and accepting it, lets the next connection in.
     """
     with listening(backlog=0) as server, socket.create_connection(server.getsockname()) as filler:
         yield server, filler
@@ -163,7 +164,7 @@ def accept(server: socket.socket) -> socket.socket:
 
 @contextlib.contextmanager
 def answering(server: socket.socket, greeting: bytes = b"", *, hold: bool = False) -> Iterator[None]:
-    """Let a target, in a thread, greet each connection, and end it, or hold it to the end of all."""
+    """Run a target in a thread that greets each connection, and ends it, or holds it until the block ends."""
     stop = threading.Event()
     held: list[socket.socket] = []
 
@@ -193,7 +194,7 @@ def answering(server: socket.socket, greeting: bytes = b"", *, hold: bool = Fals
 
 
 def echo(client: socket.socket, target: socket.socket) -> None:
-    """Bytes still go both ways."""
+    """Check that bytes still pass both ways."""
     client.sendall(b"there")
     assert receive(target, 5) == b"there"
     target.sendall(b"back")
@@ -202,7 +203,7 @@ def echo(client: socket.socket, target: socket.socket) -> None:
 
 @contextlib.contextmanager
 def echoing() -> Iterator[socket.socket]:
-    """A target, in a thread, that sends back what it gets and ends when the other side has ended."""
+    """A target, in a thread, that echoes its input and ends when the other side has ended."""
     selector = selectors.DefaultSelector()
     ours, theirs = socket.socketpair()
 
@@ -242,7 +243,7 @@ def echoing() -> Iterator[socket.socket]:
 
 
 def receive(sock: socket.socket, size: int | None = None) -> bytes:
-    """Read exactly `size` bytes, or all up to the end of data."""
+    """Read exactly `size` bytes, or everything up to the end of data."""
     data = bytearray()
     while size is None or len(data) < size:
         part = sock.recv(1 << 20 if size is None else min(1 << 20, size - len(data)))
@@ -254,7 +255,7 @@ def receive(sock: socket.socket, size: int | None = None) -> bytes:
 
 
 def send_whole(sock: socket.socket, data: bytes) -> None:
-    """Send it all, and then the end of data."""
+    """Send all data, and then the end of data."""
     sock.sendall(data)
     sock.shutdown(socket.SHUT_WR)
 
@@ -274,7 +275,7 @@ def reset(sock: socket.socket) -> None:
 
 
 def ends_with_reset(sock: socket.socket) -> bool:
-    """Read to the end; tell whether it was a reset (True) or a normal end (False)."""
+    """Read to the end. Return whether it was a reset (True) or a normal end (False)."""
     try:
         while sock.recv(1 << 20):
             pass
@@ -284,7 +285,7 @@ def ends_with_reset(sock: socket.socket) -> bool:
 
 
 def reset_arrives(sock: socket.socket) -> bool:
-    """Wait for trouble on a socket whose peer has already ended: recv(2) no longer tells a reset then."""
+    """Wait for an error on a socket whose peer has ended already: recv(2) no longer reports a reset then."""
     poll = select.poll()
     poll.register(sock, 0)  # errors and hang-ups only
     assert poll.poll(PATIENCE * 1000), "nothing happened"
@@ -292,12 +293,12 @@ def reset_arrives(sock: socket.socket) -> bool:
 
 
 def pattern(size: int, seed: int = 1) -> bytes:
-    """Bytes that no other offset repeats soon."""
+    """Bytes without a repetition for a long stretch."""
     return random.Random(seed).randbytes(size)  # noqa: S311 - no secret
 
 
 def fill(writer: int) -> None:
-    """Leave no room for a single byte in a pipe or a socket."""
+    """Fill a pipe or a socket until not even a single byte fits."""
     os.set_blocking(writer, False)
     for size in (4096, 1):
         with contextlib.suppress(BlockingIOError):

@@ -1,4 +1,4 @@
-"""A process as /proc shows it: its descriptors, its children, its limits."""
+"""A process as /proc shows it: descriptors, children, limits."""
 
 import contextlib
 import resource
@@ -11,12 +11,12 @@ from support.waiting import eventually
 
 
 def opened(pid: int | str, descriptor: int) -> str:
-    """What a process has under a descriptor, as /proc shows it. OSError: nothing."""
+    """The target of a process's descriptor, as /proc shows it. OSError: the descriptor is closed."""
     return str(Path(f"/proc/{pid}/fd/{descriptor}").readlink())
 
 
 def open_files(pid: int) -> int:
-    """How many descriptors a process has."""
+    """The number of a process's descriptors."""
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
@@ -26,7 +26,7 @@ def outlet_of(pid: int) -> psutil.Process:
 
     def is_there() -> bool:
         for child in psutil.Process(pid).children():
-            with contextlib.suppress(OSError):  # it has ended, or has no descriptor 1
+            with contextlib.suppress(OSError):  # the process has ended, or has no descriptor 1
                 if opened(child.pid, 1) != opened(pid, 1):
                     found.append(child)
         return bool(found)
@@ -36,7 +36,7 @@ def outlet_of(pid: int) -> psutil.Process:
 
 
 def workers_of(pid: int) -> list[psutil.Process]:
-    """The workers of a relay whose records nobody can read."""
+    """The workers of a relay whose records cannot be read."""
     outlet = outlet_of(pid)
     found = []
     for child in psutil.Process(pid).children():
@@ -59,11 +59,11 @@ def limit(pid: int, what: int, soft: int) -> Iterator[None]:
 
 
 def descriptors(pid: int, kind: str = "") -> list[int]:
-    """The descriptors of a process whose link in /proc starts so, in their order."""
+    """The descriptors of a process whose link in /proc starts with `kind`, in ascending order."""
     folder = Path(f"/proc/{pid}/fd")
     return sorted(int(entry.name) for entry in folder.iterdir() if str(entry.readlink()).startswith(kind))
 
 
 def listens(pid: int) -> bool:
-    """Tell whether a relay has its door open, without a knock on it, which it could take for a client."""
+    """Return whether a relay's listener is open, without connecting, because it could take that for a client."""
     return psutil.CONN_LISTEN in {c.status for c in psutil.Process(pid).net_connections("tcp")}

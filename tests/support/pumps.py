@@ -1,4 +1,4 @@
-"""What a pump is tested with: real sockets, and the edges that a poller would tell of."""
+"""Tools for tests of pumps: real sockets, and the edges that a poller would report."""
 
 import socket
 
@@ -7,7 +7,7 @@ from mprelay.worker.pump import Pump
 
 
 def tcp_pair() -> tuple[socket.socket, socket.socket]:
-    """Two connected TCP sockets: the far end, and ours."""
+    """Two connected TCP sockets: the far end, and the relay's."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         far = socket.create_connection(server.getsockname())
         near, _ = server.accept()
@@ -16,10 +16,10 @@ def tcp_pair() -> tuple[socket.socket, socket.socket]:
 
 
 def small(sock: socket.socket, option: int) -> None:
-    """Make a kernel buffer as small as it gets."""
+    """Make a kernel buffer as small as possible."""
     sock.setsockopt(socket.SOL_SOCKET, option, 1)
 
 
 def edge(pump: Pump, *more: int) -> None:
-    """Tell a pump of an edge of its source: there is data, and whatever `more` says is behind it."""
+    """Report an edge of its source to a pump: there is data, and `more` says what follows it."""
     pump.source_ready(sum(more, start=poller.READ))

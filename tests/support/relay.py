@@ -19,12 +19,12 @@ from support.processes import outlet_of
 from support.waiting import PATIENCE, eventually
 
 PROGRAM = str(Path(sys.executable).with_name("mprelay"))
-NOWHERE = ("127.0.0.1", 9)  # a target for runs that never come so far
+NOWHERE = ("127.0.0.1", 9)  # a target for runs that never connect to it
 FAILING_CALL = str(Path(__file__).with_name("seccomp.py"))
 
 
 def failed_start(code: int, *options: str, **given: Any) -> list[Record]:
-    """Run what cannot start; judge its end, and return its records without the last one."""
+    """Run a relay that cannot start. Judge its end, and return its records without the last one."""
     with Relay(NOWHERE, *options, wait_active=False, expect_code=code, **given) as relay:
         relay.finish()
     *records, last = relay.records
@@ -67,7 +67,7 @@ class Relay:
         self.expect_code = expect_code
         self.quiet = quiet
         self.wait_active = wait_active
-        self.killed = False  # set it where the supervisor was killed: then nothing has to be complete
+        self.killed = False  # set this if the supervisor was killed: then the records may be incomplete
         self._command = command
         self._stdout = stdout
         self._stderr = stderr
@@ -80,7 +80,7 @@ class Relay:
         self._pids: dict[int, int] = {}
         self.errors = ""
         self.reading = threading.Event()
-        """Clear it, and the collector stands still, with at most 8 KiB in its hands.
+        """Clear this to make the collector stand still, with at most 8 KiB in its buffer.
 
         With `splicing` it stands still within splice(2), and holds the mutex of the relay's pipe.
         """
@@ -126,7 +126,10 @@ class Relay:
             self._end()
 
     def judge(self) -> None:
-        """Hold the records against the contract. After the end of the process."""
+        """Check the records against docs/contract.md and docs/records.md.
+
+        Call this after the end of the process.
+        """
         self._join()
         assert self.records == parse(bytes(self._output))
         check_run(self.records, detail=self.detail, ended=not self.killed)
@@ -162,10 +165,10 @@ class Relay:
     def _join(self) -> None:
         for thread in self._threads:
             thread.join(PATIENCE)
-            assert not thread.is_alive(), "somebody still holds stdout or stderr of a relay that has ended"
+            assert not thread.is_alive(), "a process still holds stdout or stderr of a relay that has ended"
 
     def _end(self) -> None:
-        """Leave nothing behind, whatever happened."""
+        """Leave nothing behind, in any case."""
         self.reading.set()
         family = [*self.family(), *self._outlets]
         if self.process.poll() is None:
@@ -191,7 +194,7 @@ class Relay:
         return knock((host or self.host, self.port), say, **where)
 
     def connect_once_open(self) -> socket.socket:
-        """Connect as soon as the relay listens; for one whose records nobody can wait for."""
+        """Connect as soon as the relay listens, for a relay whose records cannot be read."""
         made: list[socket.socket] = []
 
         def connected() -> bool:
@@ -203,9 +206,9 @@ class Relay:
         return made[0]
 
     def stall(self) -> int:
-        """Let the collector stand still, and be served again and again, until a client has to wait.
+        """Stop the collector, and open served sessions until a client has to wait.
 
-        Needs a target that ends each session. Returns how many were served.
+        Needs a target that ends each session. Returns the number of served clients.
         """
         self.reading.clear()
         for served in range(3000):
@@ -213,10 +216,10 @@ class Relay:
                 self.knock(patience=1.0)
             except TimeoutError:
                 return served
-        raise AssertionError("nothing ever waits")
+        raise AssertionError("no client ever had to wait")
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Stop the relay, if it has not ended by itself, and return its exit code."""
+        """Stop the relay if it has not ended by itself, and return its exit code."""
         if self.process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 self.process.send_signal(number)
@@ -251,7 +254,7 @@ class Relay:
         return found[count - 1]
 
     def ticks(self, count: int) -> None:
-        """Wait for so many further relay.stats records: the relay's own clock."""
+        """Wait for `count` further relay.stats records, which are the relay's own clock."""
         self.wait("relay.stats", len(self.all("relay.stats")) + count)
 
     def held_by(self, worker: int) -> set[int]:
@@ -271,14 +274,14 @@ class Relay:
         return self._outlets[-1]
 
     def workers(self) -> dict[int, int]:
-        """The pid of each worker, as its last worker.started record has it."""
+        """The pid of each worker, from its last worker.started record."""
         return dict(self._pids)
 
 
 def open_sessions(
     stack: contextlib.ExitStack, relay: Relay, server: socket.socket, count: int
 ) -> list[tuple[socket.socket, socket.socket]]:
-    """Open `count` sessions; for each the client's and the target's socket, closed with `stack`."""
+    """Open `count` sessions. Returns the client's and the target's socket of each; `stack` closes them."""
     made = []
     for _ in range(count):
         client = stack.enter_context(relay.connect())
@@ -288,7 +291,7 @@ def open_sessions(
 
 
 def run(*command: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
-    """Run something to its end."""
+    """Run a command to its end."""
     return subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE, check=False, **options
     )

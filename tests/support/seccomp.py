@@ -1,12 +1,12 @@
 """Runs a program in which chosen system calls really fail: ``seccomp.py RULE... -- PROGRAM ARG...``.
 
 A rule is ``CALL[,ARGUMENT=VALUE...]:ERRNO``, such as ``listen:EADDRINUSE``, or ``epoll_ctl,1=1,2=9:ENOMEM`` for
-the call whose second argument (they count from 0) is 1 and whose third is 9. Only the lower 32 bits of an
-argument are compared. With ``0`` in the place of an errno the call succeeds and does nothing.
+the call whose second argument (counting from 0) is 1 and whose third is 9. Only the lower 32 bits of an argument
+are compared. With ``0`` instead of an errno the call succeeds and does nothing.
 
-The kernel itself answers (seccomp(2), a BPF filter) in place of the call, in the program and in all that it
-starts. A call that this machine's architecture does not have (``fork`` on aarch64) cannot be made, so its rule
-is left out.
+The kernel itself answers (seccomp(2), a BPF filter) instead of running the call, in the program and in all its
+children. A call that does not exist on this machine's architecture (``fork`` on aarch64) cannot be made, so its
+rule is left out.
 """
 
 import ctypes
@@ -85,7 +85,7 @@ class Program(ctypes.Structure):
 
 
 def conditions(rule: str, column: int) -> tuple[list[tuple[int, int]], int] | None:
-    """Take a rule apart: (offset in struct seccomp_data, value) of all that must hold, and the errno."""
+    """Take a rule apart: (offset in struct seccomp_data, value) of each condition, and the errno."""
     call, _, name = rule.partition(":")
     call, *arguments = call.split(",")
     number = CALLS[call][column]
@@ -99,7 +99,7 @@ def conditions(rule: str, column: int) -> tuple[list[tuple[int, int]], int] | No
 
 
 def compiled(rules: list[str], machine: str) -> bytes:
-    """Make the filter: one block for each rule; a condition that does not hold jumps to the next block."""
+    """Make the filter. Each rule is one block, and a condition that does not hold jumps to the next block."""
     column, audit = MACHINES[machine]
     instruction = struct.Struct("=HBBI").pack  # struct sock_filter: code, jump if true, if false, constant
     code = instruction(LOAD, 0, 0, MACHINE_AT) + instruction(IF_EQUAL, 1, 0, audit)
@@ -115,7 +115,7 @@ def compiled(rules: list[str], machine: str) -> bytes:
 
 
 def install(code: bytes) -> None:
-    """Put the filter on this process and all that it will start. It cannot be taken off."""
+    """Install the filter for this process and all its future children. It cannot be removed."""
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     program = Program(len(code) // 8, code)
     for arguments in (
@@ -128,10 +128,10 @@ def install(code: bytes) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Install the filter, and become the program."""
+    """Install the filter, and replace this process by the program."""
     end = arguments.index("--")
     install(compiled(arguments[:end], platform.machine()))
-    os.execvp(arguments[end + 1], arguments[end + 1 :])  # noqa: S606 - no shell is what is wanted
+    os.execvp(arguments[end + 1], arguments[end + 1 :])  # noqa: S606 - a shell is not wanted
 
 
 if __name__ == "__main__":

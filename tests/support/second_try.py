@@ -1,8 +1,8 @@
 """A second try, in CI, for tests that hold the program to a bound in wall-clock time, and for no others.
 
-Such a bound may be missed on a machine that others use. Only a test that is marked ``wall_clock``, with the bound
-as the reason, is tried again. Each that failed and then passed is shown and counted, over all runs of a build. A
-build with more than three fails, because then the machine is no longer a likely reason.
+Other users of a machine may make such a test miss its bound. Only a test marked ``wall_clock``, with the bound as
+the reason, is tried again. Each test that failed and then passed is shown and counted, over all runs of a build.
+A build with more than three fails, because then the machine is no longer a likely reason.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ _needed = pytest.StashKey[list[str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """A file, which the runs of one build share, switches the second try on."""
+    """A file that the runs of one build share switches the second try on."""
     parser.addoption("--second-tries", metavar="FILE", help="try wall_clock tests again, and note in FILE which")
 
 
@@ -28,7 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
-    """Run a marked test, and once more if it failed; report the last try."""
+    """Run a marked test, and once more if it failed. The last try is reported."""
     marker = item.get_closest_marker("wall_clock")
     if marker is None or not item.config.option.second_tries:
         return None
@@ -48,7 +48,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
-    """Add this run's to the file; fail above the bound."""
+    """Append this run's list to the file. Fail above the bound."""
     if file := session.config.option.second_tries:
         with Path(file).open("a") as notes:
             notes.writelines(f"{line}\n" for line in session.config.stash[_needed])
@@ -58,7 +58,7 @@ def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Show what has needed its second try so far. pytest-xdist's workers have noted theirs in the file too."""
+    """Show which tests needed a second try so far. The file also has those of pytest-xdist's workers."""
     if file := config.option.second_tries:
         needed = Path(file).read_text().splitlines()
         for line in needed:

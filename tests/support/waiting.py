@@ -1,4 +1,4 @@
-"""Waiting for what must happen, with a deadline and without sleep."""
+"""Waits for required events, with a deadline and without sleep."""
 
 import os
 import select
@@ -10,12 +10,15 @@ PATIENCE = 20.0  # seconds: the timeout of everything that must happen; no test 
 
 
 def pass_time(seconds: float) -> None:
-    """Sleep. Only where the point is that nothing, or not too much, happens meanwhile."""
+    """Sleep. Use this only to show that nothing, or not too much, happens meanwhile."""
     time.sleep(seconds)
 
 
 def eventually(condition: Callable[[], Any], what: str) -> None:
-    """Wait until `condition()` holds; for what has no descriptor, record or sentinel to wait on (/proc)."""
+    """Wait until `condition()` holds.
+
+    For conditions without a descriptor, record or sentinel to wait on (/proc).
+    """
     deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, f"never: {what}"
@@ -31,7 +34,7 @@ def read_until(descriptor: int, word: bytes | None) -> bytes:
         assert ready, f"no {word!r} in {data!r}"
         try:
             part = os.read(descriptor, 65536)
-        except OSError:  # a terminal's way to say the end: EIO
+        except OSError:  # a terminal reports the end as EIO
             part = b""
         if not part:
             assert word is None, f"ended without {word!r}: {data!r}"
