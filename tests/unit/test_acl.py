@@ -14,7 +14,6 @@ V6 = st.ip_addresses(v=6)
 
 @pytest.mark.parametrize("text", ["ANY", "any", "Any", "aNY"])
 def test_any_allows_every_client(text):
-    """The word may be in any case."""
     acl = Acl.parse(text)
     assert acl.decide("203.0.113.9").allowed
     assert acl.decide("2001:db8::1").allowed
@@ -38,7 +37,6 @@ def test_any_allows_every_client(text):
     ],
 )
 def test_entries_are_named_in_canonical_form(text, canonical):
-    """Host bits may be set, and a mask may be in either notation."""
     assert str(Acl.parse(text)) == canonical
 
 
@@ -77,8 +75,8 @@ def test_entries_are_named_in_canonical_form(text, canonical):
     ],
 )
 def test_anything_else_is_an_error(text):
-    """A bare address, a mask with a gap and an inverse mask are not guessed at."""
-    with pytest.raises(ValueError):  # noqa: PT011 - the text is the user's business, the manual's sentence is shown
+    """A bare address, a mask with a gap and an inverse mask are rejected, not guessed at."""
+    with pytest.raises(ValueError):  # noqa: PT011 - the user sees the manual's sentence, not this text
         Acl.parse(text)
 
 
@@ -95,7 +93,7 @@ def test_ipv4_decides_as_ipaddress_does(net, prefix, client):
 
 @given(V4, st.integers(0, 31), st.integers(0, 2**32 - 1))
 def test_every_client_of_the_network_is_allowed(net, prefix, host):
-    """Two random addresses seldom share a network, so this client is drawn from it."""
+    """Two random addresses seldom share a network, so this client is drawn from the network."""
     network = ipaddress.ip_network(f"{net}/{prefix}", strict=False)
     client = network[host % network.num_addresses]
     assert Acl.parse(f"{net}/{prefix}").decide(str(client)).allowed
@@ -121,7 +119,7 @@ def test_all_of_ipv6_holds_no_ipv4_client(client):
 
 @given(st.text())
 def test_any_text_is_an_entry_or_a_value_error(text):
-    """No other exception. The canonical form is an entry too, and the same one."""
+    """No other exception is raised. The canonical form is an entry too, and an equal one."""
     try:
         acl = Acl.parse(text)
     except ValueError:
@@ -146,8 +144,8 @@ def test_an_entry_is_a_value():
         ("10.0.0.1/127.255.255.255", "10.0.0.1/128.0.0.0"),
     ],
 )
-def test_an_error_offers_what_would_be_right(text, offer):
-    """The offer is accepted."""
+def test_an_error_offers_a_correct_entry(text, offer):
+    """The offered entry is accepted."""
     with pytest.raises(ValueError, match=f"{offer}( |$)"):
         Acl.parse(text)
     Acl.parse(offer)
@@ -169,7 +167,6 @@ def test_an_error_offers_what_would_be_right(text, offer):
     ],
 )
 def test_an_error_names_the_bound(text, named):
-    """It says what would be right, not only that this is wrong."""
     with pytest.raises(ValueError, match=named):
         Acl.parse(text)
 
@@ -184,19 +181,22 @@ def test_an_error_names_the_bound(text, named):
     ],
 )
 def test_a_decision_names_the_entry(text, client, decision):
-    """In its canonical form, whether it allows or refuses; the second time from the cache."""
+    """The name is the canonical form, for allowed and refused clients.
+
+    The second decision comes from the cache.
+    """
     acl = Acl.parse(text)
     assert acl.decide(client) == acl.decide(client) == decision
 
 
 def test_a_client_must_be_an_address():
-    """Except for ANY, which does not look at it."""
+    """Only ANY does not look at it."""
     with pytest.raises(ValueError, match="nobody"):
         Acl.parse("10.0.0.0/8").decide("nobody")
     assert Acl.parse("ANY").decide("nobody").allowed
 
 
-def test_what_was_typed_is_kept():
+def test_the_typed_text_is_kept():
     """The record of the start repeats it."""
     assert Acl.parse("10.1.2.3/255.0.0.0").written == "10.1.2.3/255.0.0.0"
     assert Acl.parse("::ffff:10.1.2.3/104").written == "::ffff:10.1.2.3/104"

@@ -1,4 +1,4 @@
-"""What this host's network says of an address: asked of the kernel, and nothing is sent."""
+"""This host's network, and what it knows of an address. The kernel is asked, and nothing is sent."""
 
 import contextlib
 import socket
@@ -14,7 +14,7 @@ from mprelay.system.addresses import is_broadcast, own_addresses
 
 @pytest.fixture
 def network(tool):
-    """Be in a network of one's own, which these commands of ip(8) make."""
+    """Enter a separate network, which is set up by commands of ip(8)."""
     ip = tool("ip")
 
     @contextlib.contextmanager
@@ -35,20 +35,20 @@ def network(tool):
     ("ip", "expected"),
     [("127.255.255.255", True), ("127.0.0.1", False), ("127.0.0.255", False), ("255.255.255.255", True)],
 )
-def test_loopbacks_broadcast_address(ip, expected):
-    """The one that every machine has."""
+def test_the_broadcast_address_of_loopback(ip, expected):
+    """Every machine has it."""
     assert is_broadcast(ip) is expected
 
 
-def test_what_has_no_route_is_no_broadcast_address(network):
-    """Nor what a route prohibits: the kernel refuses that with the same error."""
+def test_an_address_without_a_route_is_no_broadcast_address(network):
+    """The same holds for a prohibited route, which the kernel refuses with the same error."""
     with network("route add prohibit 203.0.113.255"):
         assert not is_broadcast("192.0.2.255")
         assert not is_broadcast("203.0.113.255")
         assert is_broadcast("127.255.255.255")
 
 
-def test_a_networks_own_broadcast_address(network):
+def test_the_broadcast_address_of_a_network(network):
     """It depends on the length of the prefix, which only the interface knows."""
     with network("address add 192.0.2.1/26 broadcast + dev lo"):
         assert is_broadcast("192.0.2.63")
@@ -56,8 +56,8 @@ def test_a_networks_own_broadcast_address(network):
         assert not is_broadcast("192.0.2.62")
 
 
-def test_nothing_is_asked_where_no_socket_can_be_had(monkeypatch):
-    """It is not known to be one."""
+def test_without_a_socket_nothing_is_asked(monkeypatch):
+    """Then the address does not count as a broadcast address."""
 
     def refuse(*_arguments):
         raise PermissionError
@@ -67,7 +67,7 @@ def test_nothing_is_asked_where_no_socket_can_be_had(monkeypatch):
 
 
 def test_own_addresses_are_those_that_can_be_bound(network):
-    """Of both families, without a zone."""
+    """This covers both families, without a zone."""
     with network("address add 192.0.2.1/32 dev lo", "address add 2001:db8::1/128 dev lo"):
         assert set(own_addresses()) == {"127.0.0.1", "192.0.2.1", "::1", "2001:db8::1"}
     for ip in own_addresses():
@@ -78,8 +78,8 @@ def test_own_addresses_are_those_that_can_be_bound(network):
                 sock.bind((ip, 0))
 
 
-def test_without_an_answer_there_are_none(monkeypatch):
-    """No psutil, or none that works here."""
+def test_without_an_answer_there_are_no_own_addresses(monkeypatch):
+    """This happens without psutil, or if psutil does not work here."""
 
     def refuse():
         raise PermissionError

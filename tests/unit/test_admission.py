@@ -1,4 +1,4 @@
-"""Who may come in, and when."""
+"""Admission: which clients may come in, and when."""
 
 import pytest
 
@@ -20,13 +20,13 @@ REJECTED = Verdict(Outcome.REJECTED, "192.0.2.0/24")
     ],
 )
 def test_one_verdict_for_each_connection(client, given_up, free, verdict):
-    """The ACL first, then the client, then the slots."""
+    """The ACL decides first, then the client, then the slots."""
     policy = Policy(Acl.parse("192.0.2.0/24"))
     assert policy.decide(client, free=free, given_up=given_up) == verdict
 
 
-def test_nobody_is_refused_before_the_moment_is_over():
-    """And nobody who came after it began."""
+def test_no_client_is_refused_before_the_moment_is_over():
+    """Clients that came after the moment began are not refused either."""
     patience = Patience()
     assert [patience.waiting, patience.refusable] == [False, False]
     patience.begin(2)
@@ -39,7 +39,7 @@ def test_nobody_is_refused_before_the_moment_is_over():
     assert not patience.refusable
 
 
-def test_another_listener_has_nobody_to_refuse():
+def test_another_listener_has_no_client_to_refuse():
     """Its backlog is a new one."""
     patience = Patience()
     patience.begin(5)
@@ -50,7 +50,7 @@ def test_another_listener_has_nobody_to_refuse():
 
 
 def test_the_first_session_after_a_failure_shows_whether_there_are_ports():
-    """Earlier ones got their ports before."""
+    """Earlier sessions got their ports before the failure."""
     ports = PortSearch()
     assert [ports.running, ports.found, ports.tells(1)] == [False, False, False]
     ports.begin()
@@ -61,7 +61,7 @@ def test_the_first_session_after_a_failure_shows_whether_there_are_ports():
     assert ports.found
     assert not ports.tells(6)
     assert ports.tells(7)
-    ports.begin()  # it found none either
+    ports.begin()  # it found no port either
     assert [ports.found, ports.tells(8)] == [False, False]
     ports.admitted(9)
     ports.end()

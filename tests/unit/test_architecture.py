@@ -1,4 +1,4 @@
-"""The floors of the house, as an import graph: one floor imports only what is below it."""
+"""The folders of the package as an import graph: each folder imports only folders below it."""
 
 import ast
 import re
@@ -25,18 +25,21 @@ FLOORS = {
     "system": set(),
     "core": set(),
 }
-"""What each folder may import besides itself; of worker and outlet the supervisor names the entry points only."""
+"""The folders that each folder may import besides itself.
+
+The supervisor names only the entry points of worker and outlet.
+"""
 
 PROCESSES = {
     "mprelay.worker.process": {"worker", "channel", "system", "core"},
     "mprelay.outlet.copying": {"outlet", "system"},
 }
-"""Where the code of a process begins, and the folders from which it may come, however far away it is imported."""
+"""The first module of each process, and the folders that it may load, directly or indirectly."""
 
 PURE = {"core", "config", "records.catalogue"}
 IMPURE_LIBRARIES = {"socket", "select", "time", "multiprocessing", "threading", "subprocess", "signal"}
 
-# What a platform may lack, and where it may be spoken of.
+# Features that a platform may lack, and the modules that may name them.
 PLACES = {
     "epoll": "system.poller system.poller_epoll",
     "SCM_RIGHTS": "system.passing_rights",
@@ -55,7 +58,10 @@ PLACES = {
 
 
 def name_of(path):
-    """The dotted name of a file's module, without the package's: core.acl; a folder's own is the folder's."""
+    """The dotted name of a file's module, without the package's: core.acl.
+
+    A folder's __init__ has the folder's name.
+    """
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
 
 
@@ -63,7 +69,7 @@ FILES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
 def imports(module):
-    """What a module imports, anywhere in it: ours as (module, name), others by their first name."""
+    """All imports of a module, at any depth: ours as (module, name), others by their first name."""
     ours, others = set(), set()
     for node in ast.walk(ast.parse(FILES[module].read_text())):
         if isinstance(node, ast.Import):
@@ -87,13 +93,13 @@ GRAPH = {module: {other for other, _ in imports(module)[0]} for module in FILES}
 
 
 def floor(module):
-    """The folder of a module; app is one of its own."""
+    """The folder of a module; app is its own folder."""
     first, _, rest = module.partition(".")
     return first if rest or (PACKAGE / first).is_dir() or first == "app" else ""
 
 
 def reached(module):
-    """All that is loaded with a module, sooner or later."""
+    """All modules that a module loads, directly or indirectly."""
     found, left = set(), [module]
     while left:
         for other in GRAPH[left.pop()] - found:
@@ -104,7 +110,7 @@ def reached(module):
 
 @pytest.mark.parametrize("module", FILES)
 def test_arrows_point_down(module):
-    """Each module imports at most what its floor allows."""
+    """Each module imports at most what its folder may import."""
     own = floor(module)
     for other, name in imports(module)[0]:
         allowed = FLOORS[own] | {own}
@@ -113,33 +119,33 @@ def test_arrows_point_down(module):
 
 
 @pytest.mark.parametrize("start", PROCESSES)
-def test_what_a_process_reaches(start):
-    """The arrows hold however long the way is."""
+def test_a_process_loads_only_its_own_folders(start):
+    """The arrows hold for indirect imports too."""
     reachable = {floor(module) for module in reached(start.removeprefix("mprelay."))}
     assert reachable <= PROCESSES[start]
 
 
-def test_no_import_goes_in_a_circle():
-    """Else CycleError names the modules."""
+def test_no_import_is_circular():
+    """Otherwise CycleError names the modules."""
     assert [*TopologicalSorter(GRAPH).static_order()]
 
 
 def is_pure(module):
-    """Whether a module is in the list of the pure ones."""
+    """Whether a module is in the list of pure modules."""
     return floor(module) in PURE or module in PURE
 
 
 @pytest.mark.parametrize("module", [*filter(is_pure, FILES)])
 def test_pure_parts_have_no_socket_clock_or_process(module):
-    """They are tested completely, without any of these."""
+    """That is why they can be tested completely."""
     assert imports(module)[1].isdisjoint(IMPURE_LIBRARIES)
 
 
 @pytest.mark.parametrize("module", FILES)
-def test_each_thing_of_the_platform_has_one_place(module):
-    """Code, not comments: an interface says nothing of what is behind it."""
+def test_each_feature_of_the_platform_has_one_place(module):
+    """Only code is checked, not comments. An interface does not name its implementation."""
     tree = ast.parse(FILES[module].read_text())
-    for node in ast.walk(tree):  # docstrings and comments may say what they like
+    for node in ast.walk(tree):  # docstrings and comments may name anything
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
             node.body = node.body[1:] or [ast.Pass()]
     code = ast.unparse(tree)
@@ -150,8 +156,8 @@ def test_each_thing_of_the_platform_has_one_place(module):
 
 
 @pytest.mark.parametrize("module", FILES)
-def test_no_class_grows_without_end(module):
-    """A class with more methods than this does several things."""
+def test_no_class_is_too_large(module):
+    """A class with more methods does several things."""
     for node in ast.walk(ast.parse(FILES[module].read_text())):
         if isinstance(node, ast.ClassDef):
             methods = [part for part in node.body if isinstance(part, ast.FunctionDef)]
@@ -171,14 +177,14 @@ def test_nothing_stands_in_the_way_of_a_compiler(module):
 
 
 def run(code, *args):
-    """Run Python code in a fresh interpreter; return what it prints."""
+    """Run Python code in a fresh interpreter; return its output."""
     return subprocess.run(
         [sys.executable, *args, "-c", code], capture_output=True, text=True, check=True, timeout=60
     ).stdout
 
 
 def test_a_worker_starts_small():
-    """Neither structlog nor psutil nor what else only the supervisor needs."""
+    """It loads neither structlog nor psutil nor anything else that only the supervisor needs."""
     code = "import sys, mprelay.__main__, mprelay.worker.process; print(*sys.modules)"
     loaded = set(run(code).split())
     unwanted = {"structlog", "psutil", "argparse", "asyncio", "ipaddress"}
@@ -186,7 +192,7 @@ def test_a_worker_starts_small():
 
 
 def test_the_outlet_starts_smaller():
-    """It shares nothing with the others but how signals are ignored and a process is named."""
+    """It shares only two things with the others: how signals are ignored, and how a process is named."""
     code = "import sys, mprelay.__main__, mprelay.outlet.copying; print(*sys.modules)"
     loaded = set(run(code).split())
     assert loaded.isdisjoint({"structlog", "psutil", "orjson", "argparse", "asyncio", "ipaddress"})
@@ -204,8 +210,8 @@ def test_the_main_module_imports_nothing_until_it_is_called():
     assert run(code).split() == ["mprelay", "mprelay.__main__"]
 
 
-def test_signals_are_held_back_before_anything_is_loaded():
-    """Until then a stop signal ends the program without a record."""
+def test_signals_are_blocked_before_anything_is_loaded():
+    """Without that, a stop signal in this moment would end the program without a record."""
     code = "import sys; had = set(sys.modules); import mprelay.system.early; print(*set(sys.modules) - had)"
     assert set(run(code, "-S").split()) <= {"_signal", "mprelay", "mprelay.system", "mprelay.system.early"}
     tree = ast.parse((PACKAGE / "__main__.py").read_text())
@@ -216,8 +222,8 @@ def test_signals_are_held_back_before_anything_is_loaded():
     ]
 
 
-def test_importing_works_where_the_platform_has_nothing():
-    """No ImportError without epoll, SCM_RIGHTS, or the resource module."""
+def test_importing_works_on_a_platform_without_any_feature():
+    """There is no ImportError without epoll, SCM_RIGHTS, or the resource module."""
     code = f"""
 import sys, select, socket
 del select.epoll, socket.SCM_RIGHTS, socket.SOCK_SEQPACKET, socket.MSG_CMSG_CLOEXEC

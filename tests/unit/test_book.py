@@ -1,4 +1,4 @@
-"""The book: what is counted is what is written."""
+"""The book: its counts agree with what it writes."""
 
 import pytest
 from support.kept import Kept
@@ -10,7 +10,7 @@ from mprelay.records import catalogue
 
 
 def test_a_session_from_attempt_to_end():
-    """All eight messages, in order, with the same facts."""
+    """All eight messages are written, in order, with the same facts."""
     kept = Kept()
     session = kept.admit(("192.0.2.7", 4711), 1.0, 50.0)
     kept.book.ledger.workers.open(3, 10)
@@ -50,7 +50,7 @@ def test_a_session_from_attempt_to_end():
 
 
 def test_a_lost_session_keeps_the_last_known_figures():
-    """What a dead worker had reported."""
+    """They are the last figures that the dead worker reported."""
     kept = Kept()
     session = kept.admit(("192.0.2.7", 4711), 1.0, 50.0)
     kept.book.workers.open(3, 10)
@@ -66,7 +66,7 @@ def test_a_lost_session_keeps_the_last_known_figures():
 
 
 def test_session_detail_writes_how_sessions_end_and_refusals():
-    """16 and 18 are left out too; `seq` has no gap for what is left out."""
+    """Records 16 and 18 are left out too. `seq` has no gap for records that are left out."""
     kept = Kept(every_message=False)
     for verdict in (ADMITTED, ADMITTED, EXHAUSTED):
         kept.book.enter(("192.0.2.7", 1), verdict, 1.0, 1.0)
@@ -80,7 +80,7 @@ def test_session_detail_writes_how_sessions_end_and_refusals():
     ]
 
 
-def test_totals_stay_a_number_that_collectors_take():
+def test_totals_stay_numbers_that_collectors_accept():
     """A worker that lies about bytes must not cost the last record."""
     kept = Kept()
     kept.book.workers.open(1, 9)
@@ -100,7 +100,7 @@ def test_totals_stay_a_number_that_collectors_take():
     [("EHOSTUNREACH", " (No route to host)"), (None, ""), ("errorcode", ""), ("{x}", ""), ("ENOSUCH", "")],
 )
 def test_a_connect_failure_that_is_no_refusal_says_so(error, last):
-    """In the message too, in brackets; nothing where a worker reports what is no errno."""
+    """The message has the error in brackets, or nothing if the worker's report has no valid errno."""
     kept = Kept()
     kept.admit(("192.0.2.7", 4711), 1.0, 50.0)
     reason = CloseReason.CONNECT_FAILED
@@ -111,8 +111,8 @@ def test_a_connect_failure_that_is_no_refusal_says_so(error, last):
     assert (closed["message"], closed["error"]) == (sentence + last, error)
 
 
-def test_nothing_is_written_about_a_session_that_its_worker_does_not_have():
-    """Or that was connected before."""
+def test_events_of_a_session_that_its_worker_does_not_have_are_not_written():
+    """Nor is a second connection of the same session."""
     kept = Kept(every_message=False)
     session = kept.admit(("192.0.2.7", 1), 1.0, 1.0)
     kept.book.workers.open(1, 9)
@@ -125,7 +125,7 @@ def test_nothing_is_written_about_a_session_that_its_worker_does_not_have():
 
 
 def test_each_verdict_is_counted_and_written():
-    """Once each, with what decided."""
+    """Each is written once, with the reason for the decision."""
     kept = Kept(limit=1)
     client = ("192.0.2.7", 4711)
     kept.book.enter(client, Verdict(Outcome.REJECTED, "10.0.0.0/8"), 1.0, 1.0)
@@ -147,7 +147,7 @@ def test_each_verdict_is_counted_and_written():
 
 
 def test_refusals_are_summed_up_when_the_log_has_no_room_for_them():
-    """Counted each, written together; who is admitted has its records."""
+    """Each refusal is counted, and they are written together. An admitted client has its own records."""
     kept = Kept(every_message=False)
     kept.book.summing_up = True
     for at in (1.0, 2.0, 3.0):

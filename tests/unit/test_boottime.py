@@ -1,4 +1,4 @@
-"""Moments on the clock that goes on while the machine sleeps."""
+"""Deadlines on the clock that goes on while the machine sleeps."""
 
 import errno
 import fcntl
@@ -14,15 +14,18 @@ from mprelay.system.boottime import Deadline
 
 @pytest.fixture
 def deadline():
-    """A moment that is 50 ms ahead."""
+    """A deadline that is 50 ms ahead."""
     made = Deadline(boottime.now() + 0.05)
     yield made
     made.close()
     made.close()
 
 
-def test_it_wakes_whoever_watches_it(deadline):
-    """Not before the moment; once, where it is watched edge-triggered, and nothing has to be read."""
+def test_it_wakes_its_watchers(deadline):
+    """It wakes them not before the deadline.
+
+    An edge-triggered watch reports it once, and nothing need be read.
+    """
     watch = poller.Poller()
     try:
         watch.add(deadline.fileno(), poller.READ | poller.EDGE)
@@ -35,7 +38,7 @@ def test_it_wakes_whoever_watches_it(deadline):
 
 
 def test_it_is_not_reached_before(deadline):
-    """And its descriptor is not readable."""
+    """Its descriptor is not readable either."""
     far = Deadline(boottime.now() + 3600)
     try:
         assert not far.reached()
@@ -45,8 +48,8 @@ def test_it_is_not_reached_before(deadline):
         far.close()
 
 
-def test_a_moment_that_has_passed():
-    """Readable at once, even if it is the start of the machine."""
+def test_a_deadline_that_has_passed():
+    """It is readable at once, even if it lies at the start of the machine."""
     past = Deadline(0.0)
     try:
         assert past.reached()
@@ -56,7 +59,7 @@ def test_a_moment_that_has_passed():
 
 
 def test_on_the_monotonic_clock_it_is_never_earlier():
-    """Whichever of the two tells it first, it is true."""
+    """Either clock may reach it first, and then it really is reached."""
     for _ in range(2000):
         at = boottime.now() + 5e-5
         deadline = Deadline(at)
@@ -69,7 +72,10 @@ def test_on_the_monotonic_clock_it_is_never_earlier():
 
 
 def test_without_that_clock_the_monotonic_one_takes_its_place(monkeypatch):
-    """A kernel, or a sandbox, may refuse it; usually no system call is made, so none can be made to fail here."""
+    """A kernel or a sandbox may refuse the clock.
+
+    It is usually read without a system call, so no call can be made to fail.
+    """
 
     def refused(_clock):
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
@@ -84,7 +90,6 @@ def test_without_that_clock_the_monotonic_one_takes_its_place(monkeypatch):
     deadline.close()
 
 
-def test_nobody_inherits_it_and_nobody_waits_for_it(deadline):
-    """Close-on-exec, non-blocking."""
+def test_it_is_neither_inherited_nor_blocking(deadline):
     assert not os.get_inheritable(deadline.fileno())
     assert fcntl.fcntl(deadline.fileno(), fcntl.F_GETFL) & os.O_NONBLOCK

@@ -1,4 +1,4 @@
-"""The catalogue against the manual and the contract's table."""
+"""The catalogue against the manual and the judge's table."""
 
 import re
 
@@ -13,7 +13,7 @@ from mprelay.records.catalogue import FIELDS, SESSION_CLOSED
 
 @pytest.mark.parametrize("number", MESSAGES)
 def test_each_message_of_the_manual_word_for_word(number):
-    """With its blanks filled in, but for the parameters' own names in 2 to 8."""
+    """Blanks are filled in, except for the parameters' own names in 2 to 8."""
     expected = MESSAGES[number]
     if number not in range(2, 9):
         for blank, field in BLANKS.items():
@@ -21,8 +21,8 @@ def test_each_message_of_the_manual_word_for_word(number):
     assert {message.sentence for message in catalogue.MESSAGES if message.msg_id == number} == {expected}
 
 
-def test_every_entry_is_in_the_contracts_table():
-    """Name, number and level; and nothing of the table is missing."""
+def test_every_entry_is_in_the_judges_table():
+    """Name, number and level agree, and no entry of the table is missing."""
     events = {}
     for message in catalogue.MESSAGES:
         if message.event != "session.closed":
@@ -31,13 +31,13 @@ def test_every_entry_is_in_the_contracts_table():
 
 
 def test_every_close_reason_has_its_entry():
-    """Each once, as the contract has it."""
+    """Each has exactly one, the same as in the judge's table."""
     assert {reason.value: (e.msg_id, e.level) for reason, e in SESSION_CLOSED.items()} == judge.REASONS
     assert set(SESSION_CLOSED) == set(CloseReason)
 
 
 def test_one_name_is_one_type():
-    """Of each field, those within objects included, as the judge has it."""
+    """This covers each field, including those within objects, with the types of the judge's table."""
 
     def type_of(name):
         field = FIELDS[name]
@@ -51,8 +51,8 @@ def test_one_name_is_one_type():
     assert {name: type_of(name) for name in FIELDS} == judge.TYPES
 
 
-def test_each_field_is_told():
-    """What a record carries, or shows in its sentence, and nothing else."""
+def test_each_field_is_documented():
+    """The fields of a record, and those shown in its sentence, are documented, and no others."""
     common = {"timestamp", "level", "event", "message", "msg_id", "seq", "relay_id", "labels"}
     connection = {"client_ip", "client_port", "session", "target_ip", "target_port", "worker"}
     carried = set()

@@ -1,4 +1,4 @@
-"""The command line: any argv is a Config, a text, or problems."""
+"""The command line: any argv gives a Config, a text, or problems."""
 
 import re
 
@@ -17,7 +17,6 @@ GOOD = ["8080", "192.0.2.1", "80", "ANY"]
 
 
 def test_all_by_position():
-    """The manual's order."""
     config = parse([*GOOD, "1", "30", "600", "100"])
     assert isinstance(config, Config)
     assert (config.connect_timeout, config.idle_timeout, config.absolute_timeout, config.buffer) == (
@@ -29,7 +28,7 @@ def test_all_by_position():
 
 
 def test_all_by_option_and_anywhere():
-    """Before, between and after the positions, with a blank or an equals sign."""
+    """Options stand before, between and after the positions, with a blank or an equals sign."""
     config = parse(
         [
             "--connect-timeout",
@@ -67,7 +66,7 @@ def test_by_position_and_by_option_is_an_error_that_says_so(option, place, name)
 
 
 def test_without_parameters_the_help_and_2():
-    """The manual: execute the program without parameters."""
+    """The manual says: execute the program without parameters."""
     shown = parse([])
     assert isinstance(shown, Text)
     assert shown.code == 2
@@ -75,30 +74,28 @@ def test_without_parameters_the_help_and_2():
 
 
 def test_help_names_every_parameter():
-    """The table makes it."""
+    """The help is generated from the table."""
     text = parse(["--help"]).text
     for parameter in PARAMETERS:
         assert (parameter.option or parameter.metavar) in text
     assert all(len(line) <= 120 for line in text.splitlines())
 
 
-def test_help_tells_the_defaults_of_this_host():
-    """A worker for each CPU, at most eight."""
+def test_help_shows_the_defaults_of_this_host():
+    """There is one worker per CPU, at most eight."""
     for cpus, workers in ((3, 3), (64, 8)):
         text = parse(["--help"], Host(cpus=cpus)).text
         assert f"(1..64; default {workers})" in text
     assert " ".join(re.findall(r"default (\w+)\)", text)) == "3 300 0 auto 8 500 auto full 10 60"
 
 
-def test_help_tells_the_exit_codes():
-    """All of them, with their meanings."""
+def test_help_shows_the_exit_codes():
     text = " ".join(parse(["--help"]).text.split())
     codes = " ".join(f"{code:d} {code.meaning}" for code in Exit)
     assert text.endswith(f"Exit codes: {codes}")
 
 
 def test_version():
-    """On stdout, exit 0."""
     assert parse(["--version"]) == Text(f"mprelay {__version__}\n", 0)
 
 
@@ -141,7 +138,7 @@ def test_wrong_usage_is_a_problem_with_a_name(argv, expected):
     ],
 )
 def test_a_problem_in_words(argv, sentence):
-    """The sentence that the record and stderr repeat."""
+    """The record and stderr repeat this sentence."""
     ((problem,), _, _) = parse(argv)
     assert problem.problem == sentence
 
@@ -151,7 +148,7 @@ def test_a_problem_in_words(argv, sentence):
         st.one_of(st.text(), st.sampled_from([p.option for p in PARAMETERS if p.option] + GOOD)), max_size=12
     )
 )
-def test_any_argv_is_understood_or_refused(argv):
-    """A Config, a text to show, or at least one problem; never an exception, never SystemExit."""
+def test_any_argv_is_accepted_or_refused(argv):
+    """The result is a Config, a text to show, or at least one problem; never an exception, never SystemExit."""
     result = parse(argv)
     assert isinstance(result, Config | Text) or (isinstance(result, Refusal) and result.problems)

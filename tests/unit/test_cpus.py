@@ -1,4 +1,4 @@
-"""How many CPUs count, by the texts that real systems show."""
+"""The number of usable CPUs, from the texts that real systems show."""
 
 import math
 import os
@@ -51,7 +51,7 @@ V1, V2 = ("cpu.cfs_quota_us", "cpu.cfs_period_us"), ("cpu.max",)
     ],
 )
 def test_the_groups_that_limit_a_process(membership, mounts, found):
-    """Its own first, then those above it, as far as they are mounted here."""
+    """Its own group comes first, then those above it, as far as they are mounted here."""
     assert list(cpus.groups(membership, mounts)) == found
 
 
@@ -66,20 +66,20 @@ def test_the_groups_that_limit_a_process(membership, mounts, found):
     ],
 )
 def test_a_quota(limit, many):
-    """Of version 2 (one file) and of version 1 (two)."""
+    """Version 2 has one file, and version 1 has two."""
     assert cpus.cpus(limit) == many
 
 
 @pytest.mark.parametrize("limit", ["", "100000", "a b", "1 2 3", "0 100000", "100000 0", "-5 100000"])
-def test_what_is_no_quota(limit):
-    """It limits nothing."""
+def test_texts_that_are_not_a_quota(limit):
+    """They limit nothing."""
     with pytest.raises(ValueError, match=r".*"):
         cpus.cpus(limit)
 
 
 @pytest.fixture
 def system(tmp_path, monkeypatch):
-    """A machine of 64 CPUs; its files, which a test may add."""
+    """A machine of 64 CPUs. A test may add its files."""
 
     def write(path, text):
         file = tmp_path / path
@@ -91,8 +91,8 @@ def system(tmp_path, monkeypatch):
     return tmp_path, write
 
 
-def test_the_least_quota_counts_rounded_up(system):
-    """That of a group above ours, here; a file that is missing or nonsense limits nothing."""
+def test_the_smallest_quota_counts_rounded_up(system):
+    """Here it is that of a group above ours. A missing or invalid file limits nothing."""
     place, write = system
     write("proc/self/mountinfo", ONE_HIERARCHY.encode())
     write("proc/self/cgroup", b"0::/a/\xff/c\n")
@@ -109,7 +109,7 @@ def test_the_least_quota_counts_rounded_up(system):
 
 
 def test_version_1(system):
-    """Two files, and the group's name is the host's."""
+    """There are two files, and the group's name is the host's."""
     place, write = system
     write("proc/self/mountinfo", OF_A_CONTAINER.encode())
     write("proc/self/cgroup", b"4:cpu,cpuacct:/docker/4f5e\n")
@@ -119,8 +119,8 @@ def test_version_1(system):
     assert cpus.usable(str(place)) == 3
 
 
-def test_without_a_quota_the_cpus_count_that_it_may_run_on(system, monkeypatch):
-    """Where the system does not say, those of the machine."""
+def test_without_a_quota_the_cpus_of_the_affinity_mask_count(system, monkeypatch):
+    """If the system does not report them, the CPUs of the machine count."""
     place, _write = system
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {1, 5}, raising=False)
     assert cpus.usable(str(place)) == 2

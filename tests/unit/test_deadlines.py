@@ -1,4 +1,4 @@
-"""When something is due: queues in the order of their deadlines, looks, and what holds a timeout back."""
+"""Deadlines: queues in their order, scheduled looks, and the conditions that delay a timeout."""
 
 import pytest
 from hypothesis import strategies as st
@@ -19,12 +19,12 @@ class Timed:
 
 @pytest.fixture
 def deadlines():
-    """Nothing is due."""
+    """Deadlines without any session."""
     return Deadlines(CONNECT, IDLE)
 
 
 def test_without_sessions_nothing_is_due(deadlines):
-    """Nobody has to wake up."""
+    """Then the loop need not wake up."""
     deadlines.find_nearest()
     assert deadlines.look_at is None
     assert not deadlines.has_expired(1e9)
@@ -34,7 +34,7 @@ def test_without_sessions_nothing_is_due(deadlines):
 
 
 def test_a_session_connects_in_time_or_not(deadlines):
-    """The time counts from its admission; the first to be late is told first."""
+    """The time counts from its admission. The first late session is returned first."""
     first, second = Timed(1.0), Timed(2.0)
     deadlines.connect(first)
     deadlines.connect(second)
@@ -47,7 +47,7 @@ def test_a_session_connects_in_time_or_not(deadlines):
     assert deadlines.look_at == 2.0 + CONNECT
 
 
-def test_whoever_was_quiet_longest_is_idle_first(deadlines):
+def test_the_session_that_was_quiet_longest_is_idle_first(deadlines):
     """Bytes move a session to the end of the queue."""
     sessions = [Timed(), Timed()]
     for at, session in enumerate(sessions):
@@ -65,8 +65,8 @@ def test_whoever_was_quiet_longest_is_idle_first(deadlines):
     assert deadlines.look_at == 15.0
 
 
-def test_each_look_is_told_once_and_only_the_last_that_was_set(deadlines):
-    """A new look takes the place of the one before; one of a session that ended is not told."""
+def test_each_look_is_returned_once_and_only_the_last_that_was_set(deadlines):
+    """A new look replaces the earlier one. A look at a session that ended is not returned."""
     one, other = Timed(), Timed()
     deadlines.bury_and_judge(one, 2.0)
     deadlines.bury_and_judge(other, 1.0)
@@ -84,7 +84,7 @@ def test_each_look_is_told_once_and_only_the_last_that_was_set(deadlines):
 
 
 def test_the_absolute_timeout_comes_once_and_can_be_changed(deadlines):
-    """Earlier, later, or taken back."""
+    """It may become earlier or later, or be cancelled."""
     deadlines.expire_at(5.0)
     deadlines.expire_at(4.0)
     assert deadlines.look_at == 4.0
@@ -106,8 +106,8 @@ def test_progress_is_due_within_an_interval_of_the_first_byte(deadlines):
     assert deadlines.look_at == 1.0 + PROGRESS_INTERVAL
 
 
-def test_a_timeout_waits_until_every_event_was_seen(deadlines):
-    """A full turn may have left some unseen; after as many events as descriptors none is left."""
+def test_a_timeout_waits_until_every_event_was_handled(deadlines):
+    """A full turn may have left some events unseen. After as many events as descriptors none is left."""
     assert deadlines.all_seen(9, 10, 25)
     assert [deadlines.all_seen(10, 10, 25) for _ in range(4)] == [False, False, True, False]
     assert deadlines.all_seen(0, 10, 25)
@@ -129,7 +129,7 @@ class Anything(RuleBasedStateMachine):
 
     @rule(seconds=st.floats(0, 4))
     def time_passes(self, seconds):
-        """Everything that is due is done, as the loop does it."""
+        """Everything that is due is done, as in the loop."""
         self.now += seconds
         if self.deadlines.look_at is None or self.now < self.deadlines.look_at:
             return
@@ -155,28 +155,28 @@ class Anything(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 9))
     def one_moves_bytes(self, number):
-        """It is not idle."""
+        """The session is not idle."""
         if session := self._any(self.deadlines.idle, number):
             session.active_at = self.now
             self.deadlines.idle.move_to_end(session)
 
     @rule(number=st.integers(0, 9), seconds=st.floats(0, 4))
     def one_lingers(self, number, seconds):
-        """It is looked at later."""
+        """The session is looked at later."""
         if session := self._any(self.deadlines.idle, number):
             self.lingering[session] = self.now + seconds
             self.deadlines.bury_and_judge(session, self.now + seconds)
 
     @rule(number=st.integers(0, 9))
     def one_ends(self, number):
-        """It is forgotten."""
+        """The session is forgotten."""
         if session := self._any(self.deadlines.idle, number):
             self.deadlines.forget(session)
             self.lingering.pop(session, None)
 
     @invariant()
     def no_deadline_is_slept_through(self):
-        """The moment to look is not later than the nearest of them."""
+        """The next wake-up is not later than the nearest deadline."""
         due = [session.admitted_at + CONNECT for session in self.deadlines.connecting]
         due += [session.active_at + IDLE for session in self.deadlines.idle]
         due += self.lingering.values()

@@ -1,4 +1,4 @@
-"""The documents say what is: their tables, their links, their commands."""
+"""The documents are correct: their tables, their links, their commands."""
 
 import importlib.util
 import re
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted(str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")))
 
 OPTIONS_OF_OTHERS = {"--all", "--network", "--onedir", "--onefile", "--quick", "--seed"}
-"""What our scripts and PyInstaller take."""
+"""Options of our scripts and of PyInstaller."""
 
 
 def text_of(document):
@@ -30,7 +30,7 @@ def section(document, heading):
 
 
 def anchors(document):
-    """The headings of a document, as a forge makes anchors of them."""
+    """The headings of a document, converted to anchors as a forge does."""
     headings = re.findall(r"^#+ (.*)$", text_of(document), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -45,7 +45,7 @@ def tables():
 
 
 def test_the_generated_tables_are_current(tables):
-    """If they are not, run scripts/tables.py."""
+    """If this fails, run scripts/tables.py."""
     for document in tables.DOCUMENTS:
         assert tables.render(document, text_of(document)) == text_of(document), f"{document} is not current"
 
@@ -80,7 +80,7 @@ def test_the_contract_has_every_exit_code():
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_lead_somewhere(document):
-    """Files that exist, and headings within them."""
+    """The files exist, and so do the headings within them."""
     for target in re.findall(r"\]\(([^)]+)\)", text_of(document)):
         path, _, anchor = target.partition("#")
         file = (ROOT / document).parent / path if path else ROOT / document
@@ -91,18 +91,21 @@ def test_links_lead_somewhere(document):
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_options_and_files_exist(document):
-    """Those that the text names in code; what the changelog names may have been renamed since."""
+    """This covers the names that the text formats as code. Names in the changelog may have changed since."""
     text = text_of(document)
     ours = {parameter.option for parameter in PARAMETERS} | {"--help", "--version"}
     for option in re.findall(r"`(--[a-z-]+)[ `]", text):
-        assert option in ours | OPTIONS_OF_OTHERS, f"{document} speaks of {option}"
+        assert option in ours | OPTIONS_OF_OTHERS, f"{document} names {option}"
     for path in re.findall(r"\b(?:scripts/\w+|(?:tests|docs|mprelay)/[\w/]+)(?:\.\w+)?", text):
         if "." in path or path.startswith("scripts/"):
-            assert (ROOT / path).exists() or document == "CHANGELOG.md", f"{document} speaks of {path}"
+            assert (ROOT / path).exists() or document == "CHANGELOG.md", f"{document} names {path}"
 
 
 def test_the_design_names_every_module():
-    """Each under its folder, and no other. Variants of a thing for several platforms are one module here."""
+    """Each module is listed under its folder, and no other one is.
+
+    Variants for several platforms count as one module.
+    """
     package = ROOT / "mprelay"
     variant = re.compile(r"_(epoll|linux|none|rights)$")
     there = {
@@ -122,7 +125,7 @@ def test_the_design_names_every_module():
 
 
 def test_the_front_page_is_short():
-    """Two screens, and the two commands, which can be run."""
+    """It has two screens, and the two commands can be run."""
     lines = text_of("README.md").splitlines()
     assert len(lines) <= 100
     assert max(map(len, lines)) <= 120
@@ -132,7 +135,7 @@ def test_the_front_page_is_short():
 
 
 def test_the_front_pages_figures_are_those_of_the_bench(tables):
-    """README's three, as the table of docs/performance.md has them."""
+    """README's three figures agree with the table of docs/performance.md."""
     cells = {}
     for row in tables.bench().splitlines():
         name, *columns = [cell.strip() for cell in row.strip("|").split("|")]
@@ -144,7 +147,7 @@ def test_the_front_pages_figures_are_those_of_the_bench(tables):
         assert f"{ratio} times HAProxy's" in told
 
 
-def test_the_changelog_knows_this_version():
-    """Newest first; what is not released yet stands above."""
+def test_the_changelog_has_this_version():
+    """The newest version comes first, below unreleased changes."""
     newest = re.search(r"^## (\S+)( \(unreleased\))?$", text_of("CHANGELOG.md"), re.MULTILINE)
     assert __version__ == newest[1] + (".dev0" if newest[2] else "")

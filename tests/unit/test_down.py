@@ -1,4 +1,4 @@
-"""The way down: tickets arrive, with their sockets or without; orders arrive; anything else is refused."""
+"""The channel down: tickets arrive with or without their sockets, orders arrive, and anything else is refused."""
 
 import contextlib
 import errno
@@ -31,7 +31,6 @@ def ends():
 
 
 def test_a_full_batch_arrives_in_one_message_in_order(ends):
-    """Tickets and sockets stay together."""
     sender, receiver = ends
     pairs = [socket.socketpair() for _ in range(BATCH)]
     tickets = [Ticket(serial, serial / 8) for serial in range(BATCH)]
@@ -50,7 +49,7 @@ def test_a_full_batch_arrives_in_one_message_in_order(ends):
 
 
 def test_the_end_is_the_stop_message(ends):
-    """After all that was sent before it."""
+    """It arrives after everything that was sent before it."""
     sender, receiver = ends
     near, far = socket.socketpair()
     with near, far:
@@ -62,8 +61,8 @@ def test_the_end_is_the_stop_message(ends):
         assert receiver.receive() is None
 
 
-def test_a_message_that_nobody_receives_ends_its_connections(ends):
-    """The kernel closes what is under way."""
+def test_a_message_that_is_never_received_ends_its_connections(ends):
+    """The kernel closes sockets in flight."""
     sender, receiver = ends
     near, far = socket.socketpair()
     with far:
@@ -74,7 +73,7 @@ def test_a_message_that_nobody_receives_ends_its_connections(ends):
 
 
 def test_at_the_descriptor_limit_the_last_tickets_come_without_sockets(ends):
-    """MSG_CTRUNC: the kernel installs what fits, and closes the rest."""
+    """MSG_CTRUNC: the kernel installs the descriptors that fit, and closes the rest."""
     sender, receiver = ends
     pairs = [socket.socketpair() for _ in range(4)]
     sender.send([Ticket(serial, 0.0) for serial in range(4)], [near.fileno() for near, _ in pairs])
@@ -102,7 +101,7 @@ def test_at_the_descriptor_limit_the_last_tickets_come_without_sockets(ends):
 
 
 def test_a_full_channel_refuses_and_the_sender_keeps_its_socket(ends):
-    """EAGAIN, never a blocked supervisor; hundreds fit before."""
+    """The error is EAGAIN, so the supervisor never blocks. Hundreds of messages fit before."""
     sender, receiver = ends
     near, far = socket.socketpair()
     with near, far:
@@ -123,7 +122,7 @@ def test_a_full_channel_refuses_and_the_sender_keeps_its_socket(ends):
 
 
 def test_a_dead_receiver_is_an_error(ends):
-    """EPIPE, without the signal."""
+    """The error is EPIPE, without the signal."""
     sender, receiver = ends
     near, far = socket.socketpair()
     with near, far:
@@ -133,7 +132,7 @@ def test_a_dead_receiver_is_an_error(ends):
 
 
 def test_a_dead_sender_with_unread_data_is_the_end_too(ends):
-    """ECONNRESET on a local socket: the other end was closed before it had read all."""
+    """On a local socket the error is ECONNRESET: the other end was closed before it had read everything."""
     sender, receiver = ends
     receiver._passing._sock.send(b"never read")
     sender.close()
@@ -149,7 +148,7 @@ LARGEST_KILL = Kill((2**64 - 1,) * KILL_BATCH, max(CloseReason, key=len))
 
 
 def through(message, descriptors=()):
-    """What arrives of a message."""
+    """The content of a message, as it arrives."""
     return down.unpack(message, [*descriptors])
 
 
@@ -162,8 +161,11 @@ def through(message, descriptors=()):
         {"client": CLIENT, "listener": LISTENER, "target": TARGET},
     ],
 )
-def test_a_ticket_may_tell_more(ends, extras):
-    """Each of it or all; beside tickets that tell nothing more, in their order and with their sockets."""
+def test_a_ticket_may_have_extras(ends, extras):
+    """It may have each of them, or all.
+
+    Tickets without extras go beside it, in their order and with their sockets.
+    """
     sender, receiver = ends
     tickets = [Ticket(1, 2.5), Ticket(2, 2.5, **extras), Ticket(3, 2.5)]
     pairs = [socket.socketpair() for _ in tickets]
@@ -182,7 +184,7 @@ def test_a_ticket_may_tell_more(ends, extras):
 
 
 def test_the_largest_batch_fits_in_one_message(ends):
-    """The longest addresses there are, and all sockets."""
+    """It has the longest possible addresses, and all sockets."""
     sender, receiver = ends
     assert len(down.pack_tickets([LARGEST] * BATCH)) <= MESSAGE_SIZE
     near, far = socket.socketpair()
@@ -206,7 +208,7 @@ def test_the_largest_batch_fits_in_one_message(ends):
     ],
 )
 def test_an_order_arrives_in_its_place(ends, order):
-    """Between tickets; it is the same afterwards, of the same kind."""
+    """It arrives between tickets, as an equal value of the same kind."""
     sender, receiver = ends
     near, far = socket.socketpair()
     with near, far:
@@ -224,12 +226,12 @@ def test_an_order_arrives_in_its_place(ends, order):
 
 @pytest.mark.parametrize("reason", CloseReason)
 def test_a_kill_names_its_reason(reason):
-    """Whatever it is, as the reason itself."""
+    """Any reason arrives as the same member of the enumeration."""
     assert through(down.pack_order(Kill((7, 8), reason))).reason is reason
 
 
-def test_an_order_never_waits_either(ends):
-    """EAGAIN while the channel is full; EPIPE when the worker is gone."""
+def test_an_order_never_blocks(ends):
+    """EAGAIN while the channel is full, EPIPE when the worker is gone."""
     sender, receiver = ends
     with contextlib.suppress(BlockingIOError):
         while True:
@@ -242,7 +244,7 @@ def test_an_order_never_waits_either(ends):
 
 
 def test_an_order_that_is_too_long_is_not_sent(ends):
-    """Nothing arrives; the caller divides it."""
+    """Nothing arrives. The caller splits it."""
     sender, receiver = ends
     with pytest.raises(ValueError, match="513 sessions"):
         sender.send_order(Kill((1,) * (KILL_BATCH + 1), CloseReason.KILLED))
@@ -252,12 +254,12 @@ def test_an_order_that_is_too_long_is_not_sent(ends):
 
 
 def row(serial, admitted_at):
-    """A ticket that tells nothing more, as it travels."""
+    """A ticket without extras, as it travels."""
     return struct.pack(down.TICKET_FORMAT, serial, admitted_at)
 
 
 def as_json(*values):
-    """A message of another kind."""
+    """A message of another kind, as it travels."""
     message = orjson.dumps(values)
     return message if len(message) % 2 else message + b" "
 
@@ -325,8 +327,8 @@ GOOD_TICKET = (1, 1.5, None, None, None)
         as_json("tickets", (*GOOD_TICKET[:4], ["::1", True])),
     ],
 )
-def test_what_no_supervisor_sends_is_refused(ends, message):
-    """And the sockets that came with it are closed."""
+def test_a_message_that_no_supervisor_sends_is_refused(ends, message):
+    """The sockets that came with it are closed."""
     sender, receiver = ends
     near, far = socket.socketpair()
     with far:
@@ -347,7 +349,7 @@ def test_what_no_supervisor_sends_is_refused(ends, message):
     ],
 )
 def test_more_sockets_than_tickets_are_refused(ends, message, count):
-    """An order has none. They are closed."""
+    """An order has none. The sockets are closed."""
     sender, receiver = ends
     near, far = socket.socketpair()
     with far:
@@ -359,7 +361,7 @@ def test_more_sockets_than_tickets_are_refused(ends, message, count):
 
 
 def test_a_message_that_is_too_long_is_refused(ends):
-    """EMSGSIZE: what arrives of it is not looked at."""
+    """EMSGSIZE: the part that arrives is not used."""
     sender, receiver = ends
     sender._passing.send(b" " * MESSAGE_SIZE + b"x", [])
     with pytest.raises(OSError, match=os.strerror(errno.EMSGSIZE)):
@@ -382,7 +384,7 @@ WITH_EXTRAS = st.tuples(SERIALS, MOMENTS, ADDRESSES, ADDRESSES, ADDRESSES).map(l
 
 @given(st.lists(PLAIN | WITH_EXTRAS, min_size=1, max_size=BATCH))
 def test_any_tickets_arrive(tickets):
-    """The same, to the last bit of a moment."""
+    """They stay the same, down to the last bit of a moment."""
     message = down.pack_tickets(tickets)
     assert 0 < len(message) <= MESSAGE_SIZE
     assert through(message, range(len(tickets))) == [*zip(tickets, range(len(tickets)), strict=True)]
@@ -393,7 +395,7 @@ def test_any_tickets_arrive(tickets):
     | st.builds(NewDeadline, st.none() | MOMENTS)
 )
 def test_any_order_arrives(order):
-    """And is never taken for tickets."""
+    """It is never taken for tickets."""
     message = down.pack_order(order)
     assert 0 < len(message) <= MESSAGE_SIZE
     assert through(message) == order
@@ -401,7 +403,7 @@ def test_any_order_arrives(order):
 
 @given(st.binary(min_size=1, max_size=2000) | st.binary(max_size=500).map(lambda data: b'["kill",' + data))
 def test_no_bytes_break_it(data):
-    """Tickets, an order, or refused."""
+    """They are tickets, an order, or refused."""
     with contextlib.suppress(NotMessage):
         assert isinstance(through(data), list | Kill | NewDeadline)
 
@@ -418,7 +420,7 @@ def test_no_bytes_break_it(data):
     ],
 )
 def test_the_build_covers_all_that_goes_down(monkeypatch, change):
-    """A worker of a program that packs it in another way is of another build."""
+    """A worker of a program that packs messages differently belongs to another build."""
     assert build._build() == build.BUILD
     change(monkeypatch)
     assert build._build() != build.BUILD

@@ -20,14 +20,14 @@ FIRST, NEXT = CONNECT + SLACK, IDLE + PROGRESS_AFTER + SLACK
 
 
 class Books(RuleBasedStateMachine):
-    """Admissions, reports, silences, closes and deaths in any order. The model is a few dicts."""
+    """Admissions, reports, silences, closes and deaths in any order. The model consists of a few dicts."""
 
     def __init__(self):
         super().__init__()
         self.ledger = Ledger(LIMIT, (CONNECT, IDLE))
         self.now = 100.0
         self.held = {}  # serial: worker or None
-        self.up = set()  # that may get sessions, late ones included
+        self.up = set()  # workers that may get sessions, late ones included
         self.handicaps = {}  # worker: (sessions, until)
         self.heard = {}  # serial: (last report, how long until the next)
         self.reported = set()
@@ -43,12 +43,12 @@ class Books(RuleBasedStateMachine):
         return {worker: sum(held == worker for held in self.held.values()) for worker in ready}
 
     def weight(self, worker, load):
-        """The load that a worker seems to have, its handicap included."""
+        """The apparent load of a worker, its handicap included."""
         sessions, until = self.handicaps.get(worker, (0, 0.0))
         return load + (sessions if self.now < until else 0)
 
     def answer(self, serial):
-        """No report of the session is expected any more."""
+        """Expect no further report of the session."""
         self.heard.pop(serial, None)
         for worker, serials in list(self.owed.items()):
             serials.pop(serial, None)
@@ -215,7 +215,7 @@ class Books(RuleBasedStateMachine):
 
     @invariant()
     def what_is_due_is_known(self):
-        """It is the nearest moment of all: no need to wake up earlier, no right to sleep longer."""
+        """It is the nearest moment of all. There is no need to wake up earlier, and no right to sleep longer."""
         moments = [last + within for last, within in self.heard.values()]
         moments += [next(iter(serials.values()))[0] + LATE_LIMIT for serials in self.owed.values()]
         assert self.ledger.workers.due() == min(moments, default=inf)
@@ -223,8 +223,8 @@ class Books(RuleBasedStateMachine):
         assert bool(self.ledger.workers.unreported) != all_reported
 
     @invariant()
-    def there_is_room_where_there_is_room(self):
-        """A late, closed or dead worker has none."""
+    def there_is_room_exactly_if_the_model_has_room(self):
+        """A late, closed or dead worker has no room."""
         assert self.ledger.workers.has_room() == any(load < CAPACITY for load in self.loads().values())
 
     @invariant()
@@ -255,7 +255,7 @@ def test_an_unknown_worker_has_no_load():
     assert Ledger(1).workers.load(7) == 0
 
 
-def test_a_worker_that_died_before_it_was_ready_takes_no_room_with_it():
+def test_closing_a_worker_that_was_never_ready_takes_no_room():
     """Closing it changes nothing for the others."""
     ledger = Ledger(2)
     ledger.workers.open(1, 1)
@@ -266,12 +266,12 @@ def test_a_worker_that_died_before_it_was_ready_takes_no_room_with_it():
 
 
 def placed(ledger, now, count):
-    """The workers that `count` new sessions go to."""
+    """The workers that get `count` new sessions."""
     return [ledger.workers.place(ledger.admit("192.0.2.7", 1234, now), now) for _ in range(count)]
 
 
-def test_a_replacement_is_no_favourite_for_a_while():
-    """It is empty and gets no more than its share at first, and then what it lacks."""
+def test_a_replacement_is_not_preferred_for_a_while():
+    """It is empty, but at first it gets no more than its share. After a while it gets what it lacks."""
     ledger = Ledger(100)
     ledger.workers.open(1, 50)
     ledger.workers.open(2, 50)
@@ -284,8 +284,8 @@ def test_a_replacement_is_no_favourite_for_a_while():
     assert placed(ledger, 2.0 + PROBATION, 4) == [2] * 4
 
 
-def test_a_replacement_takes_what_no_other_worker_can():
-    """A worker on probation has room all the same."""
+def test_a_replacement_takes_sessions_that_no_other_worker_can():
+    """A worker on probation still has room."""
     ledger = Ledger(100)
     ledger.workers.open(1, 2)
     assert placed(ledger, 1.0, 2) == [1, 1]
@@ -295,7 +295,7 @@ def test_a_replacement_takes_what_no_other_worker_can():
 
 
 def test_a_worker_reports_as_soon_as_the_roster_expects():
-    """The worker and the supervisor mean the same second."""
+    """Worker and supervisor mean the same second."""
     assert PROGRESS_INTERVAL <= PROGRESS_AFTER
 
 
@@ -330,7 +330,7 @@ def test_nothing_is_expected_of_a_worker_that_is_closed():
 
 
 def test_a_late_worker_that_catches_up_gets_sessions_again():
-    """By a first report that comes late, and by a further one."""
+    """It may catch up by a late first report, or by a later one."""
     ledger = Ledger(2, (CONNECT, IDLE))
     ledger.workers.open(1, 2)
     session = ledger.admit("192.0.2.7", 1234, 0.0)

@@ -14,7 +14,7 @@ PAIRS = list(itertools.product(State, Input))
 
 @pytest.mark.parametrize(("state", "happened"), PAIRS)
 def test_every_pair_is_a_step_or_the_documented_error(state, happened):
-    """No pair is forgotten, none does anything else."""
+    """No pair is forgotten, and none does anything else."""
     if happened in TABLE[state]:
         outcome = step(state, happened)
         assert isinstance(outcome.state, State)
@@ -25,12 +25,12 @@ def test_every_pair_is_a_step_or_the_documented_error(state, happened):
 
 
 def test_every_input_can_happen_somewhere():
-    """No dead word in the vocabulary."""
+    """The set of inputs has no unused member."""
     assert {happened for row in TABLE.values() for happened in row} == set(Input)
 
 
 def pairs_that(action):
-    """The pairs of the table that ask for this."""
+    """The pairs of the table with this action."""
     return {
         (state, happened) for state, row in TABLE.items() for happened, out in row.items() if out.action is action
     }
@@ -167,7 +167,7 @@ def test_only_two_ends_of_data_finish_normally():
     ],
 )
 def test_transcripts(inputs, actions, reason):
-    """Whole lives of sessions."""
+    """Each transcript is a session from beginning to end."""
     state = State.CONNECTING
     done, last = [], None
     for name in inputs.split():
@@ -180,14 +180,14 @@ def test_transcripts(inputs, actions, reason):
 
 @pytest.mark.parametrize("state", [state for state in State if state is not State.CLOSED])
 def test_every_state_can_be_forced_to_an_end(state):
-    """Expiry and stop find no session that they cannot close."""
+    """Expiry and stop can close any session."""
     assert step(state, Input.EXPIRED) == (State.CLOSED, Action.ABORT, CloseReason.RELAY_EXPIRED)
     assert step(state, Input.KILLED) == (State.CLOSED, Action.ABORT, None)
     assert step(state, Input.STOPPED) == (State.CLOSED, Action.STOP, None)
 
 
 def test_the_two_sides_are_treated_alike():
-    """The table is its own mirror image, but for the reasons' names."""
+    """The table is its own mirror image, except for the names of the reasons."""
 
     def mirrored(name):
         swap = {"CLIENT": "TARGET", "TARGET": "CLIENT", "REQUESTER": "TARGET"}
@@ -211,7 +211,7 @@ def test_the_two_sides_are_treated_alike():
 
 @given(st.lists(st.sampled_from(Input), max_size=30))
 def test_a_session_finishes_at_most_once(inputs):
-    """Whatever happens, in whatever order."""
+    """This holds for any inputs in any order."""
     state = State.CONNECTING
     ends = 0
     for happened in inputs:

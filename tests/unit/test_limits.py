@@ -17,7 +17,7 @@ def _limits_as_before():
 
 @pytest.fixture
 def hard(monkeypatch):
-    """Pretend a hard limit: a real one could not be raised again by an ordinary user."""
+    """Pretend a hard limit, because an ordinary user could not raise a real one again."""
     calls = []
 
     def pretend(soft, hard):
@@ -29,7 +29,7 @@ def hard(monkeypatch):
 
 
 def test_the_soft_limit_is_raised_for_real():
-    """To what all sessions need in one worker, should the others die."""
+    """The limit covers all sessions in one worker, in case the others die."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
     assert limits.reserve(500, 4, 64) == (500, 64)
@@ -37,34 +37,34 @@ def test_the_soft_limit_is_raised_for_real():
 
 
 def test_a_sufficient_limit_is_left_alone(hard):
-    """No system call without need."""
+    """No system call is made without need."""
     calls = hard(4096, 4096)
     assert limits.reserve(500, 2, 64) == (500, 64)
     assert calls == []
 
 
 def test_the_usual_1024_is_enough_for_500_sessions_in_one_worker(hard):
-    """The default of most systems."""
+    """It is the default of most systems."""
     hard(1024, 1024)
     assert limits.reserve(500, 1, 64) == (500, 4)
 
 
 def test_each_worker_gets_at_least_its_share(hard):
-    """Where not all fit into one worker, they are spread."""
+    """Sessions that do not all fit into one worker are spread."""
     calls = hard(1024, 4096)
     assert limits.reserve(5000, 4, 64) == ((4096 - 16) // 2, 0)
     assert calls == [(4096, 4096)]
 
 
 def test_too_low_is_refused_with_numbers(hard):
-    """Refuse to start rather than fail at session 25."""
+    """The relay refuses to start rather than to fail at session 25."""
     hard(64, 64)
     with pytest.raises(LimitTooLow, match=r"500 sessions over 2 workers need 516 .* 64"):
         limits.reserve(500, 2, 64)
 
 
 def test_the_supervisor_needs_its_own(hard):
-    """Many workers with few sessions each."""
+    """The case is many workers with few sessions each."""
     calls = hard(40, 1000)
     limits.reserve(20, 16, 64)
     assert calls == [(20 * 2 + 16 + 128, 1000)]
@@ -73,14 +73,14 @@ def test_the_supervisor_needs_its_own(hard):
         limits.reserve(20, 16, 64)
 
 
-def test_no_limit_is_no_limit(hard):
+def test_an_unlimited_hard_limit_is_enough(hard):
     """RLIM_INFINITY."""
     calls = hard(resource.RLIM_INFINITY, resource.RLIM_INFINITY)
     assert limits.reserve(100_000, 1, 64) == (100_000, 64)
     assert calls == []
 
 
-def test_a_limit_that_a_sandbox_does_not_let_be_raised(hard, monkeypatch):
+def test_a_limit_that_a_sandbox_does_not_allow_to_be_raised(hard, monkeypatch):
     """It is enough for the shares, or it is refused."""
 
     def refused(_what, _pair):
@@ -93,8 +93,8 @@ def test_a_limit_that_a_sandbox_does_not_let_be_raised(hard, monkeypatch):
         limits.reserve(500, 1, 64)
 
 
-def test_a_limit_that_a_sandbox_does_not_tell(monkeypatch):
-    """It is taken for none."""
+def test_a_limit_that_a_sandbox_hides(monkeypatch):
+    """It counts as no limit."""
 
     def refused(_what):
         raise PermissionError("not here")
@@ -104,7 +104,7 @@ def test_a_limit_that_a_sandbox_does_not_tell(monkeypatch):
 
 
 def test_above_what_the_kernel_allows_is_refused_too():
-    """`fs.nr_open` stands above any hard limit."""
+    """`fs.nr_open` applies in addition to any hard limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with pytest.raises(LimitTooLow):
         limits.reserve(2_000_000_000, 1, 64)

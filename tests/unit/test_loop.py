@@ -1,4 +1,4 @@
-"""The supervisor's loop: real pipes, real clocks."""
+"""The supervisor's loop, with real pipes and real clocks."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from mprelay.system.poller import READ, WRITE
 
 @pytest.fixture
 def loop():
-    """A loop that is open."""
+    """An open loop."""
     made = Loop(0.0)
     made.open(lambda: None)
     yield made
@@ -21,7 +21,7 @@ def loop():
 
 @pytest.fixture
 def pipe():
-    """A pipe: where to read, where to write."""
+    """A pipe: its read end, its write end."""
     ends = os.pipe()
     yield ends
     for end in ends:
@@ -29,12 +29,12 @@ def pipe():
 
 
 def turn(loop, timeout=0.0):
-    """Wait for so long at most, and make the calls."""
+    """Wait for `timeout` at most, and make the due calls."""
     loop.turn(timeout)
 
 
-def test_what_is_ready_is_called_until_it_is_unwatched(loop, pipe):
-    """To read, or to write."""
+def test_a_ready_descriptor_is_called_until_it_is_unwatched(loop, pipe):
+    """This holds for reading and for writing."""
     way_out, way_in = pipe
     calls = []
     loop.watch(way_out, lambda: calls.append("read"))
@@ -57,7 +57,7 @@ def test_what_is_ready_is_called_until_it_is_unwatched(loop, pipe):
 
 
 def test_an_earlier_call_can_end_a_later_watch(loop, pipe):
-    """Then it is not made, though both were ready."""
+    """The later call is then not made, although both descriptors were ready."""
     way_out, way_in = pipe
     os.write(way_in, b"x")
     calls = []
@@ -74,7 +74,7 @@ def test_an_earlier_call_can_end_a_later_watch(loop, pipe):
 
 
 def test_alarms_ring_once_unless_moved_or_cancelled(loop):
-    """Each at its moment, and a cancelled one never."""
+    """Each alarm rings at its moment, and a cancelled one never."""
     calls = []
     loop.turn(0)
     loop.after(0, lambda: calls.append("now"))
@@ -99,7 +99,7 @@ def test_alarms_ring_once_unless_moved_or_cancelled(loop):
 
 
 def test_an_alarm_can_stop_another_that_is_due_too(loop):
-    """Cancelled, or put off."""
+    """It may cancel the other alarm, or put it off."""
     calls = []
     loop.turn(0)
     loop.after(0, lambda: (cancelled.cancel(), moved.move(loop.now + 3600)))
@@ -111,7 +111,7 @@ def test_an_alarm_can_stop_another_that_is_due_too(loop):
 
 
 def test_an_alarm_ends_the_wait(loop):
-    """No earlier than its moment."""
+    """It does so no earlier than its moment."""
     loop.turn(0)
     alarm = loop.after(0.02, lambda: None)
     loop.turn(inf)
@@ -119,7 +119,7 @@ def test_an_alarm_ends_the_wait(loop):
 
 
 def test_signals_are_heard():
-    """By the call that the loop was opened with."""
+    """The loop calls the function that it was opened with."""
     heard = []
     loop = Loop(0.0)
     loop.open(lambda: heard.extend(loop.take_signals()))

@@ -1,4 +1,4 @@
-"""Where the relay runs and who opened it: what the kernel knows comes first, and a failure is a null."""
+"""The origin of a run: its host and its opener. The kernel's knowledge comes first, and a failure is a null."""
 
 import ctypes
 import os
@@ -16,7 +16,7 @@ NOBODY_HAS = 2**31 - 77
 
 @pytest.fixture
 def login_uid(tmp_path, monkeypatch):
-    """What the kernel says of the login uid; write it."""
+    """Set the login uid that the kernel reports."""
     monkeypatch.setattr(origin, "_LOGINUID", tmp_path / "loginuid")
     monkeypatch.setenv("LOGNAME", "mallory")
     monkeypatch.setenv("USER", "mallory")
@@ -38,7 +38,10 @@ def test_the_login_uid_comes_first(login_uid, monkeypatch):
 
 @pytest.mark.parametrize("text", [UNSET, None, "", "x"])
 def test_without_a_login_uid_sudo_is_believed_if_we_are_root(login_uid, monkeypatch, text):
-    """Unset, no such file, or nothing that can be read as one. Anybody else can set SUDO_USER as he likes."""
+    """The login uid is unset, has no file, or is unreadable.
+
+    Only root is believed, because anybody can set SUDO_USER.
+    """
     if text is not None:
         login_uid.write_text(text)
     monkeypatch.setenv("SUDO_USER", "alice")
@@ -49,8 +52,8 @@ def test_without_a_login_uid_sudo_is_believed_if_we_are_root(login_uid, monkeypa
 
 
 @pytest.mark.parametrize("sudo_user", [None, ""])
-def test_else_it_is_the_real_uid(login_uid, monkeypatch, sudo_user):
-    """Never LOGNAME, which anybody can set."""
+def test_otherwise_it_is_the_real_uid(login_uid, monkeypatch, sudo_user):
+    """It is never LOGNAME, which anybody can set."""
     login_uid.write_text(UNSET)
     if sudo_user is not None:
         monkeypatch.setenv("SUDO_USER", sudo_user)
@@ -60,7 +63,7 @@ def test_else_it_is_the_real_uid(login_uid, monkeypatch, sudo_user):
 
 @pytest.mark.parametrize(("raw", "name"), [("žofie".encode(), "žofie"), (b"a\xff", "a\\xff")])
 def test_a_name_is_a_valid_text(login_uid, monkeypatch, raw, name):
-    """Whatever bytes the environment has."""
+    """The environment may have any bytes."""
     login_uid.write_text(UNSET)
     monkeypatch.setenv("SUDO_USER", os.fsdecode(raw))
     uid_is(monkeypatch, 0)
@@ -68,7 +71,7 @@ def test_a_name_is_a_valid_text(login_uid, monkeypatch, raw, name):
 
 
 def test_a_uid_without_a_name_is_a_number(login_uid, monkeypatch):
-    """As in a container without an entry for it."""
+    """A container may have no entry for it."""
     login_uid.write_text(str(NOBODY_HAS))
     assert origin.opened_by() == str(NOBODY_HAS)
     login_uid.write_text(UNSET)
@@ -76,13 +79,13 @@ def test_a_uid_without_a_name_is_a_number(login_uid, monkeypatch):
     assert origin.opened_by() == str(NOBODY_HAS)
 
 
-def test_the_machines_name():
-    """As uname(2) has it."""
+def test_the_name_of_the_machine():
+    """It is the name that uname(2) gives."""
     assert origin.host() == os.uname().nodename
 
 
-def test_what_cannot_be_found_is_none(monkeypatch):
-    """No failure leaves the module."""
+def test_a_fact_that_cannot_be_found_is_none(monkeypatch):
+    """No exception leaves the module."""
 
     def refuse(*_arguments):
         raise PermissionError
@@ -98,7 +101,7 @@ def test_what_cannot_be_found_is_none(monkeypatch):
     [(0, 0, True), (15_999_999, 5, True), (16_000_000, 5, False), (0, -1, None)],
 )
 def test_the_clock_is_judged_by_the_error_that_the_kernel_counts(monkeypatch, maxerror, state, expected):
-    """Not by STA_UNSYNC (state 5), which stays set where the hardware clock shall not be touched."""
+    """STA_UNSYNC (state 5) does not count, because it stays set if the hardware clock must not be touched."""
 
     class Library:
         def adjtimex(self, timex):
@@ -111,6 +114,6 @@ def test_the_clock_is_judged_by_the_error_that_the_kernel_counts(monkeypatch, ma
 
 
 def test_the_kernel_answers():
-    """This machine's own adjtimex(2): asked twice, the same."""
+    """This machine's own adjtimex(2) gives the same answer twice."""
     assert origin.clock_synchronised() is origin.clock_synchronised()
     assert origin.find() == (origin.host(), origin.opened_by(), origin.clock_synchronised())

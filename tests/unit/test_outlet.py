@@ -1,4 +1,4 @@
-"""The process that owns stdout and stderr, by itself: real processes, pipes and sockets."""
+"""The outlet, which owns stdout and stderr, by itself: real processes, pipes and sockets."""
 
 import contextlib
 import errno
@@ -29,7 +29,7 @@ DEAF_TO = ["SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGA
 
 
 class Outlet:
-    """An outlet and all that it is connected to. `records` is the supervisor's end, `voice` everybody's."""
+    """An outlet and its connections. `records` is the supervisor's end, `voice` that of all processes."""
 
     def __init__(self, way_out=os.pipe):
         with contextlib.ExitStack() as stack:
@@ -55,7 +55,7 @@ class Outlet:
         return self.process.exitcode
 
     def close(self, name):
-        """Close one of our ends."""
+        """Close one of the test's ends."""
         end = getattr(self, name)
         setattr(self, name, None)
         if isinstance(end, int):
@@ -64,7 +64,7 @@ class Outlet:
             end.close()
 
     def close_all(self):
-        """Leave nothing behind."""
+        """Close all ends, and wait for the process."""
         self.process.kill()
         self.process.join()
         self.process.close()
@@ -86,7 +86,7 @@ def begun():
 
 
 def read_all(descriptor, size):
-    """Read exactly `size` bytes; fewer where the end comes first."""
+    """Read exactly `size` bytes, or fewer if the end comes first."""
     data = b""
     while len(data) < size:
         assert select.select([descriptor], [], [], PATIENCE)[0], data[-100:]
@@ -103,7 +103,7 @@ def read_rest(descriptor):
 
 
 def reading(descriptor):
-    """Read to the end in a thread; a call waits for it and returns what there was."""
+    """Read to the end in a thread. A call of the result waits for it and returns the data."""
     parts = []
     thread = threading.Thread(target=lambda: parts.append(read_rest(descriptor)))
     thread.start()
@@ -119,7 +119,7 @@ def reading(descriptor):
 
 
 def test_everything_comes_out_in_order_and_is_confirmed(begun):
-    """However the records were cut by the socket."""
+    """The socket may divide the records anywhere."""
     new = begun()
     data = b"".join(b"%06d\n" % number for number in range(50_000))
     result = reading(new.stdout)
@@ -132,8 +132,8 @@ def test_everything_comes_out_in_order_and_is_confirmed(begun):
     assert result() == data
 
 
-def test_the_end_may_be_said_instead_of_shown(begun):
-    """Where shutdown(2) is refused: what came before it comes out, and it does not."""
+def test_the_end_may_be_a_message(begun):
+    """This is for a system that refuses shutdown(2). Earlier records are written, and the message is not."""
     new = begun()
     new.records.sendall(b"one\ntwo\n" + END)
     assert new.records.recv(1) == WRITTEN
@@ -141,8 +141,8 @@ def test_the_end_may_be_said_instead_of_shown(begun):
     assert reading(new.stdout)() == b"one\ntwo\n"
 
 
-def test_a_record_that_was_not_sent_to_its_end_is_dropped(begun):
-    """The supervisor was killed within a send; all before it comes out."""
+def test_a_record_that_was_sent_only_in_part_is_dropped(begun):
+    """The supervisor was killed within a send. Everything before that record is written."""
     new = begun()
     new.records.sendall(b"one\ntwo\nthr")
     new.close("records")
@@ -150,8 +150,8 @@ def test_a_record_that_was_not_sent_to_its_end_is_dropped(begun):
     assert read_rest(new.stdout) == b"one\ntwo\n"
 
 
-def test_the_supervisor_may_die_before_it_hears_anything():
-    """Then the kernel resets the socket; what was sent is written all the same."""
+def test_the_supervisor_may_die_before_it_receives_anything():
+    """The kernel then resets the socket. Records that were sent are still written."""
     with contextlib.ExitStack() as stack:
         ours, records = socket.socketpair()
         complaints, voice = socket.socketpair()
@@ -160,7 +160,7 @@ def test_the_supervisor_may_die_before_it_hears_anything():
             stack.callback(os.close, descriptor)
         for sock in (records, complaints, voice):
             stack.enter_context(sock)
-        records.sendall(READY)  # as if the outlet had said it
+        records.sendall(READY)  # as if the outlet had sent it
         ours.sendall(LINE)
         ours.close()
         process = multiprocessing.get_context("spawn").Process(
@@ -174,7 +174,7 @@ def test_the_supervisor_may_die_before_it_hears_anything():
 
 
 def test_a_pipe_gets_whole_records_in_atomic_writes(begun):
-    """Another writer of the same pipe never lands inside a record."""
+    """Another writer of the same pipe never writes inside a record."""
     reader, writer = os.pipe()
     new = begun(lambda: (reader, os.dup(writer)))
     stop = threading.Event()
@@ -197,8 +197,8 @@ def test_a_pipe_gets_whole_records_in_atomic_writes(begun):
     assert lines.count(LINE) == 3000
 
 
-def test_a_stdout_that_somebody_made_non_blocking(begun):
-    """The flag is shared with other processes; nothing is lost by it."""
+def test_a_stdout_that_another_process_made_non_blocking(begun):
+    """The flag is shared with other processes. No record is lost because of it."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     new = begun(lambda: (reader, writer))
@@ -211,7 +211,7 @@ def test_a_stdout_that_somebody_made_non_blocking(begun):
 
 
 def test_a_file_takes_records(begun, tmp_path):
-    """It can never hang up."""
+    """A file can never hang up."""
     with (tmp_path / "log").open("wb") as log:
         new = begun(lambda: (os.open(os.devnull, os.O_RDONLY), os.dup(log.fileno())))
     new.records.sendall(LINE * 100)
@@ -221,15 +221,18 @@ def test_a_file_takes_records(begun, tmp_path):
 
 
 def sockets():
-    """A stream socket as stdout, as systemd gives."""
+    """A stream socket as stdout, as systemd passes it."""
     ours, theirs = socket.socketpair()
     return ours.detach(), theirs.detach()
 
 
 @pytest.mark.parametrize("way_out", [os.pipe, sockets])
 @pytest.mark.parametrize("busy", [False, True])
-def test_a_reader_that_goes_away_is_noticed_and_said(begun, way_out, busy):
-    """At once, while nothing is written too; the records that nobody can get are no reason to stay."""
+def test_a_reader_that_goes_away_is_noticed_and_reported(begun, way_out, busy):
+    """It is noticed at once, even while nothing is written.
+
+    Records without a reader do not keep the outlet alive.
+    """
     new = begun(way_out)
     if busy:
         new.records.settimeout(0)
@@ -244,8 +247,8 @@ def test_a_reader_that_goes_away_is_noticed_and_said(begun, way_out, busy):
 # -- complaints ----------------------------------------------------------------------------------------------
 
 
-def test_complaints_come_out_whatever_stdout_does(begun):
-    """It stands still: its pipe is full."""
+def test_complaints_are_written_whatever_stdout_does(begun):
+    """Stdout stands still: its pipe is full."""
     new = begun()
     new.records.sendall(LINE * 150)
     new.voice.send(b"said\n")
@@ -260,8 +263,8 @@ def fill(voice):
             voice.send(b"x" * 1000 + b"\n")
 
 
-def test_records_come_out_whatever_stderr_does(begun):
-    """It stands still; at the end it is waited for a moment, and no longer."""
+def test_records_are_written_whatever_stderr_does(begun):
+    """Stderr stands still. At the end the outlet waits for it a moment, and no longer."""
     new = begun()
     fill(new.voice)
     new.records.sendall(LINE)
@@ -272,7 +275,7 @@ def test_records_come_out_whatever_stderr_does(begun):
 
 
 def test_last_words_are_passed_on(begun):
-    """What was said before the end of the records, by somebody who may still be there, is no complaint lost."""
+    """A complaint made before the end of the records is not lost, even if its writer still exists."""
     new = begun()
     for number in range(200):
         new.voice.send(b"%03d\n" % number)
@@ -281,8 +284,8 @@ def test_last_words_are_passed_on(begun):
     assert read_rest(new.stderr).split() == [b"%03d" % number for number in range(200)]
 
 
-def test_a_stderr_that_nobody_reads_costs_nothing(begun):
-    """The complaints are thrown away, and the next ones are taken."""
+def test_a_stderr_that_is_not_read_costs_nothing(begun):
+    """Its complaints are thrown away, and the next ones are accepted."""
     new = begun()
     new.close("stderr")
     for _ in range(1000):
@@ -297,8 +300,8 @@ def test_a_stderr_that_nobody_reads_costs_nothing(begun):
 
 
 @pytest.mark.parametrize("name", DEAF_TO)
-def test_it_is_deaf(begun, name):
-    """A signal to the whole process group is no reason to lose a record."""
+def test_it_ignores_signals(begun, name):
+    """A signal to the whole process group must not cost a record."""
     new = begun()
     os.kill(new.process.pid, getattr(signal, name))
     new.records.sendall(LINE)
@@ -308,7 +311,7 @@ def test_it_is_deaf(begun, name):
 
 
 def test_it_holds_two_streams_and_two_sockets_and_nothing_else(begun):
-    """No end of anything of multiprocessing's, nor of the test's; 0 is where it complains."""
+    """No descriptor of multiprocessing's or of the test's is open. 0 is the channel for its own complaints."""
     new = begun()
     folder = Path(f"/proc/{new.process.pid}/fd")
     links = {int(entry.name): str(entry.readlink()) for entry in folder.iterdir()}
@@ -322,7 +325,7 @@ def test_it_holds_two_streams_and_two_sockets_and_nothing_else(begun):
 
 @given(st.lists(st.integers(0, 30)), st.integers(1, 50))
 def test_chunks_are_whole_records(lengths, most):
-    """As many as fit; a longer one alone."""
+    """A chunk has as many records as fit. A longer record is a chunk of its own."""
     records = [b"r" * length + b"\n" for length in lengths]
     chunks = list(streams._chunks(b"".join(records), most))
     assert b"".join(chunks) == b"".join(records)
@@ -332,7 +335,7 @@ def test_chunks_are_whole_records(lengths, most):
 
 
 def test_a_file_that_may_not_grow_is_waited_for(begun, tmp_path):
-    """EFBIG, in the middle of a record: its rest follows when there is room, and SIGXFSZ ends nobody."""
+    """EFBIG comes in the middle of a record. Its rest follows when there is room, and SIGXFSZ ends no process."""
     path = tmp_path / "log"
     new = begun(lambda: (os.open(path, os.O_RDONLY | os.O_CREAT), os.open(path, os.O_WRONLY)))
     size = len(LINE) + 100
@@ -351,8 +354,8 @@ def test_a_file_that_may_not_grow_is_waited_for(begun, tmp_path):
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM, errno.ENOBUFS])
-def test_what_may_pass_is_waited_for(number):
-    """No room, or no memory: the kernel refuses each write, and the record is kept."""
+def test_a_passing_error_is_waited_for(number):
+    """Without room or memory the kernel refuses each write, and the record is kept."""
     rule = f"write,0=1:{errno.errorcode[number]}"  # to stdout
     code = "from mprelay.system.streams import Sink\n"
     code += "Sink(1, lambda text: print(text, file=sys.stderr)).write(b'kept')"
@@ -367,8 +370,8 @@ def test_what_may_pass_is_waited_for(number):
         process.kill()
 
 
-def test_no_room_is_said_once_and_waited_for():
-    """/dev/full always says ENOSPC: the record is kept and tried again, until there is room."""
+def test_a_lack_of_room_is_reported_once_and_waited_for():
+    """/dev/full always gives ENOSPC. The record is kept and tried again, until there is room."""
     full = os.open("/dev/full", os.O_WRONLY)
     room, way_out = os.pipe()
     said = []
@@ -383,14 +386,14 @@ def test_no_room_is_said_once_and_waited_for():
         os.close(descriptor)
 
 
-def test_no_room_is_an_error_where_nobody_is_told():
-    """As for the help text."""
+def test_a_lack_of_room_is_an_error_without_a_report_function():
+    """The help text is written in this way."""
     with Path("/dev/full").open("wb") as full, pytest.raises(OSError, match="No space left"):
         Sink(full.fileno()).write(b"lost\n")
 
 
 def test_stderr_may_be_unusable(capfd):
-    """Full, or gone: that is no reason to stop."""
+    """A full or closed stderr does not stop the outlet."""
     complain("said")
     assert capfd.readouterr().err == "mprelay: said\n"
     kept, full = os.dup(2), os.open("/dev/full", os.O_WRONLY)

@@ -1,4 +1,4 @@
-"""The table of parameters and its validation: each bound from both sides, a problem for every wrong value."""
+"""The table of parameters and its validation: each bound from both sides, and a problem for every wrong value."""
 
 import re
 
@@ -47,8 +47,8 @@ def only_problem(**wrong):
     return problems[0]
 
 
-def test_defaults_are_the_contracts():
-    """Each parameter that may be left out has its default."""
+def test_defaults_are_those_of_the_documents():
+    """Each optional parameter has the default of docs/parameters.md."""
     values, problems = validate(GOOD)
     assert problems == []
     made = Config(**values)
@@ -65,7 +65,7 @@ def test_defaults_are_the_contracts():
 
 @pytest.mark.parametrize(("cpus", "workers"), [(1, 1), (3, 3), (8, 8), (9, 8), (512, 8)])
 def test_as_many_workers_as_the_host_has_cpus(cpus, workers):
-    """Up to eight, unless the user says otherwise."""
+    """There are at most eight, unless the user asks for more."""
     host = Host(cpus=cpus)
     assert validate(GOOD, host)[0]["workers"] == workers
     assert validate(GOOD | {"workers": ["64"]}, host)[0]["workers"] == 64
@@ -133,7 +133,7 @@ def test_as_many_workers_as_the_host_has_cpus(cpus, workers):
     ],
 )
 def test_bounds(name, msg_id, good, bad):
-    """A value just inside is accepted; a value outside is one problem that names it."""
+    """A value just inside is accepted. A value outside is one problem that names it."""
     for text in good:
         assert validate(GOOD | {name: [text]})[1] == []
     for text in bad:
@@ -149,7 +149,7 @@ def test_each_parameter_of_the_table_is_tested_above():
 
 
 def test_every_wrong_value_is_reported_and_not_only_the_first():
-    """All at once, missing parameters included."""
+    """All are reported together, missing parameters included."""
     _, problems = validate({"fwd_port": ["0"], "trg_host": ["x"], "idle_timeout": ["0"], "workers": ["0"]})
     assert [(p.parameter, p.value) for p in problems] == [
         ("fwd_port", "0"),
@@ -161,8 +161,8 @@ def test_every_wrong_value_is_reported_and_not_only_the_first():
     ]
 
 
-def test_a_problem_knows_where_the_value_came_from():
-    """The sentence names the place, unless it is the command line. A missing value has no source."""
+def test_a_problem_has_the_source_of_the_value():
+    """The sentence names the source, unless it is the command line. A missing value has no source."""
     line = Source("line 4 of mprelay.toml")
     texts = {"fwd_port": ["8080"], "trg_port": ["0"], "workers": ["many"], "label": ["a=1", "a=2"]}
     _, problems = validate(texts, source=line)
@@ -180,8 +180,8 @@ def test_a_problem_knows_where_the_value_came_from():
     assert typed.problem == "--workers 'many' must be a whole number from 1 to 64."
 
 
-def test_a_check_across_parameters_knows_the_source_too():
-    """Its sentence names the place of the target."""
+def test_a_check_across_parameters_has_the_source_too():
+    """Its sentence names the source of the target."""
     line = Source("MPRELAY_TRG_HOST")
     texts = GOOD | {"trg_host": ["127.0.0.1"], "trg_port": ["8080"]}
     (wrong,) = validate(texts, source=line)[1]
@@ -212,7 +212,7 @@ def test_ipv4_is_shown_as_ipv4_however_it_was_written():
 
 
 def test_labels_too_large_for_a_record_are_an_error():
-    """Every record stays below 4096 bytes, escapes counted."""
+    """Every record stays below 4096 bytes, escapes included."""
     fits = "x" * (LABELS_LIMIT - len('{"a": ""}'))
     assert validate(GOOD | {"label": [f"a={fits}"]})[1] == []
     assert str(LABELS_LIMIT) in only_problem(label=[f"a={fits}x"]).problem
@@ -223,7 +223,7 @@ def test_labels_too_large_for_a_record_are_an_error():
     st.dictionaries(st.sampled_from([p.name for p in PARAMETERS]), st.lists(st.text(), min_size=1, max_size=3))
 )
 def test_any_texts_make_a_config_or_problems(given_texts):
-    """Never an exception. Without a problem, every required parameter has a value."""
+    """No exception is raised. Without a problem, every required parameter has a value."""
     values, problems = validate(given_texts)
     if not problems:
         made = Config(**values)
@@ -247,7 +247,7 @@ def test_any_texts_make_a_config_or_problems(given_texts):
         ("localhost", "IPv4 or IPv6 address"),
     ],
 )
-def test_the_problem_says_why_a_target_cannot_be_connected_to(target, reason):
+def test_the_problem_gives_the_reason_that_a_target_is_invalid(target, reason):
     """The manual's sentence says only that it is invalid."""
     wrong = only_problem(trg_host=[target])
     assert (wrong.message.msg_id, wrong.value) == (3, target)
@@ -256,7 +256,7 @@ def test_the_problem_says_why_a_target_cannot_be_connected_to(target, reason):
 
 
 def test_a_broadcast_address_of_this_hosts_network_is_refused():
-    """Only the system knows them. It is asked about valid IPv4 addresses only, in their plain form."""
+    """Only the system knows these addresses. It is asked about valid IPv4 addresses only, in their plain form."""
     asked = []
     host = Host(is_broadcast=lambda ip: asked.append(ip) or ip == "192.0.2.255")
     for target in ("192.0.2.255", "::ffff:192.0.2.255"):
@@ -294,7 +294,7 @@ OWN = ("192.0.2.1", "127.0.0.1", "2001:db8::1", "::1")
         ("192.0.2.1", "::ffff:0.0.0.0", True),
         ("::1", "0.0.0.0", False),  # noqa: S104
         ("2001:db8::1", "0.0.0.0", False),  # noqa: S104
-        # One: a relay from there to the same port of another one is common.
+        # A single address: a relay from there to the same port of another address is common.
         ("192.0.2.1", "192.0.2.1", True),
         ("127.0.0.1", "192.0.2.1", False),
         ("192.0.2.1", "127.0.0.1", False),
@@ -303,7 +303,7 @@ OWN = ("192.0.2.1", "127.0.0.1", "2001:db8::1", "::1")
         ("::1", "0:0::1", True),
         ("2001:db8::1", "2001:db8:0:0::1", True),
         ("::ffff:127.0.0.1", "127.0.0.1", True),
-        # An address of no interface, to which the listener is bound (ip_nonlocal_bind, ip route add local).
+        # An address without an interface, to which the listener is bound (ip_nonlocal_bind, ip route add local).
         ("192.0.2.2", "192.0.2.2", True),
     ],
 )
@@ -318,7 +318,7 @@ def test_a_target_that_is_the_own_listener_is_refused(target, bind, refused):
 
 
 def test_own_addresses_are_listed_only_if_the_ports_are_equal():
-    """The list may take a while."""
+    """Listing them may take a while."""
 
     def ask():
         raise AssertionError
@@ -330,14 +330,14 @@ def test_own_addresses_are_listed_only_if_the_ports_are_equal():
 
 
 def test_an_unusable_target_is_reported_with_all_other_problems():
-    """The check across parameters does not depend on the others being right."""
+    """The check across parameters does not require the others to be right."""
     typed = GOOD | {"trg_host": ["127.0.0.1"], "trg_port": ["8080"], "workers": ["0"], "acl": ["x"]}
     assert sorted(p.parameter for p in validate(typed)[1]) == ["acl", "trg_host", "workers"]
 
 
 @given(st.integers(0, 10**12), st.sampled_from(sorted(UNITS)), st.integers(0, 10**6), st.integers(0, 10**6))
 def test_a_unit_is_the_same_as_its_seconds(number, unit, low, high):
-    """The bounds are the same, and so are the words when it is wrong."""
+    """Its bounds are the same, and so is the message for a wrong value."""
 
     def outcome(parse, text):
         try:
@@ -351,14 +351,14 @@ def test_a_unit_is_the_same_as_its_seconds(number, unit, low, high):
 
 
 @given(st.decimals(0, 36600, allow_nan=False, places=3), st.sampled_from(sorted(UNITS)))
-def test_fractions_have_units_too(number, unit):
+def test_fractions_may_have_units(number, unit):
     """Half a minute is 30 seconds."""
     assert seconds(f"{number:f}{unit}") == pytest.approx(float(number) * UNITS[unit])
 
 
 @given(st.text("0123456789.smhdMHD -+_e", max_size=8))
 def test_a_duration_is_one_number_and_at_most_one_unit(text):
-    """No capitals, no blanks, no second unit. The error says what would be right."""
+    """Capitals, blanks and a second unit are wrong. The error says what would be right."""
     right = re.fullmatch(r"(\d+)([smhd]?)", text)
     if right and int(right[1]) * UNITS.get(right[2], 1) <= 10**9:
         assert whole_seconds(0, 10**9)(text) == int(right[1]) * UNITS.get(right[2], 1)

@@ -1,4 +1,4 @@
-"""Sockets get to another process, whole messages of them, and who owns them is never in doubt."""
+"""Sockets are passed to another process in whole messages, and their owner is always known."""
 
 import array
 import errno
@@ -25,8 +25,8 @@ def ends():
     receiver.close()
 
 
-def test_the_variants_offer_the_same():
-    """All that is chosen from, and the same methods."""
+def test_the_variants_have_the_same_interface():
+    """They have the same names to choose from, and the same methods."""
     for variant in (passing_rights, passing_none):
         assert {"MECHANISM", "End", "Receiver", "Sender", "channel", "missing"} <= set(vars(variant))
     for name in ("Sender", "Receiver"):
@@ -34,8 +34,8 @@ def test_the_variants_offer_the_same():
         assert public[0] == public[1]
 
 
-def test_where_there_is_no_way_it_is_named_and_not_used():
-    """The relay refuses to start; nothing before that needs one."""
+def test_a_platform_without_passing_is_named_and_not_used():
+    """The relay refuses to start there, and nothing before that needs passing."""
     assert passing.missing() is None
     assert passing_none.missing()
     for make in (
@@ -48,7 +48,7 @@ def test_where_there_is_no_way_it_is_named_and_not_used():
 
 
 def test_a_received_descriptor_is_not_inherited(ends):
-    """Close-on-exec, from the moment that the kernel installs it."""
+    """It is close-on-exec from the moment that the kernel installs it."""
     sender, receiver = ends
     near, far = socket.socketpair()
     with far:
@@ -63,7 +63,7 @@ def test_a_received_descriptor_is_not_inherited(ends):
 
 
 def test_messages_stay_apart_and_may_have_no_socket(ends):
-    """In order, each whole; when nothing waits that is an error, which is not the end."""
+    """They arrive in order, each one whole. An empty channel is an error, which differs from the end."""
     sender, receiver = ends
     sender.send(b"one", [])
     sender.send(b"x" * SIZE, [])
@@ -91,7 +91,7 @@ def test_a_message_that_is_too_long_is_an_error_and_leaves_nothing(ends):
 
 
 def test_more_sockets_than_there_is_room_for(ends):
-    """The first ones arrive, the rest is closed."""
+    """The first ones arrive, and the rest is closed."""
     sender, receiver = ends
     room = (socket.CMSG_SPACE(COUNT * 4) - socket.CMSG_LEN(0)) // array.array("i").itemsize
     pairs = [socket.socketpair() for _ in range(room + 2)]
@@ -109,7 +109,7 @@ def test_more_sockets_than_there_is_room_for(ends):
 
 
 def test_a_dead_sender_with_unread_data_is_the_end_too(ends):
-    """ECONNRESET on a local socket: the other end was closed before it had read all."""
+    """On a local socket the error is ECONNRESET: the other end was closed before it had read everything."""
     sender, receiver = ends
     receiver._sock.send(b"never read")
     sender.close()
@@ -117,12 +117,12 @@ def test_a_dead_sender_with_unread_data_is_the_end_too(ends):
 
 
 def test_the_probe_passes_here():
-    """This system can do it."""
+    """This system can pass sockets."""
     passing.probe()
 
 
-def test_the_probe_tells_no_sockets_from_no_passing(monkeypatch):
-    """EMFILE for the channel is message 9; a channel that passes nothing is message 10."""
+def test_the_probe_distinguishes_no_sockets_from_no_passing(monkeypatch):
+    """EMFILE for the channel is message 9. A channel that passes nothing is message 10."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
     try:
@@ -148,7 +148,7 @@ def udp_pair():
 
 
 def test_the_probe_names_the_error(monkeypatch):
-    """A sandbox refuses the call: message 10 says which error it gave."""
+    """If a sandbox refuses the call, message 10 has its error."""
 
     def refused(_self):
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))

@@ -1,4 +1,4 @@
-"""The tests' own client: a reset within connect(2) is the same as one a moment later, and nothing else is."""
+"""The tests' own client: a reset within connect(2) counts as a reset a moment later, and no other error does."""
 
 import subprocess
 import sys
@@ -32,8 +32,11 @@ with connect((sys.argv[2], int(sys.argv[3])), source=sys.argv[4] or None, wait=b
     ],
 )
 @pytest.mark.parametrize("wait", ["", "wait", "knock"])
-def test_a_reset_within_connect_is_one_that_comes_later(host, source, shown, wait):
-    """The first socket, which is descriptor 3, is reset by connect(2): what one gets reads a reset instead."""
+def test_a_reset_within_connect_counts_as_a_later_one(host, source, shown, wait):
+    """connect(2) reports the reset of the first socket, descriptor 3.
+
+    The returned socket reads a reset instead.
+    """
     if wait == "knock":
         source = shown
     program = [sys.executable, "-c", KNOCK, str(SUPPORT.parent), host, str(free_port()), source, wait]
@@ -51,8 +54,8 @@ def test_a_reset_within_connect_is_one_that_comes_later(host, source, shown, wai
     assert int(port) > 0
 
 
-def test_only_a_reset_is_taken_so():
-    """A refusal stays one, and who is let in gets the socket that it connected."""
+def test_only_a_reset_is_replaced():
+    """A refusal stays a refusal, and a successful client gets the socket that it connected."""
     with pytest.raises(ConnectionRefusedError):
         connect(("127.0.0.1", free_port()))
     with listening() as server, connect(server.getsockname(), source="127.0.0.2") as client:

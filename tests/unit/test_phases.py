@@ -1,4 +1,4 @@
-"""The run's table: every phase, whatever happens."""
+"""The run's table: every phase with every happening."""
 
 import pytest
 from hypothesis import given
@@ -10,7 +10,7 @@ from mprelay.core.protocol import CloseReason
 
 
 def after(*happenings):
-    """A run to which this has happened, and what it was last told to do."""
+    """A run after these happenings, and its last action."""
     state = RunState()
     action = Action.NOTHING
     for happening in happenings:
@@ -21,7 +21,7 @@ def after(*happenings):
 @pytest.mark.parametrize("phase", Phase)
 @pytest.mark.parametrize("happening", Happening)
 def test_each_pair_is_known_or_the_documented_error(phase, happening):
-    """An illegal one changes nothing."""
+    """An illegal happening changes nothing."""
     if happening in TABLE[phase]:
         assert step(phase, happening) is TABLE[phase][happening]
         return
@@ -34,8 +34,8 @@ def test_each_pair_is_known_or_the_documented_error(phase, happening):
 
 
 @pytest.mark.parametrize("phase", Phase)
-def test_whatever_comes_from_outside_is_legal_at_any_time(phase):
-    """A signal, the end of stdout, the absolute timeout, a failure."""
+def test_happenings_from_outside_are_legal_at_any_time(phase):
+    """They are a signal, the end of stdout, the absolute timeout and a failure."""
     inside = {
         Happening.ALL_READY,
         Happening.DRAIN_TIMEOUT,
@@ -78,12 +78,12 @@ ENDINGS = {
 
 @pytest.mark.parametrize("name", ENDINGS)
 def test_how_a_run_ends(name):
-    """What happened first decides; the exit code says the worst."""
+    """The first happening decides the reason, and the worst one the exit code."""
     happenings, ending = ENDINGS[name]
     assert after(*happenings)[0].ending == Ending(*ending)
 
 
-def test_the_story_of_a_run():
+def test_the_whole_course_of_a_run():
     """Start, serve, drain, end, over."""
     state = RunState()
     told = [
@@ -108,7 +108,7 @@ def test_the_story_of_a_run():
 
 @given(st.lists(st.sampled_from(Happening), max_size=30))
 def test_no_run_goes_back(happenings):
-    """Phases follow in their order, and nobody is told twice to end."""
+    """Phases follow in their order, and the action to end is never given twice."""
     state = RunState()
     order = list(Phase)
     ends = 0

@@ -1,4 +1,4 @@
-"""The Poller of this platform, and that each variant offers the same."""
+"""The Poller of this platform, and the common interface of all variants."""
 
 import os
 
@@ -8,8 +8,8 @@ from mprelay.system import poller, poller_epoll, poller_none
 from mprelay.system.waker import Waker
 
 
-def test_the_variants_offer_the_same():
-    """All that :mod:`mprelay.system.poller` passes on, and a Poller of the same methods."""
+def test_the_variants_have_the_same_interface():
+    """They have every name that :mod:`mprelay.system.poller` passes on, and a Poller with the same methods."""
     for variant in (poller_epoll, poller_none):
         assert set(poller.__all__) <= set(vars(variant))
     public = {name for name in dir(poller_none.Poller) if not name.startswith("_")}
@@ -20,16 +20,16 @@ def test_the_variants_offer_the_same():
         made.close()
 
 
-def test_where_there_is_none_it_is_named_and_not_made():
-    """The relay refuses to start; nothing before that needs one."""
+def test_a_platform_without_a_poller_is_named_and_not_used():
+    """The relay refuses to start there, and nothing before that needs a Poller."""
     assert poller.missing() is None
     assert poller_none.missing() == "epoll"
     with pytest.raises(NotImplementedError):
         poller_none.Poller()
 
 
-def test_it_returns_at_most_so_many_events(monkeypatch):
-    """What was left out is returned by the next call."""
+def test_the_number_of_events_is_bounded(monkeypatch):
+    """The next call returns the events that were left out."""
     monkeypatch.setattr(poller.Poller, "EVENTS_AT_ONCE", 2)
     watch = poller.Poller()
     wakers = [Waker() for _ in range(3)]
@@ -45,8 +45,8 @@ def test_it_returns_at_most_so_many_events(monkeypatch):
             waker.close()
 
 
-def test_a_timeout_may_be_longer_than_the_system_takes():
-    """It is cut to a day; here something is ready before."""
+def test_a_timeout_may_exceed_the_limit_of_the_system():
+    """It is cut to a day. In this test something is ready before."""
     watch = poller.Poller()
     waker = Waker()
     try:

@@ -1,4 +1,4 @@
-"""The pump: whole, byte by byte, in random chunks: the same comes out. Real sockets."""
+"""The pump: sent whole, byte by byte or in random chunks, the same data comes out. Real sockets."""
 
 import contextlib
 import errno
@@ -20,21 +20,21 @@ from mprelay.worker.pump import Outcome, Pumps
 @pytest.fixture
 def ends():
     """A client and a target, each with the relay's end of its connection."""
-    socks = [*tcp_pair(), *reversed(tcp_pair())]  # ours block: a time-out would make Python wait for room
+    socks = [*tcp_pair(), *reversed(tcp_pair())]  # ours block: with a timeout Python would wait for room
     yield socks
     for sock in socks:
         sock.close()
 
 
 class Counting:
-    """A socket that notes what is called."""
+    """A socket that records the calls."""
 
     def __init__(self, sock):
         self.sock = sock
         self.calls = []
 
     def __getattr__(self, name):
-        """Note it, and let the socket do it."""
+        """Record the call, and pass it on to the socket."""
         self.calls.append(name)
         return getattr(self.sock, name)
 
@@ -43,7 +43,7 @@ class Counting:
 @given(chunks=st.lists(st.integers(1, 9000), max_size=20))
 @settings(max_examples=25, deadline=None)
 def test_any_chunks_come_out_the_same(size, chunks):
-    """Order and content are never changed, and all is counted."""
+    """Order and content never change, and all bytes are counted."""
     client, near, far, target = (*tcp_pair(), *reversed(tcp_pair()))
     sent = pattern(sum(chunks))
     with client, near, far, target:
@@ -87,7 +87,7 @@ def test_an_exact_buffer_takes_no_more_than_its_size(ends):
 
 
 def test_nothing_is_read_while_the_sink_is_full(ends):
-    """Back-pressure: what was read waits, and nothing is read behind it."""
+    """This is back-pressure: data already read waits, and no more data is read behind it."""
     client, near, far, _target = ends
     small(far, socket.SO_SNDBUF)
     client.setblocking(False)  # noqa: FBT003
@@ -107,7 +107,7 @@ def test_nothing_is_read_while_the_sink_is_full(ends):
 
 
 def test_a_short_read_shows_an_empty_source(ends):
-    """No system call only to hear EAGAIN."""
+    """No system call is made only to get EAGAIN."""
     client, near, far, _target = ends
     pump = Pumps(None, 0).make(near, far)
     client.sendall(b"hello")
@@ -117,8 +117,8 @@ def test_a_short_read_shows_an_empty_source(ends):
     assert not pump.readable
 
 
-def test_a_short_read_is_not_the_end_of_looking_where_an_edge_told_of_more(ends):
-    """Behind the data there is a FIN already, for which no other edge will come."""
+def test_a_short_read_is_not_final_if_the_edge_reported_more(ends):
+    """A FIN is already queued behind the data, and no other edge will report it."""
     client, near, far, _target = ends
     client.sendall(b"bye")
     client.shutdown(socket.SHUT_WR)
@@ -132,7 +132,7 @@ def test_a_short_read_is_not_the_end_of_looking_where_an_edge_told_of_more(ends)
 
 
 def test_data_with_the_end_behind_it_needs_no_second_look(ends):
-    """A short read that met the FIN is the end; one that filled the buffer may not have come that far."""
+    """A short read that met the FIN is the end. A read that filled the buffer may not have reached it."""
     client, near, far, target = ends
     client.sendall(b"x" * 150)
     client.shutdown(socket.SHUT_WR)
@@ -145,8 +145,8 @@ def test_data_with_the_end_behind_it_needs_no_second_look(ends):
     assert target.recv(150, socket.MSG_WAITALL) == b"x" * 150
 
 
-def test_a_reset_is_read_behind_the_data_before_it(ends):
-    """All that came counts, then the error is told."""
+def test_a_reset_is_reported_after_the_data_before_it(ends):
+    """All data that arrived counts. The error is reported after it."""
     client, near, far, _target = ends
     client.sendall(b"data")
     near.recv(4, socket.MSG_PEEK | socket.MSG_WAITALL)
@@ -157,7 +157,7 @@ def test_a_reset_is_read_behind_the_data_before_it(ends):
     assert (pump.error, pump.received, pump.fin_received) == ("ECONNRESET", 4, False)
 
 
-def test_a_failing_send_is_told(ends):
+def test_a_failing_send_is_reported(ends):
     """The sink was reset."""
     client, near, far, target = ends
     reset(target)
@@ -184,8 +184,8 @@ def test_a_flow_yields_after_a_while(ends):
     assert pump.can_move
 
 
-def test_no_memory_for_the_rest_is_told(ends):
-    """Scratch is shared: what the sink does not take must be copied, and that can fail."""
+def test_a_lack_of_memory_for_the_rest_is_reported(ends):
+    """Scratch is shared, so data that the sink does not take must be copied, and that can fail."""
     client, near, far, _target = ends
     small(far, socket.SO_SNDBUF)
     client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
@@ -201,7 +201,7 @@ def test_no_memory_for_the_rest_is_told(ends):
             pages = int(statm.read().split()[0])
         resource.setrlimit(resource.RLIMIT_AS, (pages * 4096, hard))
         try:
-            return bytes(bytearray(1 << 30)[: len(rest)])  # what does not fit any more: a gibibyte
+            return bytes(bytearray(1 << 30)[: len(rest)])  # a gibibyte no longer fits
         finally:
             refused = True
             resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
@@ -217,8 +217,8 @@ def test_no_memory_for_the_rest_is_told(ends):
     assert (outcome, pump.error) == (Outcome.NO_MEMORY, "ENOMEM")
 
 
-def test_errnos_by_name():
-    """As errno(3) names them; a reset has one name."""
+def test_names_of_errnos():
+    """They are named as in errno(3), and a reset has only one name."""
     assert errno_name(errno.EMFILE) == "EMFILE"
     assert errno_name(99999) == "E99999"
     assert stream_error(errno.EPIPE) == "ECONNRESET"

@@ -1,4 +1,4 @@
-"""The recorder: whatever is written is one line of valid JSON below 4096 bytes, in sequence."""
+"""The recorder: each record is one line of valid JSON below 4096 bytes, in sequence."""
 
 import json
 import re
@@ -49,14 +49,14 @@ def test_no_text_breaks_a_record(value, problem, labels):
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: message.event)
 def test_every_entry_at_its_largest_stays_below_the_limit(message):
-    """All fields as long as they can be, with the largest labels."""
+    """All fields have their largest size, and so have the labels."""
     long = "\x01" * VALUE_LIMIT
     ip = "fdff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
     figures = {"pid": 2**31, "cpu_percent": 12345.6, "rss": 2**60, "fds": 10**6}
     large = {
         "parameter": max((p.name for p in PARAMETERS), key=len),
         "value": long,
-        "problem": "\U0001f4a5" * (PROBLEM_LIMIT // 4),  # repr has escaped what is not printable
+        "problem": "\U0001f4a5" * (PROBLEM_LIMIT // 4),  # repr has escaped all non-printable characters
         "place": "x" * 60,
         "detail": "x" * 200,
         "acl": "x" * ACL_LIMIT,
@@ -80,8 +80,8 @@ def test_every_entry_at_its_largest_stays_below_the_limit(message):
 
 
 @pytest.mark.parametrize("bad", ["\x01", '"', "\U0001f4a5", "\udcff", "x"])
-def test_the_unexpected_stays_below_the_limit(bad):
-    """Whatever an exception says of itself, and wherever it was."""
+def test_an_unexpected_exception_stays_below_the_limit(bad):
+    """This holds for any text of the exception, and for any place."""
     kept = Kept(labels={"k": "x" * (LABELS_LIMIT - 9)})
     kept.recorder.unexpected(4e9, bad * 300, bad * 300, 64)
     kept.recorder.flush()
@@ -92,7 +92,7 @@ def test_the_unexpected_stays_below_the_limit(bad):
 
 @given(st.floats(0, 4e9))
 def test_clock_shows_what_the_calendar_says(at):
-    """RFC 3339, UTC, microseconds, also when the time goes back."""
+    """RFC 3339, UTC, microseconds. This also holds when the time goes back."""
     clock = Clock()
     clock.show(at + 1)
     seen = datetime.strptime(clock.show(at), "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
@@ -100,12 +100,12 @@ def test_clock_shows_what_the_calendar_says(at):
 
 
 def test_relay_ids_differ():
-    """Unique per run."""
+    """They are unique per run."""
     assert Kept().recorder.relay_id != Kept().recorder.relay_id
 
 
-def test_everybody_hears_of_each_record_once():
-    """In the order of writing, and nothing before the flush."""
+def test_each_listener_gets_each_record_once():
+    """They get them in the order of writing, and not before the flush."""
     first, second = [], []
     recorder = Recorder(RENDERERS["json"], first.extend, second.extend)
     recorder.write(catalogue.ADMISSION_PAUSED)

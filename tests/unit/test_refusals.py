@@ -9,7 +9,7 @@ from mprelay.core.refusals import CLIENTS_LIMIT, Refusals, Sum
 
 
 def test_each_client_and_kind_has_its_sum():
-    """A sum has the number, the first moment and the last."""
+    """A sum has the number, and the first and the last moment."""
     refusals = Refusals()
     for at in (1.0, 2.0, 5.0):
         refusals.add("192.0.2.1", "rejected", at)
@@ -41,7 +41,7 @@ def test_a_flood_from_many_addresses_is_bounded():
     st.integers(1, 4),
 )
 def test_nothing_is_lost(refused, most):
-    """Whatever is added, and in portions of whatever size it is taken."""
+    """This holds whatever is added, and whatever the size of the portions that are taken."""
     refusals = Refusals()
     for at, (client, kind) in enumerate(refused):
         refusals.add(str(client), kind, float(at))
