@@ -28,7 +28,7 @@ from mprelay.worker.loop import Loop
 
 
 class Kept:
-    """An uplink that keeps what is reported; it always has room."""
+    """An uplink that keeps what is reported. It always has room."""
 
     def __init__(self):
         self.events = []
@@ -38,11 +38,11 @@ class Kept:
 
     @property
     def waiting(self):
-        """Whether the relay has anything to tell."""
+        """Whether the relay has anything to report."""
         return len(self.events) > self._told
 
     def flush(self):
-        """Tell the test."""
+        """Pass the reports to the test."""
         for _ in range(len(self.events) - self._told):
             self.news.release()
         self._told = len(self.events)
@@ -86,7 +86,7 @@ class Running:
 
     @contextmanager
     def unattended(self):
-        """Without the thread: the test takes the turns."""
+        """Stop the thread, so that the test takes the turns."""
         try:
             yield
         finally:
@@ -124,8 +124,8 @@ def client():
         yield ends
 
 
-def test_told_to_stop_every_session_is_reset_and_reported(client):
-    """The end of the inbox; the supervisor knows the reason."""
+def test_on_a_stop_every_session_is_reset_and_reported(client):
+    """The end of the inbox is the stop. The supervisor knows the reason."""
     far, near = client
     with listening() as server:
         with Running(server.getsockname()) as running:
@@ -143,7 +143,7 @@ def test_told_to_stop_every_session_is_reset_and_reported(client):
 
 
 def test_the_deadline_is_enforced_without_a_supervisor(client):
-    """A ticket that comes after it is refused; nobody had to say so."""
+    """A ticket that comes after it is refused, without any order."""
     far, near = client
     with listening() as server, Running(server.getsockname(), deadline=0.0) as running:
         running.admit(near)
@@ -154,7 +154,7 @@ def test_the_deadline_is_enforced_without_a_supervisor(client):
 
 
 def test_progress_is_reported_while_bytes_move_and_not_when_idle(client):
-    """The last known figures of a session whose worker may be lost."""
+    """These are the last known figures of a session whose worker may be lost."""
     far, near = client
     with listening() as server, Running(server.getsockname()) as running:
         running.admit(near)
@@ -167,7 +167,7 @@ def test_progress_is_reported_while_bytes_move_and_not_when_idle(client):
 
 
 def test_the_worker_never_sleeps_past_a_deadline(client):
-    """Whatever a session does, the moment to look at the deadlines is not later than the nearest of them."""
+    """Whatever a session does, the next wake-up is not later than its nearest deadline."""
     far, near = client
     idle_timeout, connect_timeout = 1.5, 3.0
     with listening() as server:
@@ -198,12 +198,12 @@ def test_the_worker_never_sleeps_past_a_deadline(client):
                 assert events[-1].reason is CloseReason.IDLE_TIMEOUT
                 assert loop._worker.now >= active_at + idle_timeout
             while loop._deadlines.look_at is not None:
-                turn()  # what was left to look at; then nothing wakes it
+                turn()  # the remaining looks; then nothing wakes it
 
 
 @contextmanager
 def relaying(running, near, server):
-    """A session that is connected, and turns that the test takes: its session, and the target's end."""
+    """A connected session whose turns the test takes: the session, and the target's end."""
     with running.unattended():
         running.admit(near, admitted_at=time.monotonic())
         running.loop._turn()
@@ -214,15 +214,15 @@ def relaying(running, near, server):
 
 
 def drain(sock):
-    """Read all that is there."""
+    """Read all waiting data."""
     sock.setblocking(False)  # noqa: FBT003
     with suppress(BlockingIOError):
         while sock.recv(1 << 20):
             pass
 
 
-def test_one_edge_may_tell_of_data_and_of_room(client):
-    """A target that reads what was stuck, and sends something, between two looks."""
+def test_one_edge_may_report_data_and_room(client):
+    """The target reads data that was stuck, and sends something, between two looks."""
     far, near = client
     far.setblocking(False)  # noqa: FBT003
     with listening() as server:
@@ -241,8 +241,11 @@ def test_one_edge_may_tell_of_data_and_of_room(client):
             assert session.up.received > received or session.up.pipe.held < stuck
 
 
-def test_an_end_may_be_met_before_the_edge_that_tells_of_data(client, monkeypatch):
-    """The target has room again, so all is read up to the FIN; the client's older edge stands behind that."""
+def test_an_end_may_be_read_before_the_edge_that_reports_data(client, monkeypatch):
+    """The target has room again, so all data up to the FIN is read.
+
+    The client's older edge is handled after that.
+    """
     far, near = client
     with listening() as server:
         running = Running(server.getsockname(), buffer=4000)
@@ -267,8 +270,8 @@ def test_an_end_may_be_met_before_the_edge_that_tells_of_data(client, monkeypatc
             assert session in loop._deadlines.idle
 
 
-def test_a_session_that_ended_is_not_heard_of_again(client):
-    """Also where the supervisor still has its copy of the client's socket, which epoll(7) takes for open then."""
+def test_a_session_that_ended_gets_no_further_event(client):
+    """This holds even if the supervisor still has a copy of the socket, which keeps it open for epoll(7)."""
     far, near = client
     with listening() as server:
         running = Running(server.getsockname())
@@ -284,8 +287,8 @@ def test_a_session_that_ended_is_not_heard_of_again(client):
             assert loop._poller.wait(0.0) == []
 
 
-def test_no_session_is_idle_whose_event_was_not_seen_yet(client, monkeypatch):
-    """A loop that was held up, and then sees only a part of what came meanwhile."""
+def test_no_session_is_idle_whose_event_is_still_unseen(client, monkeypatch):
+    """The loop was delayed, and then sees only a part of the events that came meanwhile."""
     monkeypatch.setattr(poller.Poller, "EVENTS_AT_ONCE", 1)
     with listening() as server, connected() as other:
         running = Running(server.getsockname())
@@ -311,7 +314,7 @@ def test_no_session_is_idle_whose_event_was_not_seen_yet(client, monkeypatch):
 
 
 def test_timeouts_are_not_put_off_for_ever_by_a_storm_of_events(client, monkeypatch):
-    """More events in every turn than one wait returns. Each was seen once, so who is idle is known."""
+    """Every turn has more events than one wait returns. Each was seen once, so idle sessions are known."""
     monkeypatch.setattr(poller.Poller, "EVENTS_AT_ONCE", 1)
     _far, near = client
     with listening() as server, connected() as (chatty, other), ExitStack() as stack:
@@ -336,7 +339,7 @@ def test_timeouts_are_not_put_off_for_ever_by_a_storm_of_events(client, monkeypa
             assert running.uplink.wait(Closed).reason is CloseReason.IDLE_TIMEOUT
 
 
-def test_who_moves_little_goes_before_who_moves_much(client):
+def test_small_transfers_go_before_large_ones(client):
     """A bulk flow waits in the queue until the edges of the turn are handled."""
     with listening() as server, connected() as (small, other):
         running = Running(server.getsockname(), pipes=0)
@@ -362,20 +365,20 @@ def test_who_moves_little_goes_before_who_moves_much(client):
 
 
 class Noting:
-    """A socket that notes when it is read."""
+    """A socket that records when it is read."""
 
     def __init__(self, sock, order, who):
         self._sock, self._order, self._who = sock, order, who
 
     def recv_into(self, *args):
-        """Note who is read first."""
+        """Record which socket is read first."""
         self._order.append(self._who)
         return self._sock.recv_into(*args)
 
 
 @pytest.mark.parametrize("buffer", [None, 4000])
-def test_a_survivor_that_takes_nothing_is_waited_for_only_so_long(client, monkeypatch, buffer):
-    """The reset is passed on after the linger time without progress; the reason is what happened first."""
+def test_the_wait_for_a_survivor_that_takes_nothing_is_bounded(client, monkeypatch, buffer):
+    """The reset is passed on after the linger time without progress. The reason is the first event."""
     monkeypatch.setattr("mprelay.worker.lingering.LINGER", 0.3)
     far, near = client
     with listening() as server, Running(server.getsockname(), buffer=buffer) as running:
@@ -395,7 +398,7 @@ def test_a_survivor_that_takes_nothing_is_waited_for_only_so_long(client, monkey
 
 
 def test_both_may_be_gone_before_the_target_is_connected(client):
-    """The client has spoken and reset, the target has accepted and reset: nobody is left to hear anything."""
+    """The client has sent data and reset, and the target has accepted and reset, so no receiver is left."""
     far, near = client
     with listening() as server:
         running = Running(server.getsockname())
@@ -411,7 +414,7 @@ def test_both_may_be_gone_before_the_target_is_connected(client):
         assert (closed.client_end, closed.target_end) == ("reset", "reset")
 
 
-def test_a_reset_after_a_long_silence_gives_the_survivor_time_all_the_same(client, monkeypatch):
+def test_a_reset_after_a_long_silence_still_gives_the_survivor_time(client, monkeypatch):
     """The linger time begins with the reset, not with the last byte that moved."""
     monkeypatch.setattr("mprelay.worker.lingering.LINGER", 0.5)
     far, near = client
@@ -427,7 +430,7 @@ def test_a_reset_after_a_long_silence_gives_the_survivor_time_all_the_same(clien
 
 
 def fill(sock):
-    """Send until nobody on the way has taken anything for a while; how many bytes were sent."""
+    """Send until nothing has been taken for a while. Return the number of bytes sent."""
     sock.settimeout(0.2)
     sent = 0
     with suppress(TimeoutError):
@@ -446,8 +449,8 @@ def drain_to_reset(sock):
     return data
 
 
-def test_the_supervisor_hears_of_a_session_that_drains(client):
-    """Else it would take the worker for one that does not answer."""
+def test_a_draining_session_is_reported_to_the_supervisor(client):
+    """Without the reports the supervisor would consider the worker late."""
     far, near = client
     with listening() as server:
         running = Running(server.getsockname())
@@ -465,7 +468,10 @@ def test_the_supervisor_hears_of_a_session_that_drains(client):
 
 
 def test_an_acknowledgement_may_come_late(client, monkeypatch):
-    """The client has spoken and reset before the target was connected; the target's kernel takes its time."""
+    """The client has sent data and reset before the target was connected.
+
+    The target's kernel is slow to acknowledge.
+    """
     left = iter([4, 4, 4])
     monkeypatch.setattr("mprelay.system.sockets.unacknowledged", lambda _sock: next(left, 0))
     far, near = client
@@ -480,7 +486,7 @@ def test_an_acknowledgement_may_come_late(client, monkeypatch):
 
 
 def test_a_survivor_that_takes_a_little_at_a_time_gets_it_all(client, monkeypatch):
-    """Each byte that is acknowledged gives it the linger time again."""
+    """Each acknowledged byte restarts the linger time."""
     monkeypatch.setattr("mprelay.worker.lingering.LINGER", 0.3)
     far, near = client
     with listening() as server, Running(server.getsockname()) as running:
@@ -500,7 +506,7 @@ def test_a_survivor_that_takes_a_little_at_a_time_gets_it_all(client, monkeypatc
 
 @pytest.mark.parametrize("slept", [False, True])
 def test_the_deadline_is_met_in_a_storm_of_events(client, monkeypatch, slept):
-    """At once; after a sleep, which the monotonic clock does not know, when it is the timer's turn."""
+    """It is met at once, or after a sleep, which the monotonic clock does not count, in the timer's turn."""
     monkeypatch.setattr(poller.Poller, "EVENTS_AT_ONCE", 1)
     far, near = client
     with listening() as server:
@@ -528,8 +534,8 @@ def test_the_deadline_is_met_in_a_storm_of_events(client, monkeypatch, slept):
             ]
 
 
-def test_nothing_is_kept_of_a_session_that_ended(client):
-    """No entry in any table of the loop."""
+def test_nothing_is_kept_of_an_ended_session(client):
+    """No table of the loop has an entry for it."""
     far, near = client
     with listening() as server, Running(server.getsockname()) as running:
         running.admit(near)
@@ -551,7 +557,7 @@ def test_nothing_is_kept_of_a_session_that_ended(client):
 
 
 def test_more_events_than_one_wait_returns():
-    """What was not yet seen is seen in the next turn; no session is idle meanwhile."""
+    """The next turn sees the other events. No session is idle meanwhile."""
     with listening(backlog=512) as server, Running(server.getsockname(), idle_timeout=1800.0) as running:
         count = poller.Poller.EVENTS_AT_ONCE // 2 + 20
         clients = []
@@ -575,13 +581,13 @@ def test_more_events_than_one_wait_returns():
 # -- both sides have ended, and one has not acknowledged everything -------------------------------------------
 
 TAIL = 1_500_000
-"""Bytes that a peer which does not read leaves in our kernel, and that our kernel takes."""
+"""A number of bytes that the kernel accepts, and that stay there while the peer does not read."""
 
 
 def both_ended(far, target, speaker, loop=None):
-    """Let the speaker say more than the other's kernel takes; both end. Return the one that does not read.
+    """Let the speaker send more than the other's kernel takes, and end both. Return the peer that does not read.
 
-    It ends first; with `loop` the speaker does, and the other when the loop has taken note of that.
+    That peer ends first. With `loop` the speaker ends first, and the other once the loop has seen that.
     """
     listener = target if speaker is far else far
     if loop is None:
@@ -621,8 +627,8 @@ WAYS_TO_END = pytest.mark.parametrize(
 
 
 @WAYS_TO_END
-def test_a_session_whose_last_data_nobody_takes_is_reset(client, monkeypatch, limit, speaker, first):
-    """After the linger time, or a shorter idle timeout, it gives its slot back. Nothing is left in the kernel."""
+def test_a_session_whose_last_data_is_never_read_is_reset(client, monkeypatch, limit, speaker, first):
+    """After the linger time, or a shorter idle timeout, its slot is free. Nothing is left in the kernel."""
     if limit == "linger":
         monkeypatch.setattr("mprelay.worker.lingering.LINGER", 0.3)
     with one_session(client, idle_timeout=0.3 if limit == "idle" else 300.0) as (running, far, target):
@@ -641,7 +647,7 @@ def test_a_session_whose_last_data_nobody_takes_is_reset(client, monkeypatch, li
 
 @WAYS_TO_END
 def test_a_slow_reader_of_the_last_data_gets_it_all(client, monkeypatch, limit, speaker, first):
-    """Whatever was acknowledged since the last look gives it the time again. The record is as ever."""
+    """Any byte acknowledged since the last look restarts the time. The record is that of a normal end."""
     if limit == "linger":
         monkeypatch.setattr("mprelay.worker.lingering.LINGER", 0.6)
     with one_session(client, idle_timeout=0.6 if limit == "idle" else 300.0) as (running, far, target):
@@ -664,7 +670,7 @@ def test_a_slow_reader_of_the_last_data_gets_it_all(client, monkeypatch, limit, 
 
 @contextmanager
 def settling(client, server, **settings):
-    """A session that both have ended and the client does not read: the relay, the session, and both far ends."""
+    """A session that both ended while the client does not read: the relay, the session, and both far ends."""
     far, near = client
     far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
     running = Running(server.getsockname(), **settings)
@@ -679,7 +685,10 @@ def settling(client, server, **settings):
 
 
 def test_nothing_is_polled_while_a_session_settles(client):
-    """Two looks in ten seconds; the edge of the last acknowledgement ends it sooner. Nothing of it is kept."""
+    """There are two looks in ten seconds. The edge of the last acknowledgement ends it sooner.
+
+    Nothing of it is kept.
+    """
     with listening() as server, settling(client, server) as (running, session, far, _target):
         loop = running.loop
         loop._deadlines.progress_at = None
@@ -699,7 +708,7 @@ def test_nothing_is_polled_while_a_session_settles(client):
 
 
 def test_a_client_that_resets_while_a_session_settles_has_cut_it(client):
-    """What it left behind was not delivered."""
+    """The data that it left unread was not delivered."""
     with listening() as server, settling(client, server) as (running, session, far, target):
         far.close()
         while session.state is not State.CLOSED:
@@ -716,7 +725,7 @@ def test_a_client_that_resets_while_a_session_settles_has_cut_it(client):
 
 
 def test_a_client_that_leaves_only_a_farewell_behind_has_cut_nothing(client, monkeypatch):
-    """A TLS client does not read the server's last alert. Here all that was not read counts as one."""
+    """A TLS client does not read the server's last alert. Here all unread data counts as one."""
     monkeypatch.setattr("mprelay.worker.lingering.FAREWELL", TAIL)
     with listening() as server, settling(client, server) as (running, session, far, _target):
         far.close()
@@ -729,7 +738,7 @@ def test_a_client_that_leaves_only_a_farewell_behind_has_cut_nothing(client, mon
 
 @pytest.mark.parametrize("how", ["expired", "stopped"])
 def test_a_session_that_settles_can_be_cut_short(client, how):
-    """By the absolute timeout, and by the end of the drain."""
+    """The absolute timeout and the end of the drain do that."""
     deadline = boottime.now() + 0.5 if how == "expired" else None
     with listening() as server, settling(client, server, deadline=deadline) as (running, session, far, _target):
         if how == "stopped":
@@ -743,11 +752,11 @@ def test_a_session_that_settles_can_be_cut_short(client, how):
         assert reset_arrives(far)
 
 
-# -- what the supervisor says besides tickets ------------------------------------------------------------------
+# -- extras of tickets, and orders --------------------------------------------------------------------------
 
 
 def test_a_ticket_may_name_its_target(client):
-    """Each session connects to its own, of either family, and the others to that of the settings."""
+    """Each session connects to its own target, of either family, or else to the target of the settings."""
     far, near = client
     with (
         listening() as usual,
@@ -762,7 +771,7 @@ def test_a_ticket_may_name_its_target(client):
             assert receive(target, 5) == b"hello"
 
 
-def test_a_session_that_would_connect_to_itself_is_refused_whatever_named_its_target(client):
+def test_a_session_that_would_connect_to_itself_is_refused_for_any_target(client):
     """The kernel may choose the target's own port for our socket, which then connects to itself."""
     _far, near = client
     with listening() as usual:
@@ -779,7 +788,7 @@ def test_a_session_that_would_connect_to_itself_is_refused_whatever_named_its_ta
 
 @pytest.mark.parametrize("is_connected", [True, False])
 def test_a_session_can_be_killed(client, is_connected):
-    """Both its peers are reset, with the reason given; one that is not there is passed over, others go on."""
+    """Both its peers are reset, with the given reason. An unknown session is ignored, and others go on."""
     far, near = client
     with (
         listening() as server,
@@ -809,8 +818,8 @@ def test_a_session_can_be_killed(client, is_connected):
             assert receive(spared, 1) == b"x"
 
 
-def test_a_new_deadline_takes_the_place_of_the_one_before(client):
-    """Earlier, later, none, and again one; the timer of the old one wakes nobody."""
+def test_a_new_deadline_replaces_the_earlier_one(client):
+    """It may be earlier, later, none, and set again. The old one's timer wakes no process."""
     far, near = client
     hour = 3600.0
     with listening() as server:
@@ -837,8 +846,8 @@ def test_a_new_deadline_takes_the_place_of_the_one_before(client):
                 assert reset_arrives(far)
 
 
-def test_a_deadline_that_is_taken_back_after_it_came(client):
-    """What comes then is relayed."""
+def test_a_deadline_that_is_cancelled_after_it_came(client):
+    """Sessions are relayed again afterwards."""
     far, near = client
     with listening() as server, Running(server.getsockname(), deadline=0.0) as running:
         eventually(lambda: running.loop._worker.expired, "it expires")

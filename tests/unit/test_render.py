@@ -1,4 +1,4 @@
-"""Renderers: what a line of text says."""
+"""Renderers: the text of a record's line."""
 
 import pytest
 from support.kept import Kept
@@ -19,12 +19,12 @@ from mprelay.records.render import RENDERERS, renderer
     ],
 )
 def test_auto_is_text_on_a_terminal(log_format, terminal, chosen):
-    """And JSON otherwise."""
+    """Otherwise it is JSON."""
     assert renderer(log_format, terminal=terminal) is RENDERERS[chosen]
 
 
 def test_text_is_the_manuals_sentence():
-    """TIMESTAMP LEVEL message."""
+    """The line is TIMESTAMP LEVEL message."""
     kept = Kept("text")
     kept.book.enter(("192.0.2.8", 1), Verdict(Outcome.REJECTED, "10.0.0.0/8"), 1.25, 1.25)
     kept.recorder.flush()
@@ -33,8 +33,11 @@ def test_text_is_the_manuals_sentence():
     assert kept.lines == [attempt, reject]
 
 
-def test_text_shows_beside_the_sentence_what_it_leaves_out():
-    """Why a start failed, what is wrong with an argument, and how a session went; JSON has it in fields."""
+def test_text_shows_facts_that_the_sentence_leaves_out():
+    """They are why a start failed, the problem with an argument, and how a session went.
+
+    JSON has them in fields.
+    """
     kept = Kept("text")
     wrong = "<fwd port> '0' must be a whole number"
     kept.recorder.refuse("fwd_port", "0", catalogue.FWD_PORT_INVALID, wrong)
@@ -60,7 +63,7 @@ def test_text_shows_beside_the_sentence_what_it_leaves_out():
 
 @pytest.mark.parametrize(("error", "last"), [(None, ""), ("ECONNRESET", ", ECONNRESET")])
 def test_text_shows_how_a_session_went(error, last):
-    """Client's port, bytes both ways, seconds, and the error's name."""
+    """It shows the client's port, the bytes both ways, the seconds, and the error's name."""
     kept = Kept("text")
     kept.admit(("192.0.2.7", 4711), 1.0, 50.0)
     reason = CloseReason.TARGET_READ_CLOSED

@@ -1,10 +1,10 @@
-"""How soon a worker is started again."""
+"""The delay before a worker is started again."""
 
 from mprelay.core.restarts import TRIES, Restarts
 
 
-def test_who_cannot_be_started_waits_longer_each_time():
-    """Up to a minute; a start that succeeds begins anew."""
+def test_a_worker_that_cannot_be_started_waits_longer_each_time():
+    """The wait grows up to a minute. A successful start resets it."""
     restarts = Restarts(2)
     pauses = [restarts.failed(1) for _ in range(12)]
     assert pauses[:4] == [(1, 0.1), (2, 0.2), (3, 0.4), (4, 0.8)]
@@ -13,8 +13,8 @@ def test_who_cannot_be_started_waits_longer_each_time():
     assert restarts.failed(1) == (1, 0.1)
 
 
-def test_who_lived_is_replaced_at_once():
-    """Who dies again and again is not."""
+def test_a_worker_that_lived_is_replaced_at_once():
+    """A worker that dies again and again is not."""
     restarts = Restarts(2)
     assert [restarts.died(1, 1.0) for _ in range(8)] == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
     assert restarts.died(2, 0.0) == 1.0
@@ -22,8 +22,8 @@ def test_who_lived_is_replaced_at_once():
     assert restarts.died(1, 4.9) == 1.0
 
 
-def test_it_is_hopeless_when_each_was_tried_in_vain():
-    """Often enough."""
+def test_it_is_hopeless_when_each_worker_was_tried_in_vain():
+    """This needs a number of tries for each."""
     restarts = Restarts(2)
     for _ in range(TRIES):
         assert not restarts.hopeless()

@@ -1,4 +1,4 @@
-"""What CI may try twice: a few tests that are marked with a bound in wall-clock time. Each is shown."""
+"""Second tries in CI: a few tests, marked with a bound in wall-clock time. Each is shown."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ MARKED = '@pytest.mark.wall_clock("a second")'
 
 
 def run(directory, *tests):
-    """Run these as CI does, one file each: exit code and output."""
+    """Run these tests as CI does, in one file each. Return exit code and output."""
     for old in directory.glob("test_*.py"):
         old.unlink()
     for number, test in enumerate(tests):
@@ -50,7 +50,7 @@ def run(directory, *tests):
 
 
 def flaky(name, marker=MARKED, passes_at=2):
-    """A test that passes at one of its tries."""
+    """A test whose first tries fail. `passes_at`: the number of the try that passes."""
     return FLAKY.format(name=name, marker=marker, passes_at=passes_at)
 
 
@@ -64,7 +64,7 @@ def test_a_bound_that_was_missed_once_is_shown(tmp_path):
 
 
 @pytest.mark.parametrize("test", [flaky("race", marker=""), flaky("broken", passes_at=3)])
-def test_any_other_failure_is_one_at_once(tmp_path, test):
+def test_any_other_failure_counts_at_once(tmp_path, test):
     """Without the marker there is no second try, and a second failure is a failure."""
     code, shown = run(tmp_path, test)
     assert code == 1
@@ -74,7 +74,7 @@ def test_any_other_failure_is_one_at_once(tmp_path, test):
 
 @pytest.mark.slow
 def test_too_many_fail_the_build(tmp_path):
-    """Over all of its runs: three were allowed, the fourth is one too many."""
+    """The limit covers all runs of a build: three were allowed, the fourth is one too many."""
     assert run(tmp_path, *(flaky("slow") for _ in range(3)))[0] == 0
     code, shown = run(tmp_path, flaky("slow"))
     assert code == 1

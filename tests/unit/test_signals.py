@@ -16,13 +16,13 @@ STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIG
 
 
 def printed(code):
-    """What a program prints."""
+    """The output of a program."""
     command = [sys.executable, "-c", "import os, signal\nfrom mprelay.system import signals\n" + code]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.split()
 
 
-def test_it_begins_from_a_known_state():
-    """Whatever is ignored, blocked or running then; a child of it begins from the same."""
+def test_it_begins_in_a_known_state():
+    """Ignored and blocked signals and running timers are reset. A child begins in the same state."""
     assert printed("""
 for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
     signal.signal(number, signal.SIG_IGN)
@@ -49,8 +49,8 @@ print(*sorted({n.name for n in signal.valid_signals() if signal.getsignal(n) is 
     ]
 
 
-def test_a_stop_signal_before_anything_hears_it_is_heard_later():
-    """Without a traceback for SIGINT; :func:`release` alone lets it act by default."""
+def test_an_early_stop_signal_is_handled_later():
+    """SIGINT causes no traceback. After :func:`release` alone it acts by default."""
     assert printed("""
 signals.begin()
 os.kill(os.getpid(), signal.SIGINT)
@@ -65,7 +65,7 @@ print(*sorted(signals.Signals().take()))
 
 @pytest.mark.parametrize("number", STOP)
 def test_a_signal_makes_the_descriptor_readable_and_nothing_else(number):
-    """No exception in the middle of anything."""
+    """No exception interrupts other code."""
     caught = Signals()
     try:
         assert caught.take() == []
@@ -78,7 +78,7 @@ def test_a_signal_makes_the_descriptor_readable_and_nothing_else(number):
 
 
 def test_nohup_is_respected():
-    """A hang-up that was ignored from the start stays ignored; a background job's SIGINT is heard."""
+    """A hang-up that was ignored from the start stays ignored. A background job's SIGINT is handled."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     caught = Signals()
     try:
@@ -91,12 +91,12 @@ def test_nohup_is_respected():
         signal.signal(signal.SIGHUP, before)
 
 
-def test_signals_that_are_held_back_come_afterwards():
+def test_signals_that_are_blocked_arrive_afterwards():
     """None is lost while a process is started."""
     caught = Signals()
     try:
         with signals.held_back():
-            # To this thread: a process may have others, as one of pytest-xdist's has, that hear it at once.
+            # To this thread: another thread of the process (pytest-xdist has one) would receive it at once.
             signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
             assert caught.take() == []
         assert select.select([caught], [], [], 20)[0] == [caught]
@@ -105,8 +105,8 @@ def test_signals_that_are_held_back_come_afterwards():
         caught.close()
 
 
-def test_a_process_started_meanwhile_cannot_be_interrupted_and_then_ignores():
-    """The mask is inherited over exec; then the worker makes itself deaf for good."""
+def test_a_new_process_cannot_be_interrupted_and_then_ignores_signals():
+    """The mask is inherited over exec. Then the worker ignores the signals for good."""
     code = (
         "import os, signal; from mprelay.system import signals\n"
         "print('begun', flush=True); input(); signals.ignore()\n"
@@ -126,7 +126,7 @@ def test_a_process_started_meanwhile_cannot_be_interrupted_and_then_ignores():
 
 
 def test_the_end_of_a_child_is_no_stop_signal():
-    """It is heard where that is asked for, and kept from who asks for the signals to stop."""
+    """It is reported if that is asked for, and hidden from readers of the stop signals."""
     ended = []
     caught = Signals(lambda: ended.append(True))
     try:
@@ -141,7 +141,6 @@ def test_the_end_of_a_child_is_no_stop_signal():
     assert signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL
 
 
-def test_a_signal_has_the_name_that_signal_7_gives_it():
-    """As signal(7) has them."""
+def test_a_signal_has_its_name_of_signal_7():
     assert signals.name(9) == "SIGKILL"
     assert signals.name(1000) == "SIG1000"

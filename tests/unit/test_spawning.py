@@ -1,4 +1,4 @@
-"""How processes start, and what they say before they are ready."""
+"""The start of a process, and its output before it is ready."""
 
 import os
 
@@ -20,12 +20,12 @@ from mprelay.system.spawning import FirstWords, last_line
     ],
 )
 def test_the_last_line(said, last):
-    """Whatever it was, it is text, and short."""
+    """Whatever it was, it is valid text, and short."""
     assert last_line(said) == last
 
 
 def test_first_words_are_kept_and_passed_on(capfd):
-    """What is written on stderr meanwhile, in this process or in one that it starts; then stderr is as before."""
+    """They are what this process or its children write on stderr meanwhile. Then stderr is as before."""
     words = FirstWords()
     with words.as_stderr():
         os.write(2, b"one\ntwo\n")
@@ -37,7 +37,7 @@ def test_first_words_are_kept_and_passed_on(capfd):
 
 
 def test_first_words_never_block(capfd):
-    """However much is said while nobody listens."""
+    """This holds for any amount of output while no process reads it."""
     words = FirstWords()
     line = b"x" * 1000 + b"\n"
     with words.as_stderr(), pytest.raises(BlockingIOError):

@@ -1,4 +1,4 @@
-"""Splicing: the same bytes as copying, a pipe only while it pays, and copying where there is none."""
+"""Splicing: the same bytes as copying, a pipe only while it pays, and copying if there is none."""
 
 import contextlib
 import errno
@@ -52,7 +52,7 @@ def feed(client, pump, data, collect):
 
 
 def until_blocked(client, pump):
-    """Send until the sink takes no more."""
+    """Send until the sink accepts no more."""
     client.setblocking(False)  # noqa: FBT003
     outcome = None
     while outcome is not Outcome.BLOCKED:
@@ -63,7 +63,7 @@ def until_blocked(client, pump):
 
 
 class Target:
-    """Collects what arrives."""
+    """Collects the arriving data."""
 
     def __init__(self, sock):
         self.sock = sock
@@ -71,13 +71,13 @@ class Target:
         sock.setblocking(False)  # noqa: FBT003
 
     def __call__(self):
-        """Take what is there."""
+        """Take all waiting data."""
         with contextlib.suppress(BlockingIOError):
             while part := self.sock.recv(1 << 20):
                 self.data += part
 
     def until(self, size):
-        """Take until so many bytes are there."""
+        """Take data until it has `size` bytes."""
         while len(self.data) < size:
             assert select.select([self.sock], [], [], 20)[0]
             self()
@@ -86,7 +86,7 @@ class Target:
 @given(sizes=st.lists(st.integers(1, 300_000), min_size=1, max_size=6))
 @settings(max_examples=15, deadline=None)
 def test_any_chunks_come_out_the_same(sizes):
-    """As with copying: order, content, counts."""
+    """Order, content and counts are those of copying."""
     client, near, far, target = (*tcp_pair(), *reversed(tcp_pair()))
     with client, near, far, target:
         pumps, pump = borrowing(near, far)
@@ -110,7 +110,7 @@ def test_any_chunks_come_out_the_same(sizes):
 
 
 def test_a_flow_that_fills_the_buffer_borrows_and_a_quiet_one_gives_back(ends):
-    """No pipe for a new flow; one while it pays; none when it is quiet again."""
+    """A new flow has no pipe, a flow whose bulk data makes it pay has one, and a quiet flow has none again."""
     client, near, far, target = ends
     pumps = Pumps(None, 1)
     pump = pumps.make(near, far)
@@ -129,8 +129,8 @@ def test_a_flow_that_fills_the_buffer_borrows_and_a_quiet_one_gives_back(ends):
     pumps.close()
 
 
-def test_without_a_pipe_to_be_had_the_flow_goes_on_copying(ends):
-    """The second flow of a pool of one."""
+def test_without_a_free_pipe_the_flow_goes_on_copying(ends):
+    """This is the second flow of a pool of one."""
     client, near, far, target = ends
     pumps, first = borrowing(far, near)
     second = pumps.make(near, far)
@@ -145,7 +145,7 @@ def test_without_a_pipe_to_be_had_the_flow_goes_on_copying(ends):
 
 
 def test_single_bytes_can_fill_a_pipe(ends):
-    """Its room is counted in pages, not in bytes: no byte is lost, nothing spins."""
+    """Its room is counted in pages, not in bytes. No byte is lost, and nothing spins."""
     client, near, far, target = ends
     pumps, pump = borrowing(near, far)
     small(far, socket.SO_SNDBUF)
@@ -165,7 +165,7 @@ def test_single_bytes_can_fill_a_pipe(ends):
 
 
 def test_back_pressure_holds_no_more_than_the_pipe(ends):
-    """A sink that does not take: what is in the pipe waits, the source is not read."""
+    """If the sink accepts nothing, the data in the pipe waits, and the source is not read."""
     client, near, far, target = ends
     pumps, pump = borrowing(near, far)
     until_blocked(client, pump)
@@ -182,8 +182,8 @@ def test_back_pressure_holds_no_more_than_the_pipe(ends):
     pumps.close()
 
 
-def test_the_end_waits_for_what_is_in_the_pipe(ends):
-    """End of data is passed on after everything before it."""
+def test_the_end_waits_for_the_data_in_the_pipe(ends):
+    """The end of data is passed on after everything before it."""
     client, near, far, target = ends
     pumps, pump = borrowing(near, far)
     until_blocked(client, pump)
@@ -202,8 +202,8 @@ def test_the_end_waits_for_what_is_in_the_pipe(ends):
 
 
 @pytest.mark.parametrize("side", ["source", "sink"])
-def test_errors_are_told(ends, side):
-    """A reset of either side."""
+def test_errors_are_reported(ends, side):
+    """Either side may reset."""
     client, near, far, target = ends
     pumps, pump = borrowing(near, far)
     client.send(b"data")
@@ -225,7 +225,7 @@ def test_errors_are_told(ends, side):
 
 @pytest.mark.parametrize("edge_seen", [True, False])
 def test_the_urgent_mark_is_passed_by_copying(ends, edge_seen):
-    """splice(2) never gets past it, and with a FIN there it tells of an end instead, whatever an edge told."""
+    """splice(2) never gets past it. With a FIN there it reports an end instead, whatever the edge was."""
     client, near, far, target = ends
     for sock in (near, far):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
@@ -249,8 +249,8 @@ def test_the_urgent_mark_is_passed_by_copying(ends, edge_seen):
     pumps.close()
 
 
-def test_a_flow_never_gets_what_an_earlier_one_left_in_its_pipe(ends):
-    """A pump that is closed with data in its pipe, and the next one of a pool of one pipe."""
+def test_a_flow_never_gets_data_that_an_earlier_one_left_in_its_pipe(ends):
+    """One pump is closed with data in its pipe. The next one uses the same pool of one pipe."""
     client, near, far, _target = ends
     pumps, pump = borrowing(near, far)
     until_blocked(client, pump)
@@ -270,8 +270,8 @@ def test_a_flow_never_gets_what_an_earlier_one_left_in_its_pipe(ends):
 
 
 @pytest.mark.parametrize("pipes", [0, 1])
-def test_an_end_is_a_reset_where_that_was_taken_already(ends, pipes):
-    """SO_ERROR was read before: then recv(2) says 0, and the session must not look complete."""
+def test_an_end_is_a_reset_if_the_error_was_taken_already(ends, pipes):
+    """SO_ERROR was read before. recv(2) then returns 0, and the session must not look complete."""
     client, near, far, _target = ends
     pumps, pump = borrowing(near, far, pipes)
     client.close()
@@ -286,7 +286,7 @@ def test_an_end_is_a_reset_where_that_was_taken_already(ends, pipes):
 
 
 def test_the_pipe_of_a_silent_flow_is_taken_back(ends):
-    """At the second look; and when nobody has one the spare ones are closed."""
+    """This happens at the second look. When no flow has a pipe, the spare ones are closed."""
     client, near, far, target = ends
     pumps, pump = borrowing(near, far)
     descriptor = pump.pipe.way_in
@@ -300,7 +300,7 @@ def test_the_pipe_of_a_silent_flow_is_taken_back(ends):
 
 
 def test_a_pipe_with_data_in_it_is_thrown_away():
-    """The next flow must not get bytes of the last."""
+    """The next flow must not get bytes of the previous one."""
     pool = PipePool(1)
     pipe = pool.borrow()
     assert pool.borrow() is None
@@ -318,15 +318,15 @@ def test_a_pipe_with_data_in_it_is_thrown_away():
 
 
 def test_pipes_grow_as_far_as_the_system_allows():
-    """F_SETPIPE_SZ, read back; close-on-exec."""
+    """F_SETPIPE_SZ is read back. The pipes are close-on-exec."""
     pipe = Pipe()
     assert pipe.size >= 256 * 1024
     assert not os.get_inheritable(pipe.way_in)
     pipe.close()
 
 
-def test_small_pipes_are_none(monkeypatch):
-    """Where the system does not let one grow, flows copy; and it is not asked again for each of them."""
+def test_small_pipes_are_not_used(monkeypatch):
+    """If the system does not let a pipe grow, flows copy, and it is not asked again for each of them."""
     asked = []
 
     def refuse(_descriptor, _command, size):
@@ -342,14 +342,14 @@ def test_small_pipes_are_none(monkeypatch):
 
 
 class Odd:
-    """A socket that can be sent to, but not spliced to: EINVAL, as of a file that is open for appending."""
+    """A socket that accepts send(2), but not splice(2): EINVAL, as for a file that is open for appending."""
 
     def __init__(self, sock, file):
         self.setblocking, self.send, self.fileno = sock.setblocking, sock.send, file.fileno
 
 
-def test_an_odd_socket_is_copied_to_and_the_others_keep_their_pipes(ends, tmp_path):
-    """What is in the pipe already is delivered, however slowly the sink takes it."""
+def test_an_odd_socket_gets_copies_and_the_others_keep_their_pipes(ends, tmp_path):
+    """Data that is in the pipe already is delivered, however slowly the sink takes it."""
     client, near, far, target = ends
     with (tmp_path / "odd").open("ab") as file:
         pumps, pump = borrowing(near, Odd(far, file))
@@ -373,7 +373,7 @@ def test_an_odd_socket_is_copied_to_and_the_others_keep_their_pipes(ends, tmp_pa
 
 
 def test_a_pool_that_lends_no_more_keeps_nothing():
-    """Neither what it has, nor what comes back."""
+    """It closes its spare pipes, and those that come back."""
     pool = PipePool(2)
     lent, spare = pool.borrow(), pool.borrow()
     pool.take_back(None, spare)
@@ -387,7 +387,7 @@ def test_a_pool_that_lends_no_more_keeps_nothing():
 
 
 def give(code, monkeypatch):
-    """Let splice(2) give this error."""
+    """Make splice(2) fail with this error."""
 
     def fail(*_args):
         raise OSError(code, os.strerror(code))
@@ -396,8 +396,8 @@ def give(code, monkeypatch):
 
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EPROTO])
-def test_a_rare_error_that_splice_took_from_the_connection_is_no_end(ends, monkeypatch, code):
-    """ICMP can give any of them. recv(2) tells of a normal end then, and a cut transfer would look complete."""
+def test_a_rare_error_that_splice_took_from_the_connection_is_not_an_end(ends, monkeypatch, code):
+    """ICMP can cause any of them. recv(2) then reports a normal end, and a cut transfer would look complete."""
     client, near, far, _target = ends
     pumps, pump = borrowing(near, far)
     reset(client)
@@ -411,8 +411,11 @@ def test_a_rare_error_that_splice_took_from_the_connection_is_no_end(ends, monke
 
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.ENOMEM, errno.EPERM])
-def test_a_refusal_that_looks_like_an_error_is_none(ends, monkeypatch, code):
-    """The connection is there: its bytes are copied. Only what is refused to all ends the lending."""
+def test_a_refusal_that_looks_like_an_error_is_not_one(ends, monkeypatch, code):
+    """The connection is fine, so its bytes are copied.
+
+    Only a refusal that concerns all flows ends the lending.
+    """
     client, near, far, target = ends
     pumps, pump = borrowing(near, far)
     client.sendall(b"whole")

@@ -17,7 +17,7 @@ NASTY = st.one_of(
 
 
 def test_shown_is_always_printable_unicode():
-    """Half characters as escapes, long ones cut."""
+    """Half characters are escaped, and long texts are cut."""
     assert shown(os.fsdecode(b"a\xff")) == "a\\udcff"
     assert len(shown("x" * 1000)) == VALUE_LIMIT
     assert shown("é") == "é"
@@ -25,7 +25,7 @@ def test_shown_is_always_printable_unicode():
 
 @given(NASTY, st.integers(0, 40))
 def test_cut_keeps_the_longest_beginning_that_fits(value, most):
-    """Counted as it stands in the record; no character is halved."""
+    """The length is that within the record. No character is split."""
     kept = cut(value, most)
     valid = value.encode("utf-8", "backslashreplace").decode()
     assert valid.startswith(kept)

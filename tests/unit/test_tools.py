@@ -1,4 +1,4 @@
-"""The versions of the tools: what a commit is checked with is what CI checks with."""
+"""The versions of the tools: a commit is checked with the versions that CI uses."""
 
 import re
 from pathlib import Path

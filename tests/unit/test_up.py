@@ -1,4 +1,4 @@
-"""The way up: frames are whole, small enough to be atomic, and never block the worker."""
+"""The channel up: frames are whole, small enough to be atomic, and never block the worker."""
 
 import fcntl
 import multiprocessing
@@ -50,7 +50,7 @@ def queue():
 
 
 def both_ends(queue):
-    """An uplink and a reader in one process: neither may close the other's end."""
+    """An uplink and a reader in one process, where neither may close the other's end."""
     duplicate = Queue.__new__(Queue)
     duplicate.__dict__.update(queue.__dict__)
     reader = multiprocessing.connection.Connection(os.dup(queue.reader.fileno()), writable=False)
@@ -61,7 +61,7 @@ def both_ends(queue):
 
 
 def test_the_largest_frame_is_atomic(queue):
-    """With its length before it a frame fits into PIPE_BUF."""
+    """With its length before it, a frame fits into PIPE_BUF."""
     uplink, other = both_ends(queue)
     for _ in range(EVENTS_PER_FRAME):
         uplink.report(LARGEST)
@@ -79,7 +79,7 @@ def test_the_largest_frame_is_atomic(queue):
 
 
 def test_a_full_pipe_keeps_the_events_and_their_order(queue):
-    """The worker never waits; what does not fit stays whole."""
+    """The worker never waits. A frame that does not fit is kept whole."""
     uplink, other = both_ends(queue)
     count = 0
     while uplink.flush():
@@ -98,7 +98,7 @@ def test_a_full_pipe_keeps_the_events_and_their_order(queue):
 
 
 def test_a_read_may_end_within_a_frame(queue):
-    """In a pipe that holds more than one read takes."""
+    """This happens in a pipe that holds more than one read takes."""
     fcntl.fcntl(queue.writer.fileno(), fcntl.F_SETPIPE_SZ, 1 << 20)
     uplink, other = both_ends(queue)
     sent = [Progress(serial, 2, 3, 3, 2) for serial in range(10_000)]
@@ -114,7 +114,7 @@ def test_a_read_may_end_within_a_frame(queue):
 
 
 def test_the_last_report_waits_for_room(queue):
-    """However much waits before it: all is sent as the reader makes room, in order."""
+    """Any number of reports may wait before it. All are sent in order, as the reader makes room."""
     uplink, other = both_ends(queue)
     while uplink.flush():
         uplink.report(Progress(1, 2, 3, 3, 2))
@@ -136,7 +136,7 @@ def test_the_last_report_waits_for_room(queue):
 
 
 def test_the_last_report_does_not_wait_for_ever(queue):
-    """Where nobody makes room it is given up, and where nobody reads any more at once."""
+    """If the reader makes no room, it is given up; without any reader, at once."""
     uplink, other = both_ends(queue)
     while uplink.flush():
         uplink.report(Progress(1, 2, 3, 3, 2))
@@ -148,8 +148,8 @@ def test_the_last_report_does_not_wait_for_ever(queue):
     closing.join()
 
 
-def test_nobody_reads_any_more(queue):
-    """The worker is told at once that its supervisor is gone."""
+def test_a_queue_without_a_reader(queue):
+    """The worker learns at once that its supervisor is gone."""
     uplink = Uplink(queue)
     uplink.report(Ready(1.0, "build"))
     with pytest.raises(BrokenPipeError):
@@ -157,7 +157,7 @@ def test_nobody_reads_any_more(queue):
 
 
 def test_a_killed_worker_leaves_whole_frames_and_then_the_end(queue):
-    """A kill -9 in the middle of reporting: every frame is whole, the end comes after the last."""
+    """After a kill -9 in the middle of reporting every frame is whole, and the end comes after the last one."""
     context = multiprocessing.get_context("spawn")
     process = context.Process(target=writer_process, args=(queue, 5000))
     process.start()
@@ -188,7 +188,7 @@ def test_a_killed_worker_leaves_whole_frames_and_then_the_end(queue):
     ],
 )
 def test_events_travel_as_plain_tuples(event):
-    """And are the same events afterwards, of the same kind."""
+    """They arrive as equal events of the same kind."""
     again = unpack(orjson.loads(orjson.dumps(pack(event))))
     assert (type(again), again) == (type(event), event)
     assert type(pack(event)) is tuple
@@ -196,7 +196,7 @@ def test_events_travel_as_plain_tuples(event):
 
 
 def frame(data, length=None):
-    """Bytes as multiprocessing.Connection sends them."""
+    """Bytes in the form in which multiprocessing.Connection sends them."""
     return struct.pack("!i", len(data) if length is None else length) + data
 
 
@@ -253,8 +253,8 @@ GOOD = [(2, 1, 2, 3, 3, 2)]
         frame(orjson.dumps([(*pack(LARGEST)[:5], "Eé", *pack(LARGEST)[6:])])),
     ],
 )
-def test_what_no_worker_reports_is_a_crash_and_the_end(queue, sent):
-    """Nothing of it is done, and nothing is read after it."""
+def test_a_report_that_no_worker_sends_is_a_crash_and_the_end(queue, sent):
+    """Nothing of it takes effect, and nothing is read after it."""
     reader = EventReader(queue_of(queue, frame(orjson.dumps(GOOD)) + sent + frame(orjson.dumps(GOOD))))
     good, crashed = reader.take()
     assert good == Progress(1, 2, 3, 3, 2)

@@ -1,4 +1,4 @@
-"""The way to the outlet: nothing is lost, nothing waits."""
+"""The way to the outlet: no record is lost, and the writer never blocks."""
 
 import os
 import select
@@ -18,7 +18,7 @@ LINE = b"x" * 1023 + b"\n"
 
 @pytest.fixture
 def ends():
-    """A writer, and the outlet's end of its socket, in the hands of the test."""
+    """A writer, and the outlet's end of its socket, which the test holds."""
     ours, theirs = socket.socketpair()
     theirs.settimeout(PATIENCE)
     writer = Writer()
@@ -29,7 +29,7 @@ def ends():
 
 @pytest.fixture
 def ready(ends):
-    """The same, when the outlet has said that it is ready."""
+    """The same, after the outlet has reported that it is ready."""
     writer, theirs = ends
     theirs.sendall(READY)
     writer.attend()
@@ -37,7 +37,7 @@ def ready(ends):
 
 
 def drain(writer, theirs, size):
-    """Read exactly `size` bytes, while the writer sends what waits as its loop would: when there is room."""
+    """Read exactly `size` bytes, while the writer sends waiting data if there is room, as its loop would."""
     data = b""
     while len(data) < size:
         data += theirs.recv(min(65536, size - len(data)))
@@ -46,8 +46,8 @@ def drain(writer, theirs, size):
     return data
 
 
-def test_everything_comes_out_in_order(ready):
-    """From many small batches, also while the other end stands still for a while."""
+def test_all_records_arrive_in_order(ready):
+    """They come from many small batches, and the other end stands still for a while."""
     writer, theirs = ready
     lines = [b"%06d\n" % number for number in range(200_000)]
     for at in range(0, 200_000, 7):
@@ -72,7 +72,7 @@ def test_nothing_is_sent_before_the_outlet_is_ready(ends):
 
 
 def test_a_stalled_outlet_congests_and_then_relieves(ready):
-    """Above the high mark: congested. Below the low mark: no longer. Between them nothing changes."""
+    """Above the high mark it is congested. Below the low mark it is not. Between them nothing changes."""
     writer, theirs = ready
     assert not writer.congested
     while writer.backlog <= HIGH:
@@ -91,7 +91,7 @@ def test_a_stalled_outlet_congests_and_then_relieves(ready):
 
 
 def test_the_end_comes_behind_the_last_record(ready):
-    """Though it had to wait; then the outlet confirms it."""
+    """The record had to wait. After the end the outlet confirms."""
     writer, theirs = ready
     writer.put([LINE] * 2000)
     writer.close()
@@ -107,8 +107,8 @@ def test_the_end_comes_behind_the_last_record(ready):
 
 
 @pytest.mark.parametrize("unread", [False, True])
-def test_an_outlet_that_is_gone_is_told_and_the_rest_is_thrown_away(ready, unread):
-    """No exception, and no endless backlog; whether it had read everything (EOF, EPIPE) or not (ECONNRESET)."""
+def test_a_lost_outlet_is_reported_and_the_rest_is_discarded(ready, unread):
+    """There is no exception and no endless backlog, after all data was read (EOF, EPIPE) or not (ECONNRESET)."""
     writer, theirs = ready
     if unread:
         writer.put([LINE] * 2000)
@@ -122,7 +122,7 @@ def test_an_outlet_that_is_gone_is_told_and_the_rest_is_thrown_away(ready, unrea
 
 
 def test_an_outlet_that_ends_before_it_is_ready_costs_no_record(ends, capfd):
-    """They can still be written directly."""
+    """The records can still be written directly."""
     writer, theirs = ends
     writer.put([b"one\n"])
     theirs.close()
@@ -133,8 +133,8 @@ def test_an_outlet_that_ends_before_it_is_ready_costs_no_record(ends, capfd):
     assert capfd.readouterr().out == "one\ntwo\n"
 
 
-def test_without_an_outlet_all_is_written_directly(capfd):
-    """As for a command line that is wrong."""
+def test_without_an_outlet_all_records_are_written_directly(capfd):
+    """A wrong command line is reported in this way."""
     writer = Writer()
     writer.put([b"one\n", b"two\n"])
     writer.write_directly()
@@ -142,7 +142,7 @@ def test_without_an_outlet_all_is_written_directly(capfd):
 
 
 def run(code, stdout, stderr):
-    """Run code that starts an outlet, in a process of its own, because its standard streams change."""
+    """Run code that starts an outlet, in a separate process, because its standard streams change."""
     head = "import os, select, warnings\nfrom mprelay import outlet\nfrom mprelay.records.writer import Writer\n"
     head += "writer = Writer()\nwriter.start(outlet.main)\n"
     until_ready = "while not writer.ready:\n    select.select([writer], [], [])\n    writer.attend()\n"
@@ -151,8 +151,11 @@ def run(code, stdout, stderr):
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, env=buffered)
 
 
-def test_a_full_stderr_blocks_nobody_and_changes_no_exit_code():
-    """Neither write(2) nor a warning of the library's, whose text would else be tried again at the end (120)."""
+def test_a_full_stderr_blocks_no_process_and_changes_no_exit_code():
+    """Neither write(2) nor a warning of the library blocks.
+
+    The warning's text would otherwise be tried again at the end (120).
+    """
     reader, stalled = os.pipe()
     code = """
 for _ in range(3000):
@@ -179,7 +182,7 @@ raise SystemExit(7)
 
 
 def test_a_warning_reaches_stderr():
-    """Through the outlet, as everything else that is said there."""
+    """It goes through the outlet, as all other output on stderr does."""
     code = 'warnings.warn_explicit("heard", UserWarning, "here", 1)\nwriter.close()\nwriter.outlives(wait=True)\n'
     with run(code, subprocess.DEVNULL, subprocess.PIPE) as process:
         assert process.stderr.read() == b"here:1: UserWarning: heard\n"
