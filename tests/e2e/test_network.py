@@ -95,7 +95,7 @@ def test_a_free_port_ends_the_search_whatever_the_target_does(few_ports):
         assert not relay.all("connection.abandoned")
 
 
-def test_without_an_address_to_send_from_nobody_waits_for_a_port(few_ports):
+def test_without_an_address_to_send_from_no_client_waits_for_a_port(few_ports):
     """connect(2) gives the same error, EADDRNOTAVAIL. Every session gets its record at once."""
     with few_ports.inside():
         Path("/proc/sys/net/ipv6/conf/all/disable_ipv6").write_text("1")

@@ -133,7 +133,7 @@ def test_100_mb_down_and_up_at_once(nginx, curl, big, tmp_path, buffer):
     assert digest == sha256(nginx.stored / "up")
     last = relay.records[-1]
     for side in ("bytes_from_client", "bytes_from_target"):
-        assert BIG < last[side] < BIG + 10_000  # the heads of requests and answers are the rest
+        assert BIG < last[side] < BIG + 10_000  # the rest is heads of requests and answers
 
 
 def test_many_curls_at_once(nginx, curl, big):

@@ -103,7 +103,7 @@ def test_a_limit_that_a_sandbox_hides(monkeypatch):
     assert limits.reserve(500, 2, 64) == (500, 64)
 
 
-def test_above_what_the_kernel_allows_is_refused_too():
+def test_a_need_above_the_limit_of_the_kernel_is_refused_too():
     """`fs.nr_open` applies in addition to any hard limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with pytest.raises(LimitTooLow):

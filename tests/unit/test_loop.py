@@ -118,7 +118,7 @@ def test_an_alarm_ends_the_wait(loop):
     assert loop.now >= alarm.when
 
 
-def test_signals_are_heard():
+def test_signals_are_delivered():
     """The loop calls the function that it was opened with."""
     heard = []
     loop = Loop(0.0)
