@@ -110,7 +110,7 @@ def test_any_chunks_come_out_the_same(sizes):
 
 
 def test_a_flow_that_fills_the_buffer_borrows_and_a_quiet_one_gives_back(ends):
-    """A new flow has no pipe, a flow whose bulk data makes it pay has one, and a quiet flow has none again."""
+    """A new flow has no pipe, a busy flow has one while it pays, and a quiet flow has none again."""
     client, near, far, target = ends
     pumps = Pumps(None, 1)
     pump = pumps.make(near, far)
