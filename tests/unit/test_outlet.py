@@ -64,7 +64,7 @@ class Outlet:
             end.close()
 
     def close_all(self):
-        """Close all ends, and wait for the process."""
+        """Kill the process, and close all ends."""
         self.process.kill()
         self.process.join()
         self.process.close()
