@@ -125,7 +125,7 @@ class Loop:
             alarm.cancel()
 
     def at_deadline(self, deadline: Deadline, call: Callable[[], None]) -> None:
-        """Make this call first in each turn from `deadline` on. The machine may sleep meanwhile. Raises Failure."""
+        """Make this call first in each turn from `deadline` on, even if the machine sleeps. Raises Failure."""
         self._deadline = deadline
         self._deadline_call = call
         self.at(deadline.monotonic, call)

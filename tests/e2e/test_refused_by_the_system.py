@@ -22,7 +22,7 @@ from support.params import slow
 from support.patches import first_in_workers, refusing, with_site
 from support.peers import accept, echo, ends_with_reset, listening, pattern, receive, reset, send_whole
 from support.processes import descriptors, limit, open_files, opened
-from support.relay import NOWHERE, PROGRAM, Relay, failing
+from support.relay import NOWHERE, PROGRAM, Relay, failed_start, failing
 from support.waiting import eventually
 
 # With the default send buffer (net.core.wmem_default) a few hundred messages fill a channel.
@@ -57,6 +57,14 @@ NEEDED = {
 }
 
 CODES = {"pool.start_failed": 70, "platform.init_failed": 71, "platform.unsupported": 71}
+
+
+def test_a_timer_that_cannot_be_watched_ends_the_start():
+    """Each user may watch so many (fs.epoll.max_user_watches). The timer has the first free descriptor."""
+    command = failing("epoll_ctl,0=4,1=1,2=3:ENOSPC")
+    (failure,) = failed_start(71, "--absolute-timeout", "30", command=command)
+    assert (failure["event"], failure["error"]) == ("platform.init_failed", "ENOSPC")
+    assert failure["detail"] == "epoll: No space left on device"
 
 
 # -- new connections: 22, 20, 19, 27 -------------------------------------------------------------------------
