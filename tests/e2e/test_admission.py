@@ -51,7 +51,9 @@ PIDFD_GETFD = 438  # asm-generic/unistd.h
 # -- by address ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("entry", "shown", "ipv4", "ipv6"), ENTRIES, ids=[row[0] for row in ENTRIES])
+@pytest.mark.parametrize(
+    ("entry", "shown", "ipv4", "ipv6"), [*ENTRIES[:4], *slow(*ENTRIES[4:])], ids=[row[0] for row in ENTRIES]
+)
 def test_each_kind_of_entry_lets_in_its_own_clients(entry, shown, ipv4, ipv6):
     """Each kind of entry meets a client of each family on the one listener: eighteen combinations."""
     with listening() as server, Relay(server.getsockname(), acl=entry) as relay:
@@ -213,6 +215,7 @@ def test_clients_above_the_limit_are_refused():
 # -- after a pause -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.wall_clock("the connect timeout, which bounds a client's wait")
 def test_after_a_stalled_log_only_clients_that_still_wait_are_admitted():
     """A client that has reset or waited too long does not reach the target. A client that ended its data does."""
@@ -288,6 +291,7 @@ def test_without_a_pause_no_client_counts_as_abandoned():
 # -- a flood of refused connections --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_refused_connections_leave_room_in_the_log_for_the_others():
     """The collector stands still. A flood from outside the ACL does not pause admission; it is summed up."""
     flood = 3000  # records of 2 MiB
@@ -331,6 +335,7 @@ def test_summed_up_refusals_are_recorded_before_the_end():
         assert relay.records[-1]["rejected"] == 3000
 
 
+@pytest.mark.slow
 def test_5000_connections_in_one_burst(many_files):
     """Each connection is answered: 500 by the target, those from outside the ACL by 17, all others by 21.
 
@@ -424,6 +429,7 @@ def test_a_listener_that_never_works_ends_the_relay(errno_name):
         assert relay.records[-1]["reason"] == "failed"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("errno_name", ["ENOBUFS", *slow("ENOMEM", "EPERM", "ECONNABORTED")])
 def test_a_repeated_passing_error_is_summed_up(errno_name):
     """Record 22 names the errno and the count, once a second. The relay stays up and can be stopped."""
@@ -444,6 +450,7 @@ def sleeps(relay):
     return psutil.Process(relay.process.pid).num_ctx_switches().voluntary
 
 
+@pytest.mark.slow
 def test_errors_of_accept_that_are_not_recorded_yet_are_recorded_at_the_end():
     """Summing up loses no error."""
     with listening() as server, Relay(server.getsockname(), command=failing("accept4:ENOMEM")) as relay:

@@ -24,6 +24,7 @@ MIB = 1 << 20
 # -- a reader that does not keep up --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_stalled_collector():
     """Admission pauses, an open session goes on, and memory is bounded.
 
@@ -281,6 +282,7 @@ def test_stdout_is_gone_whatever_the_other_streams_are(redirection):
 # -- no room -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_no_room_for_the_records():
     """On /dev/full the problem is reported on stderr and sessions go on.
 
@@ -327,6 +329,7 @@ def test_wrong_parameters_and_no_room():
         assert b"Traceback" not in said + process.stderr.read()
 
 
+@pytest.mark.slow
 def test_records_and_complaints_on_the_same_full_disk():
     """Neither stream blocks the other: after the expiry a signal still ends the relay."""
     with open("/dev/full", "wb") as full:  # noqa: PTH123

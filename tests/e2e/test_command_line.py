@@ -492,6 +492,7 @@ def test_arguments_are_utf8_in_any_locale():
     assert "größe" in done.stderr.decode()
 
 
+@pytest.mark.slow
 def test_text_is_utf8_in_any_locale():
     """The help may contain non-ASCII characters, and so may what a user typed."""
     assert run("--help", env=PLAIN_C).stdout == run("--help").stdout

@@ -62,6 +62,7 @@ def judge_expiry(relay: Relay, reasons: dict[str, int] | None = None, own_end: f
     assert ended - expires_at <= 1.0 + own_end
 
 
+@pytest.mark.slow
 @pytest.mark.wall_clock("the one second that docs/contract.md allows for an expiry")
 def test_expiry_with_a_stopped_worker():
     """A stopped worker (SIGSTOP) delays nothing, whether its sessions are old or were just handed over."""
@@ -100,6 +101,7 @@ def test_expiry_with_every_worker_stopped():
             assert ends_with_reset(target)
 
 
+@pytest.mark.slow
 @pytest.mark.wall_clock("the one second that docs/contract.md allows for an expiry")
 def test_expiry_with_peers_that_do_not_read_and_with_quiet_ones():
     """Data stuck behind a peer does not delay the end. A target that never answered does not either."""
@@ -160,6 +162,7 @@ def test_expiry_under_load():
         assert "relay_expired" not in reasons
 
 
+@pytest.mark.slow
 def test_workers_keep_the_absolute_timeout_while_the_supervisor_is_stopped():
     """After the supervisor goes on, everything is as if it had not been stopped."""
     with listening() as server, Relay(server.getsockname(), "--absolute-timeout", "5") as relay:
@@ -175,6 +178,7 @@ def test_workers_keep_the_absolute_timeout_while_the_supervisor_is_stopped():
         assert relay.records[-1]["reason"] == "expired"
 
 
+@pytest.mark.slow
 def test_expiry_does_not_wait_for_a_drain():
     with listening() as server:
         options = ["--drain-timeout", "3600", "--absolute-timeout", "5"]
@@ -301,6 +305,7 @@ def test_signal_to_the_whole_process_group(number):
         assert relay.records[-1]["reason"] == "drained"
 
 
+@pytest.mark.slow
 def test_drain_with_a_stopped_worker():
     """Its sessions end with the drain timeout. Those of the other worker may still finish."""
     with listening() as server, Relay(server.getsockname(), "--drain-timeout", "1") as relay:

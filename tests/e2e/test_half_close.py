@@ -234,6 +234,7 @@ def test_the_greeting_of_a_target_that_resets_at_once_is_delivered():
         assert {r["reason"] for r in relay.all("session.closed")} <= {"target_read_closed", "target_write_closed"}
 
 
+@pytest.mark.slow
 def test_the_reset_waits_no_longer_than_the_idle_timeout_for_a_client_that_does_not_read():
     """The linger time is ten seconds without progress. A shorter idle timeout bounds it too.
 
@@ -313,6 +314,7 @@ def test_an_upload_that_was_left_unread_is_not_a_normal_end():
         assert closed["bytes_to_target"] < closed["bytes_from_client"] == 1_000_000
 
 
+@pytest.mark.slow
 def test_an_idle_session_records_which_side_had_ended():
     """The client's end of data waits behind bytes that the target does not read."""
     with listening() as server, Relay(server.getsockname(), "--idle-timeout", "3", "--buffer", "100") as relay:

@@ -70,6 +70,7 @@ def test_without_ports_sessions_are_tried_once_a_second(few_ports):
             echo(client, target)  # at once, because ports are found again
 
 
+@pytest.mark.slow
 def test_a_free_port_ends_the_search_whatever_the_target_does(few_ports):
     """The target no longer answers, so every session times out. They are still not admitted one by one."""
     with few_ports.inside(), ExitStack() as stack:
@@ -237,6 +238,7 @@ def test_a_cable_that_is_cut_for_a_while(cabled):
         echo(client, target)
 
 
+@pytest.mark.slow
 def test_a_cable_that_stays_cut(cabled):
     """The idle timeout ends the session. A peer that comes back gets a reset."""
     with (

@@ -162,6 +162,7 @@ def relay_errors(relay):
     return relay.errors
 
 
+@pytest.mark.slow
 def test_a_kill_closes_the_listener_while_a_collector_holds_the_pipe(splicer):
     """Sessions end at once too, and no record that was sent before is lost."""
     with stalled(splicer, expect_code=-9) as (relay, outlet, client, first):
@@ -193,6 +194,7 @@ def sockets():
     return ours.detach(), theirs.detach()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way_out", [pipes, sockets])
 def test_stdout_and_stderr_on_one_stalled_reader(way_out):
     """Two signals end the relay. Not even its last complaint waits."""
@@ -214,6 +216,7 @@ def test_stdout_and_stderr_on_one_stalled_reader(way_out):
     assert psutil.wait_procs(family, PATIENCE)[1] == []
 
 
+@pytest.mark.slow
 def test_a_warning_of_the_library_does_not_block():
     """The library warns that its tracker died, to a terminal that stands still."""
     reader, writer = os.pipe()
@@ -242,6 +245,7 @@ def test_a_warning_of_the_library_is_passed_on():
 # -- killed --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_killed_supervisor_loses_no_record_that_it_has_sent():
     """Their reader stands still, and they exceed what a pipe holds. The last line is whole."""
     sessions = 40

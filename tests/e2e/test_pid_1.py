@@ -60,6 +60,7 @@ class Container(Relay):
         return [child for child in self.init.children() if child.status() == psutil.STATUS_ZOMBIE]
 
 
+@pytest.mark.slow
 def test_orphans_are_reaped_and_the_exits_of_workers_are_not_stolen(tool):
     """500 orphans end while workers are killed. No zombie stays, and each worker.exited has the true signal."""
     with listening() as server, Container(tool, server, workers=3) as relay:

@@ -266,6 +266,7 @@ def refused_client(relay: Relay) -> socket.socket:
     return relay.connect(source="127.0.0.2")
 
 
+@pytest.mark.slow
 def test_labels_are_on_every_record_of_every_kind():
     """This covers refusals, sessions, workers and the relay. Without labels no record has any."""
     labels = {"ticket": "CHG-7", "owner": "net ops"}
@@ -399,6 +400,7 @@ def test_stats_of_64_workers_fit_with_long_labels():
         assert {record["message"] for record in stats} == {"0 of 500 sessions are in use."}
 
 
+@pytest.mark.slow
 def test_no_stats_if_none_are_asked_for():
     """An interval of 0 gives none, and a small interval gives many."""
     with Relay(("127.0.0.1", 9), "--stats-interval", "0", workers=1) as without:
@@ -428,6 +430,7 @@ def test_a_full_pool_and_a_target_that_ends_in_the_manuals_words():
         assert message_of(relay, 38) == "Session handler serial number 1 terminated due to target read closure."
 
 
+@pytest.mark.slow
 def test_an_expiry_in_the_manuals_words():
     with Relay(("127.0.0.1", 9), "--absolute-timeout", "4") as relay:
         relay.finish()

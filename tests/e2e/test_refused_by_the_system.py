@@ -221,6 +221,7 @@ def fill(relay: Relay, stack: contextlib.ExitStack, full) -> None:
     pytest.fail("the channel of a stopped worker never filled")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("many_files")
 def test_a_full_channel_refuses_and_does_not_block():
     """Record 20 with EAGAIN: the only worker is stopped. The supervisor goes on, and can end the run."""
@@ -235,6 +236,7 @@ def test_a_full_channel_refuses_and_does_not_block():
         assert last["admitted"] == sum(last["closed"].values())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("many_files")
 def test_a_full_channel_sends_sessions_to_the_other_worker():
     """No client is refused while another worker takes sessions, and those sessions work."""
@@ -356,6 +358,7 @@ def test_splicing_that_is_refused(errno_name):
         bulk_both_ways(server, command=failing(f"splice:{errno_name}"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("errno_name", ["EPERM", *slow("EINVAL")])
 def test_splicing_that_is_refused_with_data_in_the_pipe(errno_name):
     """Data already taken from a source is delivered by copying."""
@@ -466,6 +469,7 @@ def test_no_memory_for_data_that_a_peer_does_not_take(flood, msg_id, reason, too
         assert not relay.all("worker.exited")
 
 
+@pytest.mark.slow
 def test_no_memory_for_the_buffers_of_a_session():
     """Record 32 or 36, whichever buffer no longer fits. The session is refused, and earlier sessions go on."""
     options = ("--buffer", "4000", "--max-sessions", "1000", "--idle-timeout", "60")
@@ -564,7 +568,7 @@ def test_a_call_that_is_not_needed(what, error):
 
 
 @pytest.mark.parametrize("error", ["EPERM", *slow("ENOSYS")])
-@pytest.mark.parametrize("what", NEEDED)
+@pytest.mark.parametrize("what", [*list(NEEDED)[:6], *slow(*list(NEEDED)[6:])])
 def test_a_call_that_is_needed(what, error):
     """The relay ends at once, and the record names the step and the error."""
     calls, event, detail = NEEDED[what]

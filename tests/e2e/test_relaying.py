@@ -268,6 +268,7 @@ def test_the_bytes_of_a_client_that_ends_before_the_target_is_connected_are_deli
         assert (closed["bytes_from_client"], closed["bytes_from_target"]) == (9, 9)
 
 
+@pytest.mark.slow
 def test_a_client_that_ends_while_the_target_never_answers_ends_with_the_connect_timeout():
     """A half-closed client still waits for its answer."""
     with silent() as (server, _filler), Relay(server.getsockname(), "--connect-timeout", "1") as relay:
@@ -439,6 +440,7 @@ def test_a_target_that_sends_for_ever_after_the_client_has_ended(buffer):
         assert sent < read + 40 * MIB  # the kernel's buffers and one pipe hold the difference
 
 
+@pytest.mark.slow
 def test_clients_that_never_read_leave_nothing_in_the_kernel():
     """Their targets' last bytes stay there as long as the session has its slot. A reset discards them."""
     last_words = bytes(MIB)

@@ -82,6 +82,7 @@ def test_every_signal_was_blocked(number):
         assert relay.records[-1]["reason"] == "drained"
 
 
+@pytest.mark.slow
 def test_timers_that_are_running():
     """An alarm that was set before the start does not end the relay."""
     command = started_with("signal.setitimer(signal.ITIMER_REAL, 2)")

@@ -108,6 +108,7 @@ def test_units_take_effect():
             assert relay.wait("session.closed")["reason"] == "idle_timeout"
 
 
+@pytest.mark.slow
 def test_last_four_by_option_take_effect():
     """The same values, with options before and between the positions."""
     with listening() as server:

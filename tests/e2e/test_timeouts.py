@@ -67,6 +67,7 @@ def test_connect_timeout():
         assert relay.all("session.connected") == []
 
 
+@pytest.mark.slow
 def test_connect_timeout_does_not_hit_an_established_quiet_session():
     """Twice the connect timeout passes without a byte. Both directions still work afterwards."""
     options = ("--connect-timeout", "1", "--stats-interval", "0.5")
@@ -146,6 +147,7 @@ def test_idle_timeout_with_data_stuck_behind_a_peer_that_does_not_read(who, buff
         assert closed[f"bytes_from_{who}"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("who", ["client", "target"])
 def test_activity_in_one_direction_keeps_a_session_alive(who):
     """A byte arrives now and then, for longer than the idle timeout. When that stops, the session ends."""
@@ -281,6 +283,7 @@ def test_an_expiry_that_was_due_while_the_machine_slept(tmp_path):
         assert relay.records[-1]["closed"] == {"relay_expired": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stopped", [False, True])
 @pytest.mark.parametrize("clock", [MOSTLY_ASLEEP, WITHOUT_TIMER], ids=["timer", "no timer and no sleep"])
 def test_each_process_keeps_the_expiry_by_itself(tmp_path, clock, stopped):

@@ -24,6 +24,7 @@ from support.relay import Relay
 from support.waiting import PATIENCE, eventually
 
 
+@pytest.mark.slow
 def test_an_exception_in_a_worker_costs_only_that_worker(tmp_path):
     """Its sessions are lost. Another worker takes its place, and serves."""
     code = f"""
@@ -69,6 +70,7 @@ LIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lie", [*list(LIES)[:3], *slow(*list(LIES)[3:])])
 def test_a_worker_with_an_impossible_report_is_ended(tmp_path, lie):
     """The report is rejected and the worker's sessions end.
@@ -100,6 +102,7 @@ def report(self, frame):
         assert len(relay.all("internal.error")) == len(relay.all("worker.exited", level="error")) == 1
 
 
+@pytest.mark.slow
 def test_a_worker_that_crashes_without_end(tmp_path):
     """Only its first report counts.
 
@@ -152,6 +155,7 @@ def broken(self, ticket, client):
         assert relay.wait("session.closed")["reason"] == "worker_lost"
 
 
+@pytest.mark.slow
 def test_a_worker_that_lives_on_without_its_sentinel(tmp_path):
     """No process waits for it: the absolute timeout comes."""
     code = """
@@ -181,6 +185,7 @@ CHILDREN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("does", CHILDREN)
 def test_a_worker_that_leaves_a_child_behind(tmp_path, does):
     """The child holds the channel up open too, so its end of file never comes. The relay goes on without it."""
@@ -298,6 +303,7 @@ def test_an_exception_during_the_burial_of_a_worker_ends_the_relay_with_70(tmp_p
         assert relay.records[-1]["closed"] == {"worker_lost": 1}
 
 
+@pytest.mark.slow
 def test_an_exception_that_cannot_be_recorded_is_reported_on_stderr(tmp_path):
     """The relay must not go on without records. It reports the exception on stderr, and no process is left."""
     broken = 'def broken(*given):\n    raise MemoryError("by a test")'
@@ -307,6 +313,7 @@ def test_an_exception_that_cannot_be_recorded_is_reported_on_stderr(tmp_path):
         assert relay.errors.startswith("mprelay: MemoryError: by a test at ")
 
 
+@pytest.mark.slow
 def test_an_exception_that_cannot_be_described_ends_the_relay(tmp_path):
     """An exception whose text raises another one still ends everything."""
     code = """

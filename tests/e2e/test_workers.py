@@ -69,6 +69,7 @@ def test_a_killed_worker_loses_its_own_sessions_and_no_other():
         relay.wait("session.closed", 16)
 
 
+@pytest.mark.slow
 def test_all_workers_killed_at_once():
     """Every session is lost, each with one record. The relay goes on with new workers."""
     with (
@@ -106,6 +107,7 @@ def test_all_workers_killed_at_once():
         relay.wait("session.connected", so_far + 8)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced_again_and_again():
     """Each death costs a session. No slot is lost, and each replacement comes later than the one before."""
     with listening() as server, Relay(server.getsockname(), "--max-sessions", "1", workers=1) as relay:
@@ -143,6 +145,7 @@ def test_a_worker_that_dies_while_it_connects(number):
         has_died(relay, pid, number)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_worker_that_dies_in_a_bulk_transfer(number):
     """Both peers see a reset. The recorded bytes do not exceed the actual ones."""
@@ -172,6 +175,7 @@ def test_a_worker_that_dies_in_a_bulk_transfer(number):
 # -- replaced ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_replacement_that_hangs_at_its_start_delays_nothing():
     """Its channels got the numbers of the dead worker's. An old event once made the supervisor wait for it."""
     with listening() as server, Relay(server.getsockname(), "--absolute-timeout", "8", workers=2) as relay:
@@ -222,6 +226,7 @@ def failed(code: int, *options: str, **given) -> list[dict]:
     return records
 
 
+@pytest.mark.slow
 def test_workers_that_cannot_be_replaced_end_the_run(tmp_path):
     """Record 14 and exit 70, because the pool cannot be kept alive.
 

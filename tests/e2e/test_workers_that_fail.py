@@ -65,6 +65,7 @@ def one_session(relay, server):
 # -- that cannot be started ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_package_is_gone_for_a_while(package):
     """The other worker goes on, and the records report the failure.
 
@@ -93,6 +94,7 @@ def test_the_package_is_gone_for_a_while(package):
     assert relay.wait("relay.stopped")["reason"] == "drained"
 
 
+@pytest.mark.slow
 def test_starts_are_retried_for_ever_while_another_worker_is_ready(tmp_path):
     """There are more tries than at the relay's start.
 
@@ -119,6 +121,7 @@ def test_starts_are_retried_for_ever_while_another_worker_is_ready(tmp_path):
         assert relay.records[-1]["closed"] == {"worker_lost": 1}
 
 
+@pytest.mark.slow
 def test_a_supervisor_without_descriptors_cannot_replace_a_worker():
     """The record has the errno, nothing leaks, and once descriptors are free the worker comes back."""
     with (
@@ -141,6 +144,7 @@ def test_a_supervisor_without_descriptors_cannot_replace_a_worker():
         one_session(relay, server)
 
 
+@pytest.mark.slow
 def test_no_start_is_tried_while_the_log_stands_still(tmp_path):
     """Each try makes records that are not read. No client is admitted either, so the worker is not needed."""
     tries = tmp_path / "tries"
@@ -179,6 +183,7 @@ SEEN = {
 OTHER_UPGRADES = [name for name in UPGRADES if name not in {"version", "first report"}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("upgrade", ["version", "first report", *slow(*OTHER_UPGRADES)])
 def test_a_worker_of_another_build_gets_no_session(package, upgrade):
     """It is never ready, the records name its build, and the others go on.

@@ -485,6 +485,7 @@ def test_an_acknowledgement_may_come_late(client, monkeypatch):
         assert (closed.reason, closed.client_end) == (CloseReason.REQUESTER_READ_CLOSED, "reset")
 
 
+@pytest.mark.slow
 def test_a_survivor_that_takes_a_little_at_a_time_gets_it_all(client, monkeypatch):
     """Each acknowledged byte restarts the linger time."""
     monkeypatch.setattr("mprelay.worker.lingering.LINGER", 0.3)
@@ -645,6 +646,7 @@ def test_a_session_whose_last_data_is_never_read_is_reset(client, monkeypatch, l
         assert reset_arrives(deaf)
 
 
+@pytest.mark.slow
 @WAYS_TO_END
 def test_a_slow_reader_of_the_last_data_gets_it_all(client, monkeypatch, limit, speaker, first):
     """Any byte acknowledged since the last look restarts the time. The record is that of a normal end."""
