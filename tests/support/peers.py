@@ -80,8 +80,11 @@ def _connect(
 
 
 def _reset_after_connect(family: int, own: Address) -> socket.socket:
-    """Make a client's socket, bound to `own`, that was connected and then reset."""
-    with contextlib.ExitStack() as undo, listening(family, own[0]) as server:
+    """Make a client's socket, bound to `own`, that was connected and then reset.
+
+    The port is none of the kernel's range for outgoing connections. A test may have used up all of these.
+    """
+    with contextlib.ExitStack() as undo, listening(family, own[0], port=free_port()) as server:
         sock = undo.enter_context(socket.socket(family))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(own)
@@ -134,12 +137,12 @@ def is_shut(port: int) -> bool:
 
 @contextlib.contextmanager
 def listening(
-    family: int = socket.AF_INET, host: str = "127.0.0.1", backlog: int = 128
+    family: int = socket.AF_INET, host: str = "127.0.0.1", backlog: int = 128, port: int = 0
 ) -> Iterator[socket.socket]:
     """A target: a listening socket. The test itself accepts and answers."""
     with socket.socket(family) as server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        server.bind((host, 0))
+        server.bind((host, port))
         server.listen(backlog)
         server.settimeout(PATIENCE)
         yield server
