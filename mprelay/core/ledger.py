@@ -113,13 +113,6 @@ class Ledger:
         self.workers.expect(session)
         return session
 
-    def session(self, serial: int) -> Session:
-        """Look up a session that holds a slot. Raises UnknownSession if there is none."""
-        session = self._active.get(serial)
-        if session is None:
-            raise UnknownSession(serial)
-        return session
-
     def of(self, worker: int, serial: int) -> Session | None:
         """Look up a session that holds a slot and that `worker` has. None: there is no such session."""
         session = self._active.get(serial)

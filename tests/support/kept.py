@@ -37,7 +37,8 @@ class Kept:
 
     def close(self, event: Closed, reason: CloseReason) -> None:
         """Close a session, as reported by its worker."""
-        self.book.closed(self.book.ledger.session(event.serial), event, reason)
+        sessions = {session.serial: session for session in self.book.ledger.all_active()}
+        self.book.closed(sessions[event.serial], event, reason)
 
     def records(self) -> list[dict[str, Any]]:
         """The records written so far."""
