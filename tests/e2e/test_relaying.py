@@ -416,7 +416,7 @@ def test_clients_that_leave_at_once():
 @pytest.mark.parametrize("buffer", ["auto", *slow("100")])
 def test_a_target_that_sends_for_ever_after_the_client_has_ended(buffer):
     """The half-closed session goes on while the client reads. A client that stops reading stops the target."""
-    options = ("--idle-timeout", "1", "--buffer", buffer)
+    options = ("--idle-timeout", "2", "--buffer", buffer)
     with listening() as server, Relay(server.getsockname(), *options) as relay:
         sent = 0
 
