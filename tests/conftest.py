@@ -5,6 +5,7 @@ import gc
 import os
 import resource
 import shutil
+import signal
 from multiprocessing import resource_tracker
 from pathlib import Path
 
@@ -13,6 +14,11 @@ import pytest
 from support.processes import limit
 
 pytest_plugins = ["support.second_try"]
+
+
+def pytest_configure():
+    """Start from the signals' defaults: nohup(1) has SIGHUP ignored, and the programs under test inherit that."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_addoption(parser):

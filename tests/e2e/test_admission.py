@@ -365,10 +365,10 @@ def test_5000_connections_in_one_burst(many_files):
                         heard[b""] += 1
                     selector.unregister(key.fileobj)
         assert heard == {b"!": 500, b"": 4500}
-        relay.wait("connection.rejected", 1000)
-        relay.wait("connection.pool_exhausted", 3500)
-        assert len(relay.all("connection.accepted")) == 500
+        relay.wait("session.allocated", 500)
         assert {record["worker"] for record in relay.all("session.allocated")} == {1, 2}
+    stopped = relay.records[-1]  # a slow reader of the log gets some refusals as sums
+    assert (stopped["rejected"], stopped["exhausted"], stopped["admitted"]) == (1000, 3500, 500)
 
 
 # -- the listener --------------------------------------------------------------------------------------------
