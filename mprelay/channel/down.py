@@ -220,10 +220,10 @@ def _unpack_json(message: bytes, descriptors: list[int]) -> Received:
 
 
 class Sender:
-    """The supervisor's end of one worker's channel, which it owns."""
+    """The supervisor's end of the channel of one worker, process `pid`. It owns the end."""
 
-    def __init__(self, end: passing.End) -> None:
-        self._passing = passing.Sender(end)
+    def __init__(self, end: passing.End, pid: int) -> None:
+        self._passing = passing.Sender(end, pid)
         self._send = self._passing.send
 
     def send(self, tickets: Sequence[Ticket], descriptors: Sequence[int]) -> None:

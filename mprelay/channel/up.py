@@ -1,17 +1,17 @@
 """The way up: one multiprocessing queue for each worker carries its events to the supervisor.
 
-The only file that knows what a :class:`multiprocessing.SimpleQueue` is made of: a pipe.
-``concurrent.futures.process`` knows it too, to wait for one.
+The only file that knows what a :class:`multiprocessing.SimpleQueue` is made of: a pipe, whose ends are
+:mod:`mprelay.system.oneway`'s. ``concurrent.futures.process`` knows it too, to wait for one.
 
 Rules:
 
 1. Each worker has a queue of its own. If they shared one, a worker killed while it held the write lock would
    silence all others. A queue with one writer and one reader needs no lock. Without the lock's semaphores a
    killed process leaves nothing behind.
-2. A frame fits into PIPE_BUF (4096 bytes) together with its length. So it is one atomic write(2) (pipe(7)), and a
-   killed worker cannot leave half a frame.
-3. Neither process waits for the other: both ends are non-blocking. Each end is an open file description of its
-   own, so nobody else shares the flag. The kernel refuses a frame that does not fit whole; the worker keeps it.
+2. A frame fits into one atomic write (PIPE_BUF, 4096 bytes: pipe(7)) together with its length. So a killed worker
+   cannot leave half a frame.
+3. Neither process waits for the other: both ends are non-blocking. The kernel refuses a frame that does not fit
+   whole; the worker keeps it.
 4. The end of the queue comes after its last event: the kernel closes the writer's end when the worker is gone,
    and the supervisor keeps no copy of it.
 5. These are the only bytes that reach the supervisor from a process that handles what clients send. So a frame
@@ -20,10 +20,7 @@ Rules:
    and nothing else.
 """
 
-import os
-import select
 import struct
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -47,6 +44,7 @@ from mprelay.core.protocol import (
     Ready,
     Side,
 )
+from mprelay.system import oneway
 
 EVENTS_PER_FRAME: Final = 13
 """Events in one frame, at most. The largest (Closed, all numbers of 64 bits) takes less than 310 bytes: a test
@@ -105,7 +103,7 @@ _DURATIONS_END: Final = 1e14
 _SIDES: Final = {None, *get_args(Side)}
 _PEER_ENDS: Final = {None, *get_args(PeerEnd)}
 
-_FRAME_LIMIT: Final[int] = getattr(select, "PIPE_BUF", 512)
+_FRAME_LIMIT: Final[int] = oneway.ATOMIC
 """Bytes of a frame with its length, at most."""
 
 _LENGTH: Final = struct.Struct("!i")
@@ -172,13 +170,30 @@ def unpack(packed: Any) -> Event:  # noqa: ANN401 - that is the question
 class Queue(queues.SimpleQueue[Any]):
     """A SimpleQueue without locks, between exactly one writer and one reader."""
 
+    _write: Callable[[bytes], int]
+
     def __init__(self) -> None:
         super().__init__(ctx=SimpleNamespace(Lock=nullcontext))
 
+    def open_writer(self) -> oneway.Writer:
+        """Make this the end that writes, which :meth:`put` needs. The reading end is closed here.
+
+        A copy of that would keep the pipe alive when the reader is gone.
+        """
+        self.reader.close()
+        end = oneway.Writer(self.writer)
+        self._write = end.write
+        return end
+
+    def open_reader(self) -> oneway.Reader:
+        """Make this the end that reads. The writing end is closed here: with a copy of it the end never comes."""
+        self.writer.close()
+        return oneway.Reader(self.reader)
+
     def put(self, obj: list[tuple[Any, ...]]) -> None:
-        """Put a frame. Raises BlockingIOError if there is no room for it."""
+        """Put a frame. Raises BlockingIOError if there is no room for it, BrokenPipeError if nobody reads."""
         data = orjson.dumps(obj)
-        os.write(self.writer.fileno(), _LENGTH.pack(len(data)) + data)  # whole or not at all: rule 2
+        self._write(_LENGTH.pack(len(data)) + data)  # whole or not at all: rule 2
 
     @property
     def reader(self) -> Any:  # noqa: ANN401 - multiprocessing.connection.Connection, untyped attribute
@@ -191,26 +206,23 @@ class Queue(queues.SimpleQueue[Any]):
         return self._writer  # type: ignore[attr-defined]
 
 
-def _never_wait(descriptor: int) -> None:
-    if sys.platform != "win32":
-        os.set_blocking(descriptor, False)
-
-
 class Uplink:
     """The worker's end: events wait here until the pipe takes them."""
 
+    ROOM: Final = oneway.Writer.ROOM
+    """What :meth:`fileno` is ready for when the pipe has room again."""
+
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
-        queue.reader.close()  # our copy would keep the pipe alive when the supervisor is gone
-        _never_wait(queue.writer.fileno())
+        self._end = queue.open_writer()
         self.waiting: list[Event] = []
         """Events not yet sent."""
         self.report = self.waiting.append
         """report(event): keep it for the next :meth:`flush`."""
 
     def fileno(self) -> int:
-        """Return the descriptor that is writable when the pipe has room."""
-        return int(self._queue.writer.fileno())
+        """Return the descriptor that tells of room."""
+        return self._end.fileno()
 
     def flush(self) -> bool:
         """Send what waits; False if not all could be sent. Raises BrokenPipeError if nobody reads any more."""
@@ -228,16 +240,12 @@ class Uplink:
 
         Raises BrokenPipeError if nobody reads any more.
         """
-        if sys.platform == "win32":
-            return self.flush()
         give_up_at = time.monotonic() + seconds
-        room = select.poll()
-        room.register(self.fileno(), select.POLLOUT)
         while not self.flush():
             left = give_up_at - time.monotonic()
             if left <= 0:
                 return False
-            room.poll(left * 1000)  # ends too when the reader is gone (POLLERR); then the next flush raises
+            self._end.wait_for_room(left)  # ends too when the reader is gone; then the next flush raises
         return True
 
 
@@ -245,19 +253,17 @@ class EventReader:
     """The supervisor's end."""
 
     def __init__(self, queue: Queue) -> None:
-        self._queue = queue
-        self._descriptor = int(queue.reader.fileno())
+        self._end = queue.open_reader()
+        self._read = self._end.read
         self._rest = b""  # the beginning of a frame whose end has not arrived
         self.more = True
         """Whether more may wait than the last :meth:`take` took."""
         self.garbled = False
         """Whether the last report came, or something that no worker of ours reports. Nothing is read after it."""
-        queue.writer.close()
-        _never_wait(self._descriptor)
 
     def fileno(self) -> int:
         """Return the descriptor that is readable when a frame waits, or the end."""
-        return self._descriptor
+        return self._end.fileno()
 
     def take(self) -> list[Event] | None:
         """Take what waits, many frames at once; [] if nothing waits, None at the end. Never blocks.
@@ -269,7 +275,7 @@ class EventReader:
         if self.garbled:
             return None
         try:
-            data = os.read(self._descriptor, _PIPE_SIZE)
+            data = self._read(_PIPE_SIZE)
         except BlockingIOError:
             self.more = False
             return []
@@ -317,4 +323,4 @@ class EventReader:
 
     def close(self) -> None:
         """Give the descriptor back."""
-        self._queue.reader.close()
+        self._end.close()

@@ -39,16 +39,18 @@ class Member:
             with theirs:
                 queue = Queue()
                 undo.callback(queue.close)
-                self._sender = Sender(ours)
-                self.send = self._sender.send
                 self._words = spawning.FirstWords()
                 undo.callback(self._words.close)
                 self._process = spawning.start(
                     worker.main, (settings, theirs, queue), f"mprelay: worker {number}", self._words
                 )
             undo.pop_all()
-        self.reader = EventReader(queue)
+        spawning.tie(self._process)
+        self._sentinel = spawning.Sentinel(self._process)
         self.pid = self._process.pid or 0
+        self._sender = Sender(ours, self.pid)
+        self.send = self._sender.send
+        self.reader = EventReader(queue)
 
     @property
     def ready(self) -> bool:
@@ -93,6 +95,7 @@ class Member:
         self._words.end()
         self._sender.close()
         self.reader.close()
+        self._sentinel.close()
         self._process.close()
         return code or 0
 
@@ -109,7 +112,7 @@ class Member:
     @property
     def sentinel(self) -> int:
         """The descriptor that becomes readable when the process ends (see :meth:`join`)."""
-        return self._process.sentinel
+        return self._sentinel.fileno()
 
 
 def ended(code: int, last_words: str) -> str:

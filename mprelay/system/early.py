@@ -6,19 +6,29 @@ longer because it needs ``enum``.
 """
 
 import _signal  # type: ignore[import-not-found,unused-ignore]
-import sys
 
 NUMBERS: frozenset[int] = frozenset(
     getattr(_signal, name)
-    for name in ("SIGTERM", "SIGINT", "SIGQUIT", "SIGXCPU", "SIGHUP")
-    if hasattr(_signal, name)  # Windows has the first two
+    for name in ("SIGTERM", "SIGINT", "SIGQUIT", "SIGXCPU", "SIGHUP", "SIGBREAK")
+    if hasattr(_signal, name)  # Windows has the first two and the last
 )
+
+noted: list[int] = []
+"""Signals that came meanwhile, where they cannot be blocked."""
+
+
+def note(number: int, _frame: object) -> None:
+    """Note a signal for later."""
+    noted.append(number)
 
 
 def hold_back() -> None:
-    """Block the stop signals until :func:`mprelay.system.signals.release`."""
-    if sys.platform != "win32":
+    """Block the stop signals until :func:`mprelay.system.signals.release`, or note them."""
+    if hasattr(_signal, "pthread_sigmask"):
         try:  # noqa: SIM105 - contextlib would have to be loaded
             _signal.pthread_sigmask(_signal.SIG_BLOCK, NUMBERS)
         except OSError:  # a sandbox refuses it
             pass
+    else:
+        for number in NUMBERS:
+            _signal.signal(number, note)

@@ -1,8 +1,8 @@
 """Passing sockets to another process, by the variant that this platform has.
 
-    one process: channel() ─▶ ours, theirs;  Sender(ours) ── messages with sockets ─▶  the other: Receiver(theirs)
+    one process: channel() ─▶ ours, theirs; Sender(ours, pid) ── messages, sockets ─▶ the other: Receiver(theirs)
 
-`theirs` goes to the other process with its arguments. `ours` may be wrapped once that process runs.
+`theirs` goes to the other process with its arguments. `ours` is wrapped once that process runs and has a pid.
 
 Rules of each variant:
 
@@ -16,16 +16,23 @@ Rules of each variant:
 """
 
 import os
+import socket
 import sys
+from contextlib import ExitStack, closing
+from typing import Final
 
 from mprelay.system.errnos import errno_name
+from mprelay.system.poller import READ, Poller
 
 if sys.platform == "linux":
     from mprelay.system.passing_rights import MECHANISM, End, Receiver, Sender, channel, missing
 else:
-    from mprelay.system.passing_none import MECHANISM, End, Receiver, Sender, channel, missing
+    from mprelay.system.passing_share import MECHANISM, End, Receiver, Sender, channel, missing
 
 __all__ = ["End", "NoPassing", "NoSockets", "Receiver", "Sender", "channel", "missing", "probe"]
+
+
+_PROBE_TIMEOUT: Final = 5.0  # seconds
 
 
 class NoSockets(Exception):  # noqa: N818 - it says what is the matter
@@ -46,12 +53,18 @@ def probe() -> None:
         ours, theirs = channel()
     except OSError as failure:
         raise NoSockets(failure) from failure
-    with ours, theirs:
+    with ours, theirs, ExitStack() as ends:
         try:
-            Sender(ours).send(b"?", [theirs.fileno()])
-            _message, descriptors = Receiver(theirs, 1, 1).receive()
+            passed = ends.enter_context(socket.socket())
+            sender, receiver = Sender(ours, os.getpid()), Receiver(theirs, 1, 1)
+            ends.callback(receiver.close)
+            sender.send(b"?", [passed.fileno()])
+            arrival = ends.enter_context(closing(Poller()))
+            arrival.add(receiver.fileno(), READ)
+            arrival.wait(_PROBE_TIMEOUT)
+            _message, descriptors = receiver.receive()
         except OSError as failure:
             raise NoPassing(f"{MECHANISM}: {errno_name(failure.errno)}") from failure
         if not descriptors:
             raise NoPassing(f"{MECHANISM}: the message arrived without its descriptor")
-        os.close(descriptors[0])
+        socket.close(descriptors[0])

@@ -54,7 +54,7 @@ def channel() -> tuple[End, End]:
 class Sender:
     """The sending end of a channel, which it owns."""
 
-    def __init__(self, end: End) -> None:
+    def __init__(self, end: End, _pid: int) -> None:
         self._sock = end
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
 
@@ -80,6 +80,7 @@ class Receiver:
 
     def __init__(self, end: End, size: int, count: int) -> None:
         self._sock = end
+        end.set_inheritable(False)
         self._size = size
         self._ancillary_size = socket.CMSG_SPACE(count * _DESCRIPTOR_SIZE)
 

@@ -1,31 +1,36 @@
-"""A way to end a :meth:`mprelay.system.poller.Poller.wait` from a signal handler."""
+"""A way to end a :meth:`mprelay.system.poller.Poller.wait` from a signal handler, or from another thread."""
 
-import os
-import sys
+import socket
+from contextlib import suppress
 
 
 class Waker:
-    """A pipe to itself: watch :meth:`fileno` for READ."""
+    """A socket to itself: watch :meth:`fileno` for READ. A socket because some pollers take nothing else."""
 
     def __init__(self) -> None:
-        self._reader, self.writer = os.pipe()
-        """`writer` is a descriptor: any byte written to it wakes."""
-        if sys.platform != "win32":
-            os.set_blocking(self._reader, False)
-            os.set_blocking(self.writer, False)
+        self._reader, self._writer = socket.socketpair()
+        for end in (self._reader, self._writer):
+            end.setblocking(False)  # noqa: FBT003 - socket's signature
+        self.writer = self._writer.fileno()
+        """The descriptor of a socket: any byte sent to it wakes."""
 
     def fileno(self) -> int:
         """Return the descriptor that is readable after a wake-up."""
-        return self._reader
+        return self._reader.fileno()
+
+    def wake(self, what: bytes = b"\0") -> None:
+        """Wake, and tell what about. Where nobody has looked for a long time, what does not fit is lost."""
+        with suppress(BlockingIOError):
+            self._writer.send(what)
 
     def clear(self) -> bytes:
-        """Go back to sleep; return what was written."""
+        """Go back to sleep; return what was sent."""
         try:
-            return os.read(self._reader, 4096)
+            return self._reader.recv(4096)
         except BlockingIOError:
             return b""
 
     def close(self) -> None:
         """Give the descriptors back."""
-        os.close(self._reader)
-        os.close(self.writer)
+        self._reader.close()
+        self._writer.close()

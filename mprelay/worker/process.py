@@ -6,7 +6,6 @@ is deaf to signals, so a stop, a supervisor's crash and a replacement are one me
 """
 
 import os
-import socket
 import time
 from multiprocessing.process import current_process
 from typing import Final
@@ -17,7 +16,7 @@ from mprelay.channel.up import Queue, Uplink
 from mprelay.core.exits import Exit
 from mprelay.core.protocol import Crashed, Ready, Settings
 from mprelay.core.unexpected import describe, place_of
-from mprelay.system import garbage, signals, titles
+from mprelay.system import garbage, passing, signals, titles
 from mprelay.worker.loop import Loop
 
 _LAST_WORDS: Final = 5.0
@@ -30,15 +29,13 @@ _RESERVE: Final = 64 * 1024
 """Bytes kept for the last report of a worker that has run out of memory."""
 
 
-def run(settings: Settings, inbox: socket.socket, queue: Queue) -> None:
+def run(settings: Settings, inbox: passing.End, queue: Queue) -> None:
     """Be a worker until the inbox ends. Both channels are this process's own."""
     signals.ignore()
     signals.die_with_parent()
     name = current_process().name
     titles.show(name, f"mprelay-w{name.rpartition(' ')[2]}")
     garbage.collect_rarely()
-    for ours in (inbox.fileno(), queue.writer.fileno()):
-        os.set_inheritable(ours, False)  # noqa: FBT003 - os' signature; spawn had to make them so
     uplink = Uplink(queue)
     reserve = [bytes(_RESERVE)]
     # A failure up to here is printed on the stderr that the supervisor keeps for it (spawning.FirstWords). From

@@ -4,7 +4,7 @@ from typing import Protocol
 
 from mprelay.channel.up import Uplink
 from mprelay.core.protocol import Progress
-from mprelay.system.poller import WRITE, Poller
+from mprelay.system.poller import Poller
 
 
 class Reporting(Protocol):
@@ -44,7 +44,7 @@ class Reports:
         if full != self._full:
             self._full = full
             if full:
-                self._poller.add(self._uplink.fileno(), WRITE)
+                self._poller.add(self._uplink.fileno(), Uplink.ROOM)
             else:
                 self._poller.remove(self._uplink.fileno())
 

@@ -24,7 +24,7 @@ from mprelay.system import passing
 def ends():
     """A sender and a receiver."""
     ours, theirs = passing.channel()
-    sender, receiver = Sender(ours), Receiver(theirs)
+    sender, receiver = Sender(ours, os.getpid()), Receiver(theirs)
     yield sender, receiver
     sender.close()
     receiver.close()

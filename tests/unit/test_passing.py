@@ -6,20 +6,40 @@ import fcntl
 import os
 import resource
 import socket
+import struct
 
 import pytest
 
-from mprelay.system import passing, passing_none, passing_rights
-from mprelay.system.passing import NoPassing, NoSockets, Receiver, Sender
+from mprelay.system import passing, passing_rights, passing_share
+from mprelay.system.passing import NoPassing, NoSockets, Receiver
 
 SIZE, COUNT = 100, 4
 
 
 @pytest.fixture
-def ends():
+def share(monkeypatch):
+    """Share sockets by a pipe, here too. What Windows does for another process, dup(2) does within this one."""
+    monkeypatch.setattr(passing_share, "_share", lambda descriptor, _pid: struct.pack("<q", os.dup(descriptor)))
+    monkeypatch.setattr(passing_share, "_received", lambda blob: struct.unpack("<q", blob)[0])
+    return passing_share
+
+
+@pytest.fixture(params=["rights", "share"])
+def variant(request):
+    """Each variant of passing."""
+    return passing_rights if request.param == "rights" else request.getfixturevalue("share")
+
+
+def both(variant):
     """A sender and a receiver."""
-    ours, theirs = passing.channel()
-    sender, receiver = Sender(ours), Receiver(theirs, SIZE, COUNT)
+    ours, theirs = variant.channel()
+    return variant.Sender(ours, os.getpid()), variant.Receiver(theirs, SIZE, COUNT)
+
+
+@pytest.fixture
+def ends():
+    """A sender and a receiver of the variant that Linux has."""
+    sender, receiver = both(passing_rights)
     yield sender, receiver
     sender.close()
     receiver.close()
@@ -27,24 +47,62 @@ def ends():
 
 def test_the_variants_have_the_same_interface():
     """They have the same names to choose from, and the same methods."""
-    for variant in (passing_rights, passing_none):
+    for variant in (passing_rights, passing_share):
         assert {"MECHANISM", "End", "Receiver", "Sender", "channel", "missing"} <= set(vars(variant))
     for name in ("Sender", "Receiver"):
-        public = [{n for n in dir(getattr(v, name)) if n[0] != "_"} for v in (passing_rights, passing_none)]
+        public = [{n for n in dir(getattr(v, name)) if n[0] != "_"} for v in (passing_rights, passing_share)]
         assert public[0] == public[1]
 
 
-def test_a_platform_without_passing_is_named_and_not_used():
-    """The relay refuses to start there, and nothing before that needs passing."""
+def test_a_platform_without_passing_is_named():
+    """The relay refuses to start there."""
     assert passing.missing() is None
-    assert passing_none.missing()
-    for make in (
-        passing_none.channel,
-        lambda: passing_none.Sender(None),
-        lambda: passing_none.Receiver(None, 1, 1),
-    ):
-        with pytest.raises(NotImplementedError):
-            make()
+    assert passing_share.missing() == "socket.share"
+
+
+def test_sockets_arrive_with_their_message(variant):
+    """They arrive in order. The sender's copies may be closed at once."""
+    sender, receiver = both(variant)
+    pairs = [socket.socketpair() for _ in range(COUNT)]
+    sender.send(b"first", [near.fileno() for near, _ in pairs])
+    sender.send(b"second", [])
+    for near, _ in pairs:
+        near.close()
+    message, descriptors = receiver.receive()
+    assert message == b"first"
+    assert receiver.receive() == (b"second", [])
+    for number, descriptor in enumerate(descriptors):
+        with socket.socket(fileno=descriptor) as arrived:
+            arrived.sendall(b"%d" % number)
+    for number, (_, far) in enumerate(pairs):
+        with far:
+            assert far.recv(10) == b"%d" % number
+            assert far.recv(10) == b""
+    sender.close()
+    receiver.close()
+
+
+def test_a_shared_message_arrives_in_parts(share):
+    """A stream may be cut anywhere. Nothing is taken before a message is whole, and the next one waits."""
+    ours, theirs = share.channel()
+    receiver = share.Receiver(theirs, SIZE, COUNT)
+    near, far = socket.socketpair()
+    with near, far:
+        blob = share._share(near.fileno(), 0)
+        whole = share._HEAD.pack(3, 1, len(blob)) + b"one" + blob + share._HEAD.pack(3, 0, 0) + b"two"
+        for byte in whole[:22]:
+            with pytest.raises(BlockingIOError):
+                receiver.receive()
+            os.write(ours.fileno(), bytes([byte]))
+        os.write(ours.fileno(), whole[22:])
+        message, (descriptor,) = receiver.receive()
+        os.close(descriptor)
+        assert message == b"one"
+        assert receiver.receive() == (b"two", [])
+    os.write(ours.fileno(), whole[:14])
+    ours.close()
+    assert receiver.receive() == (b"", [])  # a message of which the rest will never come
+    receiver.close()
 
 
 def test_a_received_descriptor_is_not_inherited(ends):

@@ -1,5 +1,6 @@
 """The worker's loop in one process, with real sockets: what an end-to-end test cannot reach."""
 
+import os
 import select
 import socket
 import threading
@@ -68,7 +69,7 @@ class Running:
             "any_address": True,
         } | settings
         ours, theirs = passing.channel()
-        self.sender = Sender(ours)
+        self.sender = Sender(ours, os.getpid())
         self.uplink = Kept()
         self._inbox = Receiver(theirs)
         self.loop = Loop(Settings(*target[:2], **chosen), self._inbox, self.uplink)

@@ -1,0 +1,132 @@
+"""Sockets are passed by ``socket.share`` over a pipe of multiprocessing, on Windows.
+
+The only file that knows these. How it keeps the rules of :mod:`mprelay.system.passing`:
+
+- WSADuplicateSocket, which ``share`` calls, duplicates the socket's handle into the receiving process right away,
+  and returns what that process needs to use it: a blob. So the sender's copy may be closed before the blob
+  arrives. If the process dies before it has read the blob, the system closes the handle with all others.
+- So room is checked before anything is shared. Otherwise a message that finds none would leave open sockets
+  behind, in a process that does not know of them.
+- A message and its blobs are one write: one pickle less than ``Connection.send``, and nothing to run.
+- The end of the channel is the end of the pipe.
+"""
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Sequence
+from socket import SocketType
+from typing import Any, Final, TypeAlias
+
+from mprelay.system import oneway
+
+MECHANISM: Final = "socket.share"
+"""What a person is told about if it does not work."""
+
+End: TypeAlias = oneway.End
+"""One end of a channel."""
+
+_HEAD: Final = struct.Struct("<III")
+"""What comes before a message: its size, the number of blobs, and the size of each."""
+
+_BLOB_SIZE_LIMIT: Final = 4096
+"""Bytes of a blob, at most. WSAPROTOCOL_INFOW takes 628."""
+
+
+def missing() -> str | None:
+    """Name what this platform lacks; None if it lacks nothing."""
+    return None if hasattr(SocketType, "share") else "socket.share"
+
+
+def channel() -> tuple[End, End]:
+    """Make a channel: the end for the sender, and the end for the receiver. Raises OSError."""
+    reader, writer = oneway.pipe()
+    return writer, reader
+
+
+def _share(descriptor: int, pid: int) -> bytes:
+    """Duplicate a socket into a process; return the blob with which it can use it."""
+    sock: Any = SocketType(socket.AF_INET6, socket.SOCK_STREAM, 0, descriptor)
+    try:
+        return bytes(sock.share(pid))
+    finally:
+        sock.detach()  # the caller still owns it
+
+
+def _received(blob: bytes) -> int:
+    """Return the descriptor of the socket that a blob stands for."""
+    made: Any = SocketType
+    return int(made(0, 0, 0, blob).detach())  # as socket.fromshare does
+
+
+class Sender:
+    """The sending end of a channel to the process `pid`. It owns the end."""
+
+    def __init__(self, end: End, pid: int) -> None:
+        self._end = oneway.Writer(end)
+        self._pid = pid
+
+    def send(self, message: bytes, descriptors: Sequence[int]) -> None:
+        """Send `message`, which is not empty, with sockets. Never blocks.
+
+        Raises OSError: EAGAIN (the channel is full), EPIPE (the receiver is gone), or what WSADuplicateSocket
+        says. Then nothing was sent.
+        """
+        self._end.check_room()
+        blobs = [_share(descriptor, self._pid) for descriptor in descriptors]
+        head = _HEAD.pack(len(message), len(blobs), len(blobs[0]) if blobs else 0)
+        self._end.write(b"".join((head, message, *blobs)))
+
+    def close(self) -> None:
+        """End the channel. What was sent still arrives."""
+        self._end.close()
+
+
+class Receiver:
+    """The receiving end of a channel, which it owns. A message has at most `size` bytes and `count` sockets."""
+
+    def __init__(self, end: End, size: int, count: int) -> None:
+        self._end = oneway.Reader(end)
+        self._size = size
+        self._count = count
+        self._part = b""  # of a message whose rest has not arrived
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when a message waits, or the end."""
+        return self._end.fileno()
+
+    def receive(self) -> tuple[bytes, list[int]]:
+        """Take one message: its bytes and its sockets' descriptors, now the caller's. At the end: b"", [].
+
+        Raises BlockingIOError if nothing waits, OSError with EMSGSIZE if the message is too long.
+        """
+        if not self._fill(_HEAD.size):
+            return b"", []
+        size, count, blob_size = _HEAD.unpack_from(self._part)
+        if blob_size > _BLOB_SIZE_LIMIT:
+            raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
+        blobs_at = _HEAD.size + size
+        if not self._fill(blobs_at + count * blob_size):
+            return b"", []
+        part, self._part = self._part, b""
+        blobs = [part[at : at + blob_size] for at in range(blobs_at, len(part), blob_size)] if count else []
+        descriptors = [_received(blob) for blob in blobs]
+        if size > self._size or count > self._count:
+            for descriptor in descriptors:
+                socket.close(descriptor)
+            raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
+        return part[_HEAD.size : blobs_at], descriptors
+
+    def _fill(self, size: int) -> bool:
+        """Read until the message in `_part` has `size` bytes. False: the end came first, so it never will."""
+        while len(self._part) < size:
+            data = self._end.read(size - len(self._part))
+            if not data:
+                return False
+            self._part += data
+        return True
+
+    def close(self) -> None:
+        """Give everything back."""
+        self._end.close()

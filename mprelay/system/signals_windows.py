@@ -1,0 +1,116 @@
+"""What stops a program on Windows: Ctrl-C, Ctrl-Break, and the end of the console, the login or the machine.
+
+- The first two are SIGINT and SIGBREAK. Windows cannot block them. One that comes before :class:`Signals` can
+  hear it is noted (:mod:`mprelay.system.early`).
+- When the console is closed, its user logs off, or the machine shuts down, a process is told in a thread of its
+  own, and is killed when that thread returns, or after about five seconds. So the thread never returns, and the
+  relay is stopped by two signals at once: the second one does not wait for sessions.
+- A service's wrapper (docs/operations.md) sends Ctrl-C or Ctrl-Break.
+- All processes of a console are told. Those that only the supervisor stops stay deaf (:func:`ignore`).
+"""
+
+import ctypes
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, Final
+
+from mprelay.system import early
+
+assert sys.platform == "win32"  # noqa: S101 - for mypy, which checks the other platforms too
+
+_STOP: Final = tuple(map(signal.Signals, early.NUMBERS))
+_CTRL_CLOSE_EVENT: Final = 2  # wincon.h; 5 is the end of the login, 6 that of the machine
+_END_NOW: Final = bytes([signal.SIGTERM] * 2)
+
+_Handler: Any = ctypes.WINFUNCTYPE(ctypes.c_int, ctypes.c_uint)
+_handlers: list[Any] = []
+"""The console handlers of this process. The system keeps only their addresses."""
+
+
+def begin() -> None:
+    """Note the stop signals from now on, until :class:`Signals` hears them or :func:`release` lets them act."""
+    early.hold_back()
+
+
+def release() -> None:
+    """Let the stop signals act by default, unless they are heard or ignored. One that was noted acts now."""
+    for number in _STOP:
+        if signal.getsignal(number) is early.note:
+            signal.signal(number, signal.SIG_DFL)
+    if early.noted:
+        signal.raise_signal(early.noted[0])
+
+
+def _when_the_console_ends(call: Callable[[], None]) -> None:
+    """Make this call, in another thread, when the console, the login or the machine ends."""
+
+    def handle(event: int) -> int:
+        if event < _CTRL_CLOSE_EVENT:
+            return 0  # a signal
+        call()
+        threading.Event().wait()  # a return would end this process at once
+        return 1
+
+    _handlers.append(_Handler(handle))
+    ctypes.WinDLL("kernel32").SetConsoleCtrlHandler(_handlers[-1], 1)
+
+
+class Signals:
+    """Turns the stop signals into readiness of one descriptor; no handler does anything else.
+
+    :meth:`take` returns those that came, in their order. Raises OSError if signals cannot be heard.
+    """
+
+    def __init__(self, _child_ended: Callable[[], None] | None = None) -> None:
+        from mprelay.system.waker import Waker  # noqa: PLC0415 - the outlet never needs one
+
+        self._waker = Waker()
+        self._fd_before = signal.set_wakeup_fd(self._waker.writer, warn_on_full_buffer=False)
+        self._before = {number: signal.signal(number, _only_wake) for number in _STOP}
+        _when_the_console_ends(lambda: self._waker.wake(_END_NOW))
+        self._waker.wake(bytes(early.noted))
+        early.noted.clear()
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when a signal has come."""
+        return self._waker.fileno()
+
+    def take(self) -> list[int]:
+        """Return the numbers of the stop signals that came since the last call."""
+        return list(self._waker.clear())
+
+    def close(self) -> None:
+        """Restore the previous handlers, or the defaults."""
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if handler is early.note else handler)
+        signal.set_wakeup_fd(self._fd_before)
+        self._waker.close()
+
+
+def _only_wake(_number: int, _frame: FrameType | None) -> None:
+    """Do nothing: the interpreter's C handler has already sent the number to the wake-up descriptor."""
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Nothing can be held back here. A child that is told before it reaches :func:`ignore` ends."""
+    yield
+
+
+def die_with_parent() -> None:
+    """The supervisor has seen to that (:func:`mprelay.system.spawning.tie`)."""
+
+
+def ignore() -> None:
+    """Ignore everything that could end this process. Its supervisor, which is told too, ends it."""
+    for number in _STOP:
+        signal.signal(number, signal.SIG_IGN)
+    _when_the_console_ends(lambda: None)
+
+
+def kill(_child: int) -> None:
+    """Nothing to do: no helper process is started here."""
