@@ -6,11 +6,11 @@ The supervisor loads this file too, because it names :func:`main`. So nothing el
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import socket
+    from mprelay.system.stdio import ComplaintEnd, RecordEnd
 
 
 def main(
-    records: "socket.socket", complaints: "socket.socket", voice: "socket.socket", stdout: int, stderr: int
+    records: "RecordEnd", complaints: "ComplaintEnd", voice: "ComplaintEnd", stdout: int, stderr: int
 ) -> None:
     """Be the outlet until the end of the records (the entry point of the process). It owns all its arguments."""
     from mprelay.outlet.copying import run  # noqa: PLC0415 - not in the supervisor

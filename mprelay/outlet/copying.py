@@ -22,32 +22,31 @@ Rules:
    share.
 """
 
-import errno
 import os
-import select
-import socket
-import sys
 import threading
 from contextlib import suppress
 from functools import partial
-from itertools import pairwise
 from typing import Final
 
-from mprelay.system import signals, titles
-from mprelay.system.streams import END, READY, STDERR, STDOUT, WRITTEN, Sink, complain
+from mprelay.system import signals, stdio, titles
+from mprelay.system.streams import END, READY, STDERR, STDIN, STDOUT, WRITTEN, Sink, complain
 
 _OK: Final = 0
 _SOFTWARE: Final = 70
 _OSERR: Final = 71
 _IOERR: Final = 74
 
-_VOICE: Final = 0  # the descriptor on which this process complains
+_VOICE: Final = STDIN  # the descriptor on which this process complains
 _READ_SIZE: Final = 64 * 1024  # bytes, at most
 _LAST_COMPLAINTS_TIMEOUT: Final = 0.5  # seconds, once all else is done
 
 
 def run(
-    records: socket.socket, complaints: socket.socket, voice: socket.socket, stdout: int, stderr: int
+    records: stdio.RecordEnd,
+    complaints: stdio.ComplaintEnd,
+    voice: stdio.ComplaintEnd,
+    stdout: int,
+    stderr: int,
 ) -> None:
     """Be the outlet until the end of the records. This process owns all arguments.
 
@@ -55,10 +54,11 @@ def run(
     """
     signals.ignore()
     titles.show("mprelay: outlet", "mprelay-outlet")
-    _take_over(voice.detach(), stdout, stderr, keep=(records.fileno(), complaints.fileno()))
+    stdio.take_over(voice, stdout, stderr, keep=(records, complaints))
     say = partial(complain, descriptor=_VOICE)
     begun = threading.Event()
-    copying = threading.Thread(target=_copy_complaints, args=(complaints, begun), daemon=True)
+    reader = stdio.ComplaintReader(complaints)
+    copying = threading.Thread(target=_copy_complaints, args=(reader, begun), daemon=True)
     try:
         copying.start()
     except RuntimeError as failure:  # how threading reports EAGAIN
@@ -66,7 +66,7 @@ def run(
         os._exit(_OSERR)
     code = _OK
     try:
-        _copy_records(records, Sink(STDOUT, say), begun)
+        _copy_records(stdio.RecordReceiver(records), Sink(STDOUT, say), begun)
     except OSError as failure:
         code = _IOERR if begun.is_set() else _OSERR
         say(f"stdout is gone: {failure.strerror}" if begun.is_set() else f"the outlet: {failure}")
@@ -74,60 +74,31 @@ def run(
         code = _SOFTWARE
         say(f"the outlet: {type(unexpected).__name__}: {unexpected}")
     if begun.is_set():  # else the supervisor reads the complaints
-        with suppress(OSError):  # a sandbox refuses it
-            complaints.shutdown(socket.SHUT_RD)  # complaints that have arrived are still read, then the end
+        reader.end()
         copying.join(_LAST_COMPLAINTS_TIMEOUT)
     os._exit(code)  # a normal end would wait for a thread that may wait for the reader of stderr
 
 
-def _take_over(voice: int, stdout: int, stderr: int, keep: tuple[int, int]) -> None:
-    """Put the streams in their places, and close everything else.
-
-    Spawn passes on a descriptor that would keep multiprocessing's resource tracker alive as long as this process.
-    """
-    for descriptor, place in ((voice, _VOICE), (stdout, STDOUT), (stderr, STDERR)):
-        os.dup2(descriptor, place)
-    if sys.platform != "win32":
-        for last, following in pairwise((STDERR, *sorted(keep), os.sysconf("SC_OPEN_MAX"))):
-            os.closerange(last + 1, following)
-
-
-def _copy_records(records: socket.socket, stdout: Sink, begun: threading.Event) -> None:
-    """Write all records until their end. Raises OSError: it cannot begin, or the reader of stdout is gone."""
-    if sys.platform == "win32":
-        raise NotImplementedError
-    poll = select.poll()
-    poll.register(records, select.POLLIN)
-    poll.register(STDOUT, 0)  # hang-up and error are always reported (poll(2))
-    poll.poll(0)  # if a sandbox refuses it, that must be known before READY is sent
-    _tell(records, READY)
+def _copy_records(records: stdio.RecordReceiver, stdout: Sink, begun: threading.Event) -> None:
+    """Write all records until their end. Raises OSError: the reader of stdout is gone."""
+    records.tell(READY)
     begun.set()
     rest = b""
     while True:
-        if STDOUT in dict(poll.poll()):
-            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
-        try:
-            part = records.recv(_READ_SIZE)
-        except ConnectionResetError:  # the supervisor died before it read what we told it
-            part = b""
+        part = records.receive(_READ_SIZE)
         over = not part or part.endswith(END)
         part = rest + part
         end = part.rfind(b"\n") + 1
         stdout.write(part[:end])
         rest = part[end:]
         if over:
-            _tell(records, WRITTEN)
+            records.tell(WRITTEN)
             return
 
 
-def _tell(records: socket.socket, what: bytes) -> None:
-    with suppress(BrokenPipeError, ConnectionResetError):  # the supervisor is gone; what it sent is still here
-        records.sendall(what)
-
-
-def _copy_complaints(complaints: socket.socket, begun: threading.Event) -> None:
+def _copy_complaints(complaints: stdio.ComplaintReader, begun: threading.Event) -> None:
     """Write all complaints until their end. If nobody takes them they are thrown away."""
     begun.wait()
-    while part := complaints.recv(_READ_SIZE):
+    while part := complaints.receive(_READ_SIZE):
         with suppress(OSError):
             Sink(STDERR).write(part)

@@ -14,25 +14,22 @@ Rules:
    the outlet is never ready, it has written nothing, and every record is still here to be written without it.
 """
 
-import errno
 import io
 import multiprocessing.process
 import os
-import socket
 import sys
 from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import Final
 
-from mprelay.system import spawning
-from mprelay.system.streams import END, READY, STDERR, STDOUT, WRITTEN, Handed, Sink, complain
+from mprelay.system import spawning, stdio
+from mprelay.system.streams import END, READY, STDERR, STDIN, STDOUT, WRITTEN, Sink, complain
 
 HIGH: Final = 1024 * 1024
 LOW: Final = 256 * 1024
 """The marks, in bytes of waiting records. A session writes about 3 KiB with every detail."""
 
-_OUTLET_ENDED_ERRNOS: Final = {errno.ENOTCONN, errno.EPIPE, errno.ECONNRESET}  # the outlet has ended
 _OUTLET_END_LIMIT: Final = 1.0  # seconds for the outlet's end; the outlet gives its complaints half a second
 
 
@@ -44,8 +41,9 @@ class Writer:
         self.paused = False
         """The last value of :attr:`congested`."""
         self._closed = False
-        self._way: socket.socket | None = None  # our end of the socket for records
-        self._complaints: socket.socket | None = None  # the outlet's end, until it is ready
+        self._way: stdio.RecordSender | None = None
+        self._complaints: stdio.ComplaintReader | None = None  # the outlet's end, until it is ready
+        self._unsaid = b""  # complaints that are still to be written to stderr
         self._real: tuple[int, int] | None = None  # stdout and stderr, until it is ready
         self._outlet: multiprocessing.process.BaseProcess | None = None
         self.backlog = 0
@@ -67,28 +65,27 @@ class Writer:
         Call it before any other process is started, because that would inherit the streams.
         """
         with ExitStack() as theirs:
-            way, records = socket.socketpair()
-            theirs.enter_context(records)
-            self._way = way
-            self._complaints, voice = socket.socketpair()
-            theirs.enter_context(voice)
-            voice.setblocking(False)  # noqa: FBT003 - socket's signature
+            way, records = stdio.record_channel()
+            theirs.callback(records.close)
+            self._way = stdio.RecordSender(way)
+            complaints, voice = stdio.complaint_channel()
+            theirs.callback(voice.close)
+            self._complaints = stdio.ComplaintReader(complaints)
             self._real = (os.dup(STDOUT), os.dup(STDERR))
-            for descriptor in (0, STDOUT, STDERR):
+            for descriptor in (STDIN, STDOUT, STDERR):
                 os.dup2(voice.fileno(), descriptor)
             # Unbuffered: a buffer would keep the bytes that the socket does not take, try them again when the
             # interpreter exits, and make the exit code 120.
             raw = io.FileIO(STDERR, "w", closefd=False)
             sys.stderr = io.TextIOWrapper(raw, errors="backslashreplace", write_through=True)
             self._outlet = spawning.start(
-                outlet, (records, self._complaints, voice, *map(Handed, self._real)), "mprelay: outlet"
+                outlet, (records, complaints, voice, *map(stdio.Handed, self._real)), "mprelay: outlet"
             )
-            self.connect(way)
+            self.connect(self._way)
 
-    def connect(self, way: socket.socket) -> None:
+    def connect(self, way: stdio.RecordSender) -> None:
         """Send records over `way` once its other end is ready. The writer owns `way` from now on."""
         self._way = way
-        way.setblocking(False)  # noqa: FBT003 - socket's signature
         self.absent = False
 
     def fileno(self) -> int:
@@ -110,7 +107,7 @@ class Writer:
         if self._way is None or self.absent or self.gone:
             return
         try:
-            said = self._way.recv(16)
+            said = self._way.hear()
         except BlockingIOError:
             pass
         except OSError:  # the outlet ended before it had read everything
@@ -127,16 +124,13 @@ class Writer:
 
     def ended(self) -> tuple[int, str]:
         """Bury an :attr:`absent` outlet; return its exit code (negative: the signal) and its last words."""
-        said = b""
         if self._outlet is None or self._complaints is None:
             return 0, ""
         spawning.await_end(self._outlet, _OUTLET_END_LIMIT)  # an exception closes its socket before it ends
         self._outlet.kill()
         self._outlet.join()
-        self._complaints.setblocking(False)  # noqa: FBT003 - socket's signature
-        with suppress(OSError):
-            said = self._complaints.recv(65536, socket.MSG_PEEK)  # still to be written to stderr
-        return self._outlet.exitcode or 0, spawning.last_line(said)
+        self._unsaid += self._complaints.take_waiting()
+        return self._outlet.exitcode or 0, spawning.last_line(self._unsaid)
 
     def outlives(self, *, wait: bool) -> bool:
         """Tell whether the outlet still runs. With `wait`, give it a second to end."""
@@ -144,14 +138,8 @@ class Writer:
             return False
         if not self.ready:
             self._outlet.kill()  # it has no record, and will get none
-        self._way.settimeout(_OUTLET_END_LIMIT if wait else 0)
-        try:
-            while self._way.recv(16):
-                pass
-        except (TimeoutError, BlockingIOError):
+        if not self._way.await_end(_OUTLET_END_LIMIT if wait else 0):
             return True
-        except OSError:
-            pass
         # The kernel closes descriptors when the last thread ends, so this no longer waits for any reader.
         self._outlet.join()
         return False
@@ -193,10 +181,8 @@ class Writer:
                 for descriptor, place in zip(self._real, (STDOUT, STDERR), strict=True):
                     os.dup2(descriptor, place)
             if self._complaints is not None:
-                self._complaints.setblocking(False)  # noqa: FBT003 - socket's signature
                 with suppress(OSError):
-                    while said := self._complaints.recv(65536):
-                        Sink(STDERR).write(said)
+                    Sink(STDERR).write(self._unsaid + self._complaints.take_waiting())
             self._let_go()
         Sink(STDOUT, complain).write(b"".join(self._waiting))
         self._forget()
@@ -216,13 +202,9 @@ class Writer:
                 self._waiting[0] = data[sent:]
                 return
             self._waiting.popleft()
-        if self._closed and self._way is not None:
-            try:
-                self._way.shutdown(socket.SHUT_WR)
-            except OSError as failure:
-                if failure.errno not in _OUTLET_ENDED_ERRNOS:  # a sandbox refuses it: the end is sent as data
-                    self._closed = False
-                    self.put([END])
+        if self._closed and self._way is not None and not self._way.end():
+            self._closed = False
+            self.put([END])  # the end is sent as data
 
     def _send(self, data: bytes) -> int:
         """Send as many bytes as there is room for; return their number."""

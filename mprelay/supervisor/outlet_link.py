@@ -18,7 +18,8 @@ from mprelay.supervisor.failure import Failure
 from mprelay.supervisor.loop import Loop
 from mprelay.supervisor.member import ended
 from mprelay.system.errnos import errno_name
-from mprelay.system.poller import READ, WRITE
+from mprelay.system.poller import READ
+from mprelay.system.stdio import RecordSender
 from mprelay.system.streams import complain
 
 _HURRY_LIMIT: Final = 1.0  # seconds for the remaining records, once a signal says not to wait for their reader
@@ -74,7 +75,7 @@ class OutletLink:
         """Watch the outlet's socket for room exactly while records wait."""
         if self._awaits_room != (waits := self._writer.waits):
             self._awaits_room = waits
-            self._loop.change(self._writer.fileno(), READ | WRITE if waits else READ)
+            self._loop.change(self._writer.fileno(), READ | RecordSender.ROOM if waits else READ)
 
     def _on_outlet(self) -> None:
         """Handle what happened at the outlet's socket: a message, its end, or room for records."""

@@ -11,8 +11,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from multiprocessing import reduction
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
 END: Final = b"\0"
 """The end of the records if shutdown(2) is refused. No record contains it."""
@@ -25,27 +25,12 @@ STDIN: Final = 0
 STDOUT: Final = 1
 STDERR: Final = 2
 
-_PIPE_CHUNK: Final = getattr(select, "PIPE_BUF", 512)  # bytes of one write to a pipe: it is atomic (pipe(7))
+_PIPE_CHUNK: Final = getattr(select, "PIPE_BUF", 4096)  # bytes of one write to a pipe: it is atomic (pipe(7))
 _CHUNK: Final = 64 * 1024  # bytes of one write to anything else
 _NO_ROOM_ERRNOS: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_MEMORY_ERRNOS: Final = {errno.ENOMEM, errno.ENOBUFS}
 _TEMPORARY_ERRNOS: Final = _NO_ROOM_ERRNOS | _NO_MEMORY_ERRNOS
 _RETRY_INTERVAL: Final = 1.0  # seconds
-
-
-class Handed:
-    """A descriptor that spawn passes to the process it starts, where it arrives as a plain number."""
-
-    def __init__(self, number: int) -> None:
-        self._number = number
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Duplicate it into the process being started."""
-        return _arrived, (reduction.DupFd(self._number),)  # type: ignore[attr-defined,unused-ignore]
-
-
-def _arrived(passed: Any) -> int:  # noqa: ANN401 - multiprocessing's own, private class
-    return int(passed.detach())
 
 
 def complain(text: str, descriptor: int = STDERR) -> None:
@@ -70,6 +55,13 @@ def remark(text: str) -> None:
         complain(text)
 
 
+def _writing(descriptor: int) -> Callable[[memoryview], int]:
+    """Return what writes to a descriptor. A Windows console takes text: Python's raw file makes it of UTF-8."""
+    if sys.platform == "win32" and os.isatty(descriptor):
+        return open(descriptor, "wb", buffering=0, closefd=False).write
+    return partial(os.write, descriptor)
+
+
 class Sink:
     """Writes whole records to `descriptor`, which it does not own.
 
@@ -79,6 +71,7 @@ class Sink:
 
     def __init__(self, descriptor: int, complain: Callable[[str], None] | None = None) -> None:
         self._descriptor = descriptor
+        self._put = _writing(descriptor)
         self._complain = complain
         self._chunk_size = _PIPE_CHUNK if stat.S_ISFIFO(os.fstat(descriptor).st_mode) else _CHUNK
 
@@ -92,7 +85,7 @@ class Sink:
         said = False
         while rest:
             try:
-                rest = rest[os.write(self._descriptor, rest) :]
+                rest = rest[self._put(rest) :]
             except BlockingIOError:  # another process that shares stdout has made it non-blocking
                 select.select([], [self._descriptor], [])
             except OSError as failure:

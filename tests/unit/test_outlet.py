@@ -22,7 +22,8 @@ from support.waiting import PATIENCE, eventually
 
 from mprelay import outlet
 from mprelay.system import streams
-from mprelay.system.streams import END, READY, WRITTEN, Handed, Sink, complain
+from mprelay.system.stdio import Handed
+from mprelay.system.streams import END, READY, WRITTEN, Sink, complain
 
 LINE = b"r" * 900 + b"\n"
 DEAF_TO = ["SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGALRM"]

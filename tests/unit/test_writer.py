@@ -11,6 +11,7 @@ from support.peers import receive
 from support.waiting import PATIENCE
 
 from mprelay.records.writer import HIGH, LOW, Writer
+from mprelay.system import stdio
 from mprelay.system.streams import READY, WRITTEN
 
 LINE = b"x" * 1023 + b"\n"
@@ -22,7 +23,7 @@ def ends():
     ours, theirs = socket.socketpair()
     theirs.settimeout(PATIENCE)
     writer = Writer()
-    writer.connect(ours)
+    writer.connect(stdio.RecordSender(ours))
     with ours, theirs:
         yield writer, theirs
 
