@@ -107,7 +107,7 @@ def test_the_design_names_every_module():
     Variants for several platforms count as one module.
     """
     package = ROOT / "mprelay"
-    variant = re.compile(r"_(epoll|linux|none|rights)$")
+    variant = re.compile(r"_(epoll|linux|none|posix|rights|select|share|windows)$")
     there = {
         variant.sub("", str(path.relative_to(package).with_suffix("")))
         for path in package.rglob("*.py")
