@@ -164,7 +164,8 @@ class Writer:
                 self._broken = True
             self._taken.set()
             if (waker := self._shared or self._own) is not None:
-                waker.wake()
+                with suppress(OSError):  # closed meanwhile
+                    waker.wake()
 
     def fileno(self) -> int:
         """Return the descriptor that tells of room: see :attr:`ROOM`."""
@@ -181,5 +182,7 @@ class Writer:
     def close(self) -> None:
         """End the pipe. What was written can still be read, but for a write that is pending."""
         self._pending_writes.put(None)
+        if self._own is not None:
+            self._own.close()
         with suppress(OSError):
             self._connection.close()
