@@ -10,9 +10,6 @@ Rules:
 3. A worker is believed about its own sessions only.
 """
 
-import errno
-import os
-from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from mprelay.core.admission import Outcome, Verdict
@@ -22,8 +19,8 @@ from mprelay.core.refusals import Kind, Refusals
 from mprelay.records import catalogue
 from mprelay.records.catalogue import SESSION_CLOSED, Message
 from mprelay.records.recorder import LARGEST_INTEGER, Recorder
+from mprelay.system.errnos import explain
 
-_NUMBERS: Final[Mapping[str | None, int]] = {name: number for number, name in errno.errorcode.items()}
 _NAMES: Final = {reason: reason.value for reason in CloseReason}
 _ADMITTED: Final = Outcome.ADMITTED
 
@@ -249,5 +246,5 @@ class Book:
 
 def _with_error(message: Message, error: str | None) -> Message:
     """Add the error to the sentence, in brackets, because the manual's sentence knows only a refusal."""
-    number = _NUMBERS.get(error)  # a worker may report something that is no errno
-    return message if number is None else message._replace(sentence=f"{message.sentence} ({os.strerror(number)})")
+    text = explain(error)  # a worker may report something that is no errno
+    return message if text is None else message._replace(sentence=f"{message.sentence} ({text})")

@@ -253,7 +253,7 @@ class Run:
                         return False
                     self.expire()  # a worker noticed it first; the expiry is recorded before the sessions it ends
                 self._book.closed(session, event, event.reason or self._state.ending.session_end)
-                if event.error == NO_LOCAL_PORT and event.reason is CloseReason.CONNECT_FAILED:
+                if event.error in NO_LOCAL_PORT and event.reason is CloseReason.CONNECT_FAILED:
                     self._door.on_port_missing()
                     return True
         if self._door.ports.running:

@@ -1,7 +1,6 @@
 """The pump: sent whole, byte by byte or in random chunks, the same data comes out. Real sockets."""
 
 import contextlib
-import errno
 import resource
 import select
 import socket
@@ -13,7 +12,6 @@ from support.peers import pattern, reset
 from support.pumps import edge, small, tcp_pair
 
 from mprelay.system import poller
-from mprelay.system.errnos import errno_name, stream_error
 from mprelay.worker.pump import Outcome, Pumps
 
 
@@ -215,11 +213,3 @@ def test_a_lack_of_memory_for_the_rest_is_reported(ends):
         outcome = pump.move()
     assert refused
     assert (outcome, pump.error) == (Outcome.NO_MEMORY, "ENOMEM")
-
-
-def test_names_of_errnos():
-    """They are named as in errno(3), and a reset has only one name."""
-    assert errno_name(errno.EMFILE) == "EMFILE"
-    assert errno_name(99999) == "E99999"
-    assert stream_error(errno.EPIPE) == "ECONNRESET"
-    assert stream_error(errno.ETIMEDOUT) == "ETIMEDOUT"
