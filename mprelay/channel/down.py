@@ -18,7 +18,6 @@ Rules:
    with a report, and the supervisor starts another.
 """
 
-import os
 import struct
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -36,6 +35,7 @@ from mprelay.core.protocol import (
     Ticket,
 )
 from mprelay.system import passing
+from mprelay.system.sockets import refuse
 
 BATCH: Final = 64
 """Tickets in one message, at most."""
@@ -269,7 +269,7 @@ class Receiver:
             return unpack(message, descriptors)
         except NotMessage:
             for descriptor in descriptors:
-                os.close(descriptor)
+                refuse(descriptor)
             raise
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ Rules:
    sent one before the connection is accepted.
 """
 
-import os
+import socket
 from typing import Final, TypeAlias
 
 from mprelay.channel.down import BATCH
@@ -195,7 +195,7 @@ class Door:
             verdict = self._policy.decide(ip, free=slots > 0, given_up=waited_ms is not None)
             session = book.enter((ip, address[1]), verdict, at, now, waited_ms or 0.0)
             if session is None:
-                os.close(client)
+                sockets.refuse(client)
                 continue
             slots -= 1
             batches.setdefault(book.workers.place(session, now), []).append((session, client))
@@ -242,21 +242,24 @@ class Door:
                 try:
                     other = self._book.workers.place(session, self._loop.now, tried)
                 except NoRoom:
-                    os.close(client)
+                    sockets.refuse(client)
                     error = errno_name(failure.errno)
                     self._book.lost(session, self._loop.wall, self._loop.now, CloseReason.HANDOFF_FAILED, error)
                 else:
                     self._hand_over(other, [(session, client)], tried | {other})
             return
         for session, client in batch:
-            os.close(client)  # the message owns the socket now
+            socket.close(client)  # the message owns the socket now
             self._book.allocated(session, self._loop.wall)
 
     def _accept_failed(self, failure: OSError) -> None:
-        """Pause accepting, unless the listener was replaced. Most errors are a lack of descriptors or memory."""
+        """Pause accepting, unless the listener was replaced, or a client has reset its connection.
+
+        Most errors are a lack of descriptors or memory.
+        """
         if self.listener.handle_error(failure):
             self._patience.forget()
-        else:
+        elif failure.errno not in sockets.CLIENT_GONE_ERRNOS:
             self._pause.move(self._loop.now + _ACCEPT_PAUSE)
 
     # -- ports towards the target ----------------------------------------------------------------------------

@@ -39,7 +39,7 @@ _TEXTS: Final = {
     "ENOTSOCK": "Socket operation on non-socket",
     "ETIMEDOUT": "Connection timed out",
 }
-"""Linux's texts. Windows has its own in the language of the machine only, and its strerror() has none of these."""
+"""Linux's texts. Windows' own are in the language of the machine, and its strerror() has none for these."""
 
 
 def text(name: str, number: int) -> str:

@@ -2,49 +2,95 @@
 
 Rules:
 
-1. Abort is the default, a normal end the exception. SO_LINGER {1, 0} (socket(7)) is set on the listener, and
-   accepted sockets inherit it; it is set on target sockets too. Then any close reaches the peer as a reset,
-   even the kernel's own close after a ``kill -9``. :func:`end_normally` clears it before the close of a
-   session that ended normally on both sides, because a reset would throw unacknowledged data away.
-2. TCP_NODELAY is inherited from the listener as well: a relay adds no delay of its own.
+1. Abort is the default, a normal end the exception. SO_LINGER {1, 0} (socket(7)) is set on every relayed socket.
+   Then any close reaches the peer as a reset, even the kernel's own close after a ``kill -9``.
+   :func:`end_normally` clears it before the close of a session that ended normally on both sides, because a reset
+   would throw unacknowledged data away.
+2. TCP_NODELAY is set as well: a relay adds no delay of its own.
 3. SO_OOBINLINE keeps TCP's urgent byte in its place in the stream, so content is never changed.
 4. A socket can do without TCP_NODELAY and SO_OOBINLINE, so the system may refuse them: MPTCP has no urgent byte.
    Without SO_LINGER a transfer that was cut would look complete, so there is no relay without it.
 5. Relayed sockets are plain SocketType, the C class below ``socket.socket``. The Python layer would cost each
    session microseconds, for families as enums and for files made of sockets.
+6. Descriptors of sockets are closed by ``socket.close``, because on Windows they are handles.
+
+Who sets the options, and when, is the variants' business: :mod:`mprelay.system.sockets_linux`,
+:mod:`mprelay.system.sockets_windows`.
 """
 
 import errno
 import socket
-import struct
 import sys
-from array import array
 from collections.abc import Callable
-from contextlib import suppress
 from functools import lru_cache
 from socket import SocketType
 from typing import Any, Final, NamedTuple
 
-if sys.platform == "linux":
-    import fcntl
-    import termios
-
-    _PEEK: Final = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
+if sys.platform == "win32":
+    from mprelay.system.sockets_windows import (
+        BACKLOG,
+        CLIENT_GONE_ERRNOS,
+        CONNECT_BEGUN,
+        DONTWAIT,
+        END_MAY_BE_RESET,
+        LINGER_OFF,
+        prepare_listener,
+        received,
+        refuse,
+        target_socket,
+        tcp_info,
+        unacknowledged,
+        was_reset,
+    )
 else:
-    _PEEK: Final = int(socket.MSG_PEEK)
+    from mprelay.system.sockets_linux import (
+        BACKLOG,
+        CLIENT_GONE_ERRNOS,
+        CONNECT_BEGUN,
+        DONTWAIT,
+        END_MAY_BE_RESET,
+        LINGER_OFF,
+        prepare_listener,
+        received,
+        refuse,
+        target_socket,
+        tcp_info,
+        unacknowledged,
+        was_reset,
+    )
 
-_ABORT_ON_CLOSE: Final = struct.pack("ii", 1, 0)
-_LINGER_OFF: Final = struct.pack("ii", 0, 0)
-_ioctl_answer: Final = array("i", [0])
-_OPTIONAL_OPTIONS: Final = ((socket.IPPROTO_TCP, socket.TCP_NODELAY), (socket.SOL_SOCKET, socket.SO_OOBINLINE))
+__all__ = [
+    "CLIENT_GONE_ERRNOS",
+    "CONNECT_BEGUN",
+    "DONTWAIT",
+    "END_MAY_BE_RESET",
+    "Arrival",
+    "ListenerError",
+    "acceptor",
+    "arrival",
+    "backlog",
+    "end_normally",
+    "family_of",
+    "has_unread",
+    "is_open",
+    "listen",
+    "listens",
+    "local_ip",
+    "local_port",
+    "pending_error",
+    "plain_ip",
+    "received",
+    "refuse",
+    "target_socket",
+    "unacknowledged",
+    "was_reset",
+]
+
+_PEEK: Final = int(socket.MSG_PEEK) | DONTWAIT
 _NO_IPV6_ERRNOS: Final = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT}
-_NON_BLOCKING_STREAM: Final = int(socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0))
-_BACKLOG: Final = 65535  # the kernel cuts it to net.core.somaxconn
 
 _TCP_CLOSE: Final = 7  # linux/tcp_states.h
 _TCP_LISTEN: Final = 10
-_TCP_INFO: Final = struct.Struct("=B23xI16xI")
-"""The beginning of struct tcp_info (linux/tcp.h): tcpi_state, tcpi_unacked, tcpi_last_data_sent."""
 
 
 class ListenerError(Exception):
@@ -77,16 +123,13 @@ def _listen(family: socket.AddressFamily, address: str, port: int) -> socket.soc
     try:
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setblocking(False)  # noqa: FBT003 - socket's signature
-        if sys.platform != "win32":
-            # It only skips the TIME_WAIT of an earlier run. On Windows it would let two programs share a port.
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        _prepare(listener)
+        prepare_listener(listener)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         step = "bind"
         listener.bind((address, port))
         step = "listen"
-        listener.listen(_BACKLOG)
+        listener.listen(BACKLOG)
     except OSError as failure:
         if listener is not None:
             listener.close()
@@ -116,7 +159,7 @@ def arrival(descriptor: int) -> Arrival | None:
     A reset connection stays in the queue of the listener, closed. The kernel counts the time since data was last
     sent; if none was sent, since the handshake (tcp_create_openreq_child).
     """
-    sock = received(descriptor)
+    sock = SocketType(socket.AF_INET6, socket.SOCK_STREAM, 0, descriptor)
     info = _tcp_info(sock)
     sock.detach()  # the caller still owns it
     return None if info is None else Arrival(info.state == _TCP_CLOSE, info.last_data_sent)
@@ -152,51 +195,13 @@ class _Info(NamedTuple):
 
 
 def _tcp_info(sock: SocketType) -> _Info | None:
-    """Ask the kernel about a TCP socket; None if it does not tell: another system, or a sandbox."""
-    if sys.platform != "linux":
-        return None
-    try:
-        return _Info(*_TCP_INFO.unpack(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)))
-    except OSError:
-        return None
-
-
-def received(descriptor: int) -> SocketType:
-    """Wrap a connection that was handed over. The caller owns it.
-
-    Each of the three arguments before the descriptor saves the constructor a system call. The family need not be
-    right, because nobody passes an address to this socket.
-    """
-    return SocketType(socket.AF_INET6, socket.SOCK_STREAM, 0, descriptor)
-
-
-def target_socket(family: socket.AddressFamily) -> SocketType:
-    """Make a non-blocking socket for a connection to the target. The caller owns it. Raises OSError."""
-    made = SocketType(family, _NON_BLOCKING_STREAM)  # a system call less if there is SOCK_NONBLOCK
-    if sys.platform == "win32":
-        made.setblocking(False)  # noqa: FBT003 - socket's signature
-    try:
-        _prepare(made)
-    except OSError:
-        made.close()
-        raise
-    return made
-
-
-def _prepare(sock: SocketType) -> None:
-    try:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
-    except OSError:
-        for level, option in _OPTIONAL_OPTIONS:
-            with suppress(OSError):  # rule 4; a socket that is unusable refuses SO_LINGER too
-                sock.setsockopt(level, option, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT_ON_CLOSE)
+    facts = tcp_info(sock)
+    return None if facts is None else _Info(*facts)
 
 
 def end_normally(sock: SocketType) -> None:
     """Close `sock` so that the kernel still delivers the data under way, and then ends the connection."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_OFF)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_OFF)
     sock.close()
 
 
@@ -211,20 +216,6 @@ def has_unread(sock: SocketType) -> bool:
         return bool(sock.recv(1, _PEEK))
     except OSError:
         return False
-
-
-def unacknowledged(sock: SocketType) -> int | None:
-    """Count the bytes sent that the peer's kernel has not acknowledged, our FIN as one (SIOCOUTQ, tcp(7)).
-
-    After a reset it is the count at that moment. None if the system cannot tell. Not thread-safe.
-    """
-    if sys.platform == "linux":
-        try:  # each session asks: immutable bytes and suppress() would take twice as long
-            fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, _ioctl_answer)
-        except OSError:
-            return None
-        return _ioctl_answer[0]
-    return None
 
 
 def local_port(sock: SocketType) -> int:

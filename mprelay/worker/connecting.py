@@ -7,7 +7,7 @@ from typing import Final
 from mprelay.core.lifecycle import Input, State
 from mprelay.core.protocol import Address, Closed, CloseReason, Settings, Ticket
 from mprelay.system import poller, sockets
-from mprelay.system.errnos import errno_name, stream_error
+from mprelay.system.errnos import RESET_ERRNOS, errno_name, stream_error
 from mprelay.worker.pump import Pump, Pumps
 from mprelay.worker.session import Session, Worker
 
@@ -15,9 +15,6 @@ _EVERYTHING: Final = poller.READ | poller.WRITE | poller.END | poller.URGENT | p
 _TROUBLE: Final = poller.ERROR | poller.HANGUP
 _OUTCOME: Final = poller.WRITE | _TROUBLE
 """What an edge of the target's socket tells of when connect(2) is done."""
-
-_AFTER_CONNECT: Final = {errno.ECONNRESET, errno.EPIPE}
-"""Errors of a connection that was made: a reset in answer to a SYN is ECONNREFUSED (tcp_reset: SYN_SENT)."""
 
 # Before 3.12, looking a member up in its class takes as long as a dozen other steps (0.1 µs).
 _CLOSED: Final = State.CLOSED
@@ -40,8 +37,12 @@ class Connector:
             # The kernel had no descriptor left for it in this process, and has closed the connection.
             self._refuse(ticket, CloseReason.HANDOFF_FAILED, errno_name(errno.EMFILE))
             return
-        client = sockets.received(descriptor)
         worker = self._worker
+        try:
+            client = sockets.received(descriptor)
+        except OSError as failure:
+            self._refuse(ticket, CloseReason.REQUESTER_CHANNEL_FAILED, stream_error(failure.errno))
+            return
         if worker.expired:
             self._refuse(ticket, CloseReason.RELAY_EXPIRED, None, client)
             return
@@ -64,7 +65,7 @@ class Connector:
         session = Session(worker, ticket, address, (client, target), (up, down))
         worker.deadlines.connect(session)
         number = target.connect_ex(address)
-        if number not in (0, errno.EINPROGRESS):
+        if number not in sockets.CONNECT_BEGUN:
             _not_connected(session, number)
             return
         no_channel = Input.REQUESTER_CHANNEL_FAILED
@@ -103,7 +104,7 @@ def on_edge(session: Session, reads: Pump, edge: int) -> None:
 def _on_outcome(session: Session, edge: int) -> None:
     """Begin to relay if the target is connected."""
     number = sockets.pending_error(session.target) if edge & _TROUBLE else 0
-    if number and number not in _AFTER_CONNECT:
+    if number and number not in RESET_ERRNOS:  # a reset in answer to a SYN is ECONNREFUSED (tcp_reset: SYN_SENT)
         _not_connected(session, number)
         return
     session.outbound_port = port = sockets.local_port(session.target)

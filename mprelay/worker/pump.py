@@ -4,8 +4,8 @@ The only file that moves a session's bytes. splice(2) itself is in :mod:`mprelay
 
 Rules:
 
-1. A pump never blocks. recv(2) and send(2) are called with MSG_DONTWAIT, so the sockets need no O_NONBLOCK, which
-   saves a system call for each. Only a flow that borrows a pipe sets it.
+1. A pump never blocks. If there is MSG_DONTWAIT, recv(2) and send(2) are called with it, so the sockets need no
+   O_NONBLOCK, which saves a system call for each. Only a flow that borrows a pipe sets it.
 2. Nothing is read while anything read before is undelivered. So the end of data is read only when everything
    before it has been delivered, and a session holds at most one buffer for each direction.
 3. Readiness is edge-triggered (epoll(7)), and only this file knows what an edge means for a pump:
@@ -28,7 +28,6 @@ Rules:
 
 import errno
 import socket
-import sys
 from collections.abc import Callable
 from enum import Enum, auto
 from socket import SocketType
@@ -37,12 +36,10 @@ from typing import Final
 from mprelay.system import pipes, poller, sockets
 from mprelay.system.errnos import errno_name, stream_error
 from mprelay.system.pipes import Pipe
+from mprelay.system.sockets import END_MAY_BE_RESET
 from mprelay.worker.pipe_pool import PipePool
 
-if sys.platform == "win32":
-    _DONTWAIT: Final = 0
-else:
-    _DONTWAIT: Final = int(socket.MSG_DONTWAIT)
+_DONTWAIT: Final = sockets.DONTWAIT
 _BEHIND_DATA: Final = poller.END | poller.HANGUP | poller.ERROR | poller.URGENT
 """What an edge can tell of beside data, and what a short read may stop before."""
 _READABLE: Final = poller.READ | _BEHIND_DATA
@@ -290,6 +287,9 @@ class Pump:
         self.over = True
         if self._source_error:
             self.error = self._source_error
+            return Outcome.READ_FAILED
+        if END_MAY_BE_RESET and sockets.was_reset(self._source):
+            self.error = "ECONNRESET"
             return Outcome.READ_FAILED
         self.fin_received = True
         return _ENDED

@@ -30,7 +30,7 @@ from mprelay.core.protocol import (
     Ticket,
 )
 from mprelay.system import poller, sockets
-from mprelay.system.errnos import stream_error
+from mprelay.system.errnos import RESET_ERRNOS, stream_error
 from mprelay.worker import lingering
 from mprelay.worker.bulk import BulkQueue
 from mprelay.worker.deadlines import Deadlines
@@ -82,6 +82,8 @@ _AWAITING: Final = lingering.AWAITING
 _unacknowledged: Final = lingering.unacknowledged
 
 _ERROR: Final = poller.ERROR
+_NO_CONNECTION: Final = RESET_ERRNOS | {errno.ENOTCONN}
+"""Errors of shutdown(2) if the connection is gone."""
 
 
 class Worker:
@@ -312,7 +314,7 @@ class Session:
             pump.end_sink()
         except OSError as failure:
             number = sockets.pending_error(sink)
-            if number or failure.errno == errno.ENOTCONN:  # reset since we last looked at it
+            if number or failure.errno in _NO_CONNECTION:  # reset since we last looked at it
                 self.cut(cut, stream_error(number) if number else "ECONNRESET")
             # Otherwise the system refuses shutdown(2), which is nobody's fault. The sink hears of this end when
             # the session ends.

@@ -16,6 +16,15 @@ import psutil
 import pytest
 from support.judge import moment
 from support.params import slow
+from support.patches import (
+    ACCEPT_PAUSE,
+    ACCEPTOR,
+    CLIENT_GONE_ERRNOS,
+    IN_SUPERVISOR,
+    assigned,
+    replaced,
+    with_site,
+)
 from support.peers import (
     accept,
     answering,
@@ -443,6 +452,38 @@ def test_a_repeated_passing_error_is_summed_up(errno_name):
         assert all(2 < record["count"] <= 11 for record in records[1:])
         assert relay.stop() == 0
         assert relay.records[-1]["attempts"] == 0
+
+
+ANOTHERS_ERRORS = replaced(
+    ACCEPTOR,
+    """
+from errno import ECONNRESET
+left = [ECONNRESET] * 3
+def broken(listener):
+    accept = whole(listener)
+    def accept_next():
+        if left:
+            raise OSError(left.pop(), "Connection reset by peer")
+        return accept()
+    return accept_next
+""",
+)
+"""Accept(2) fails three times, as on Windows if clients have reset their connections before."""
+
+
+def test_an_error_of_accept_that_is_one_clients_holds_up_no_other(tmp_path):
+    """Record 22 has it. The next client is accepted at once: a pause would never end here."""
+    code = ANOTHERS_ERRORS + assigned(ACCEPT_PAUSE, "1e9") + "\n" + assigned(CLIENT_GONE_ERRNOS, "{ECONNRESET}")
+    env = with_site(tmp_path, f"{IN_SUPERVISOR}exec({code!r})")
+    with (
+        listening() as server,
+        Relay(server.getsockname(), env=env) as relay,
+        relay.connect() as client,
+        accept(server) as target,
+    ):
+        echo(client, target)
+        failed = relay.wait("connection.accept_failed")
+        assert (failed["msg_id"], failed["error"], failed["count"]) == (22, "ECONNRESET", 1)
 
 
 def sleeps(relay):

@@ -52,7 +52,7 @@ PLACES = {
     "timerfd": "system.boottime",
     "queues": "channel.up",
     "adjtimex": "system.origin",
-    "SO_LINGER": "system.sockets",
+    "SO_LINGER": "system.sockets system.sockets_linux system.sockets_windows",
     "sched_getaffinity": "system.cpus",
 }
 
