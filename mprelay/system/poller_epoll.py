@@ -15,6 +15,9 @@ HANGUP: Final = select.EPOLLHUP
 ERROR: Final = select.EPOLLERR
 EDGE: Final = select.EPOLLET
 
+TELLS_EDGES: Final[bool] = True
+"""Whether a descriptor added with EDGE is watched for what is new. It is, and for END, HANGUP and ERROR too."""
+
 _TIMEOUT_LIMIT: Final = 86400.0  # seconds; epoll_wait(2) takes an int of milliseconds, less than 25 days
 
 
