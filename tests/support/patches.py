@@ -108,3 +108,11 @@ def breakable(directory: Path, how: str) -> tuple[Path, dict[str, str]]:
     """A file, and an environment whose children do `how` if they start while the file exists."""
     broken = directory / "broken"
     return broken, with_site(directory, IN_CHILDREN + f"if os.path.exists({str(broken)!r}): {how}")
+
+
+PIPE_HAND_OVER = f"""
+import sys
+sys.path.append({str(Path(__file__).parent)!r})
+import sharing
+"""
+"""Code that hands sockets over by a pipe, as on Windows. It must run in every process of a relay."""
