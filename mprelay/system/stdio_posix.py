@@ -93,6 +93,10 @@ class RecordSender:
             pass
         return True
 
+    def close(self) -> None:
+        """Give the descriptor back."""
+        self._sock.close()
+
 
 class RecordReceiver:
     """The outlet's end of the channel for records, which it owns. OSError: a sandbox refuses poll(2)."""

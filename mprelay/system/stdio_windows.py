@@ -139,6 +139,11 @@ class RecordSender:
                     return False
                 arrival.wait(left)
 
+    def close(self) -> None:
+        """Give everything back."""
+        self._records.close()
+        self._words.close()
+
 
 class RecordReceiver:
     """The outlet's end of the channel for records, which it owns."""
