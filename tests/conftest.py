@@ -1,24 +1,36 @@
-"""Rules for every test: it leaves no process and no descriptor behind, and in CI no tool may be missing."""
+"""Rules for every test: it leaves no process and no descriptor behind, and in CI no tool may be missing.
+
+On Windows, and where the relay runs on Windows (scripts/test-windows), tests marked `posix` are skipped.
+"""
 
 import contextlib
 import gc
 import os
-import resource
 import shutil
 import signal
+import sys
 from multiprocessing import resource_tracker
 from pathlib import Path
 
 import psutil
 import pytest
+from support import launching
 from support.processes import limit
 
+with contextlib.suppress(ImportError):  # Windows has none
+    import resource
+
 pytest_plugins = ["support.second_try"]
+
+ON_WINDOWS = sys.platform == "win32"
 
 
 def pytest_configure():
     """Start from the signals' defaults: nohup(1) has SIGHUP ignored, and the programs under test inherit that."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    if not ON_WINDOWS:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    if launching.PYTHON_EXE:
+        launching.adopt()
 
 
 def pytest_addoption(parser):
@@ -31,6 +43,8 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if bound := item.get_closest_marker("wall_clock"):
             item.add_marker(pytest.mark.alone(*bound.args))
+        if (posix := item.get_closest_marker("posix")) and (ON_WINDOWS or launching.PYTHON_EXE):
+            item.add_marker(pytest.mark.skip(f"not on Windows: {posix.args[0]}"))
     if config.option.all or "slow" in config.option.markexpr or any("slow" in place for place in config.args):
         return
     slow = [item for item in items if item.get_closest_marker("slow")]
@@ -45,6 +59,8 @@ def pytest_collection_finish():
 
 
 def _descriptors() -> dict[str, str]:
+    if ON_WINDOWS:
+        return {}  # no list of them; a socket that is left open is a ResourceWarning
     found = {}
     for descriptor in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):  # the descriptor that listed the directory
@@ -72,7 +88,9 @@ def _nothing_left():
     yield
     resource_tracker._resource_tracker._stop()  # the one process that multiprocessing would keep running
     gc.collect()
-    left_running = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in _children() - running]
+    if launching.PYTHON_EXE:
+        launching.bury()
+    left_running = [psutil.Process(pid).cmdline() for pid in _children() - running]
     assert left_running == [], "processes left behind"
     left = {name: what for name, what in _descriptors().items() if name not in before}
     assert left == {}, "descriptors left behind"

@@ -6,7 +6,6 @@ import os
 import resource
 import select
 import selectors
-import signal
 import socket
 import threading
 from collections import Counter
@@ -164,7 +163,7 @@ def test_freed_slots_are_free_for_clients_that_came_later():
         contextlib.ExitStack() as stack,
     ):
         made = open_sessions(stack, relay, server, 40)
-        relay.process.send_signal(signal.SIGSTOP)
+        relay.suspend()
         try:
             for client, target in made:
                 client.shutdown(socket.SHUT_WR)
@@ -173,7 +172,7 @@ def test_freed_slots_are_free_for_clients_that_came_later():
                 assert receive(client) == b""
             late = [stack.enter_context(relay.connect(source="127.0.0.1")) for _ in range(30)]
         finally:
-            relay.process.send_signal(signal.SIGCONT)
+            relay.resume()
         relay.wait("connection.attempt", 70)
         assert relay.all("connection.pool_exhausted") == []
         relay.wait("session.connected", 70)
@@ -272,6 +271,7 @@ def test_after_a_stalled_log_only_clients_that_still_wait_are_admitted():
             server.accept()
 
 
+@pytest.mark.posix("RLIMIT_NOFILE")
 def test_a_client_that_waits_for_descriptors_may_give_up():
     """Admission also pauses when accept(2) fails."""
     with listening() as server, Relay(server.getsockname()) as relay, ExitStack() as stack:
@@ -335,7 +335,7 @@ def test_summed_up_refusals_are_recorded_before_the_end():
         relay.reading.clear()
         for number in range(3000):
             assert relay.knock(source=f"127.0.1.{number % 3}").heard == b""
-        relay.process.terminate()
+        relay.signal()
         relay.reading.set()
         assert relay.finish() == 0
         totals = relay.all("connection.refused_more")
@@ -355,7 +355,7 @@ def test_5000_connections_in_one_burst(many_files):
     with (
         listening(backlog=4096) as server,
         selectors.DefaultSelector() as selector,
-        Relay(server.getsockname(), acl="127.0.0.0/9") as relay,
+        Relay(server.getsockname(), acl="127.0.0.0/9", workers=4) as relay,
         contextlib.ExitStack() as stack,
     ):
         with answering(server, b"!", hold=True):
@@ -375,7 +375,7 @@ def test_5000_connections_in_one_burst(many_files):
                     selector.unregister(key.fileobj)
         assert heard == {b"!": 500, b"": 4500}
         relay.wait("session.allocated", 500)
-        assert {record["worker"] for record in relay.all("session.allocated")} == {1, 2}
+        assert {record["worker"] for record in relay.all("session.allocated")} == {1, 2, 3, 4}
     stopped = relay.records[-1]  # a slow reader of the log gets some refusals as sums
     assert (stopped["rejected"], stopped["exhausted"], stopped["admitted"]) == (1000, 3500, 500)
 
@@ -401,6 +401,7 @@ def destroy_listener(relay):
         listener.shutdown(socket.SHUT_RD)
 
 
+@pytest.mark.posix("pidfd_getfd(2)")
 def test_a_destroyed_listener_is_replaced():
     """The port is open again, sessions are unaffected, and it may happen again."""
     with (
@@ -418,6 +419,7 @@ def test_a_destroyed_listener_is_replaced():
                 echo(other, other_target)
 
 
+@pytest.mark.posix("seccomp(2)")
 @pytest.mark.parametrize("errno_name", ["EINVAL", *slow("EBADF", "ENOTSOCK")])
 def test_a_listener_that_never_works_ends_the_relay(errno_name):
     """The relay makes one more listener. If that fails too, the relay ends with 69 and records why."""
@@ -438,6 +440,7 @@ def test_a_listener_that_never_works_ends_the_relay(errno_name):
         assert relay.records[-1]["reason"] == "failed"
 
 
+@pytest.mark.posix("seccomp(2)")
 @pytest.mark.slow
 @pytest.mark.parametrize("errno_name", ["ENOBUFS", *slow("ENOMEM", "EPERM", "ECONNABORTED")])
 def test_a_repeated_passing_error_is_summed_up(errno_name):
@@ -491,6 +494,7 @@ def sleeps(relay):
     return psutil.Process(relay.process.pid).num_ctx_switches().voluntary
 
 
+@pytest.mark.posix("seccomp(2)")
 @pytest.mark.slow
 def test_errors_of_accept_that_are_not_recorded_yet_are_recorded_at_the_end():
     """Summing up loses no error."""

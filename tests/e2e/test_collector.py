@@ -13,9 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 from support.judge import check_run, parse
+from support.launching import PROGRAM, command
 from support.peers import accept, answering, echo, ends_with_reset, fill, free_port, is_shut, listening, receive
-from support.processes import listens, outlet_of, workers_of
-from support.relay import NOWHERE, PROGRAM, Relay, run
+from support.processes import outlet_of, workers_of
+from support.relay import NOWHERE, Relay, run
 from support.waiting import PATIENCE, eventually, read_until
 
 MIB = 1 << 20
@@ -68,6 +69,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", place], check=True)
 
 
+@pytest.mark.posix("a file as stdout, which Wine 8 does not give to Python")
 def test_a_disk_that_is_full_for_a_while(small_disk: Path):
     """The problem is reported on stderr, and sessions go on.
 
@@ -89,7 +91,7 @@ def test_a_disk_that_is_full_for_a_while(small_disk: Path):
         with relay.connect() as client, accept(server) as target:
             echo(client, target)
         ballast.unlink()
-        relay.process.send_signal(signal.SIGTERM)
+        relay.signal()
         assert relay.finish() == 0
         records = parse(log.read_bytes())
     check_run(records)
@@ -97,6 +99,7 @@ def test_a_disk_that_is_full_for_a_while(small_disk: Path):
     assert "No space left on device" in relay.errors
 
 
+@pytest.mark.posix("RLIMIT_FSIZE")
 def test_a_file_at_its_size_limit(tmp_path: Path):
     """EFBIG (``ulimit -f``) does not mean that the reader is gone: the rest waits until the file may grow."""
     log = tmp_path / "log"
@@ -114,7 +117,7 @@ def test_a_file_at_its_size_limit(tmp_path: Path):
             sessions += 1
         unlimited = (resource.RLIM_INFINITY, resource.prlimit(relay.process.pid, resource.RLIMIT_FSIZE)[1])
         resource.prlimit(relay.outlet().pid, resource.RLIMIT_FSIZE, unlimited)
-        relay.process.send_signal(signal.SIGTERM)
+        relay.signal()
         assert relay.finish() == 0
         records = parse(log.read_bytes())
     check_run(records)
@@ -145,7 +148,7 @@ def test_expiry_while_the_reader_of_the_records_stands_still():
         with relay.connect_once_open() as client, accept(server):
             assert ends_with_reset(client)
             assert time.monotonic() - started < 4  # 2, a second more, and the start of the interpreter
-            eventually(lambda: not listens(relay.process.pid), "the listener is closed")
+            eventually(lambda: not relay.listens(), "the listener is closed")
         output = read_until(ours.fileno(), b"relay.stopped")
         output += read_until(ours.fileno(), None)
         assert relay.finish() == 0
@@ -171,9 +174,13 @@ def session_members(leader: int) -> list[int]:
 def test_reader_that_has_seen_enough(tool, lines):
     """`mprelay … | head -1` ends by itself, both during the start and when no further record is due."""
     script = f'"$@" | head -{lines}; echo "${{PIPESTATUS[0]}}"'
-    command = [tool("bash"), "-c", script, "bash", PROGRAM, str(free_port()), *NOWHERE[:1], "9", "ANY"]
+    relay = command(str(free_port()), NOWHERE[0], "9", "ANY", "--workers", "2")
     with subprocess.Popen(
-        [*command, "--workers", "2"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+        [tool("bash"), "-c", script, "bash", *relay],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     ) as shell:
         try:
             output, _ = shell.communicate(timeout=PATIENCE)
@@ -199,7 +206,7 @@ def test_reader_goes_away_while_a_session_is_open():
             read_until(ours.fileno(), b"session.target_channel_active")
             family = relay.family()
             ours.close()
-            eventually(lambda: not listens(relay.process.pid), "the listener is closed")
+            eventually(lambda: not relay.listens(), "the listener is closed")
             client.sendall(b"question")
             client.shutdown(socket.SHUT_WR)
             assert receive(target) == b"question"
@@ -229,6 +236,7 @@ def test_reader_goes_away_and_a_session_does_not_finish():
         assert relay.finish() == 74
 
 
+@pytest.mark.posix("a shell's >&-")
 def test_no_stdout_from_the_start(tool):
     """With stdout closed by >&- the relay does not start, because nothing could be recorded.
 
@@ -241,6 +249,7 @@ def test_no_stdout_from_the_start(tool):
     assert b"Traceback" not in done.stderr
 
 
+@pytest.mark.posix("a shell's >&-, and /dev/full")
 @pytest.mark.parametrize("redirection", [">&-", ">/dev/full"])
 @pytest.mark.parametrize("asked", ["--help", "--version", ""])
 def test_help_that_cannot_be_written(tool, asked, redirection):
@@ -250,6 +259,7 @@ def test_help_that_cannot_be_written(tool, asked, redirection):
     assert done.returncode == 74
 
 
+@pytest.mark.posix("a shell's >&-")
 def test_wrong_parameters_and_no_stdout(tool):
     """No record can name the wrong parameters.
 
@@ -261,18 +271,25 @@ def test_wrong_parameters_and_no_stdout(tool):
 
 
 @pytest.mark.parametrize(
-    "redirection", ["2>&1 | head -1", "2>&- | head -1", "<&- | head -1", "<&- 2>&- | head -1"]
+    "redirection",
+    [
+        "2>&1 | head -1",
+        *(
+            pytest.param(closed, marks=pytest.mark.posix("a shell's >&-"))
+            for closed in ("2>&- | head -1", "<&- | head -1", "<&- 2>&- | head -1")
+        ),
+    ],
 )
 def test_stdout_is_gone_whatever_the_other_streams_are(redirection):
     """The exit code is 74 with stderr in the same pipe, with stderr closed, and with stdin closed."""
-    command = f"{PROGRAM} {free_port()} 127.0.0.1 9 ANY --workers 1 {redirection}; echo ${{PIPESTATUS[0]}}"
+    relay = command(str(free_port()), "127.0.0.1", "9", "ANY", "--workers", "1")
     done = subprocess.run(
-        ["bash", "-c", command],
+        ["bash", "-c", f'"$@" {redirection}; echo ${{PIPESTATUS[0]}}', "bash", *relay],
         capture_output=True,
         text=True,
         timeout=PATIENCE,
         check=True,
-        stdin=subprocess.DEVNULL,
+        input="",
     )
     first, code = done.stdout.splitlines()
     assert '"event":"worker.started"' in first
@@ -282,6 +299,7 @@ def test_stdout_is_gone_whatever_the_other_streams_are(redirection):
 # -- no room -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.posix("/dev/full")
 @pytest.mark.slow
 def test_no_room_for_the_records():
     """On /dev/full the problem is reported on stderr and sessions go on.
@@ -300,11 +318,11 @@ def test_no_room_for_the_records():
                 target.sendall(b"answer")
                 assert receive(client, 6) == b"answer"
         workers, outlet = workers_of(relay.process.pid), relay.outlet()
-        relay.process.send_signal(signal.SIGTERM)
+        relay.signal()
         assert psutil.wait_procs(workers, PATIENCE)[1] == []
         assert is_shut(relay.port)
         assert relay.process.poll() is None
-        relay.process.send_signal(signal.SIGTERM)
+        relay.signal()
         assert relay.process.wait(PATIENCE) == 74
         assert outlet.is_running()  # it still tries to write its records
         outlet.kill()
@@ -314,6 +332,7 @@ def test_no_room_for_the_records():
         assert "Traceback" not in relay.errors
 
 
+@pytest.mark.posix("/dev/full")
 def test_wrong_parameters_and_no_room():
     """The records wait for room, as a relay's do. A signal ends the wait."""
     with (
@@ -329,6 +348,7 @@ def test_wrong_parameters_and_no_room():
         assert b"Traceback" not in said + process.stderr.read()
 
 
+@pytest.mark.posix("/dev/full")
 @pytest.mark.slow
 def test_records_and_complaints_on_the_same_full_disk():
     """Neither stream blocks the other: after the expiry a signal still ends the relay."""

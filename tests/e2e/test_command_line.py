@@ -9,9 +9,10 @@ from importlib.metadata import version
 
 import pytest
 from support.judge import check_run, parse
+from support.launching import PROGRAM, command, run
 from support.messages import MESSAGES
 from support.peers import accept, free_port, listening, receive
-from support.relay import PROGRAM, Relay
+from support.relay import Relay
 from support.waiting import PATIENCE
 
 POSITIONS = [
@@ -156,13 +157,6 @@ PLAIN_C = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE"
 # -- wrong values --------------------------------------------------------------------------------------------
 
 
-def run(*args: str | bytes, **options) -> subprocess.CompletedProcess:
-    """Run the program to its end."""
-    return subprocess.run(
-        [PROGRAM, *args], stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE, check=False, **options
-    )
-
-
 def check_remark(said: bytes, records: list[dict]) -> None:
     """Stderr has one short line: the first problem, and how many more there are."""
     line = said.decode()
@@ -258,11 +252,12 @@ def test_every_wrong_value_is_reported_not_only_the_first():
         judge(record, *next(pair for pair in expected if pair[0] == record["parameter"]))
 
 
+@pytest.mark.posix("strace(1)")
 def test_refused_parameters_bind_nothing_and_start_nothing(tool):
     """The kernel is the witness: no socket is bound, and no process is cloned."""
-    command = [tool("strace"), "-f", "-qq", "-e", "trace=bind,listen,clone,clone3,fork,vfork,execve", PROGRAM]
+    strace = [tool("strace"), "-f", "-qq", "-e", "trace=bind,listen,clone,clone3,fork,vfork,execve", PROGRAM]
     done = subprocess.run(
-        [*command, *GOOD, "--workers", "65"], capture_output=True, text=True, timeout=PATIENCE, check=False
+        [*strace, *GOOD, "--workers", "65"], capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert done.returncode == 2
     calls = done.stderr.splitlines()
@@ -410,15 +405,20 @@ def test_with_records_in_a_file_stderr_names_the_problem():
 
 def test_a_collector_of_both_streams_gets_nothing_but_records():
     """With ``2>&1`` the line for the person would be invalid JSON."""
-    command = [PROGRAM, *GOOD, "--workers", "0"]
-    done = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=PATIENCE, check=False
-    )
+    done = run(*GOOD, "--workers", "0", stderr=subprocess.STDOUT)
     (record,) = parse(done.stdout)
     judge(record, "workers", "0")
 
 
-@pytest.mark.parametrize("stderr", ["full", "unread", "closed", "broken"])
+@pytest.mark.parametrize(
+    "stderr",
+    [
+        pytest.param("full", marks=pytest.mark.posix("/dev/full")),
+        "unread",
+        pytest.param("closed", marks=pytest.mark.posix("a shell's 2>&-")),
+        "broken",
+    ],
+)
 def test_a_stderr_that_accepts_nothing_delays_no_refusal(stderr):
     """Stderr is a full device, a full pipe, closed, or a pipe without a reader."""
     reader, writer = os.pipe()
@@ -436,9 +436,10 @@ def test_a_stderr_that_accepts_nothing_delays_no_refusal(stderr):
         elif stderr == "broken":
             stack.pop_all().close()
         stack.callback(os.close, writer)
-        command = ["/bin/sh", "-c", 'exec "$0" "$@"' + " 2>&-" * (stderr == "closed"), PROGRAM]
+        shell = ["/bin/sh", "-c", 'exec "$0" "$@"' + " 2>&-" * (stderr == "closed")]
         done = subprocess.run(
-            [*command, *GOOD, "--workers", "0"],
+            [*shell, *command(*GOOD, "--workers", "0")],
+            input=b"",
             stdout=subprocess.PIPE,
             stderr=writer,
             timeout=PATIENCE,
@@ -481,6 +482,7 @@ def test_hostile_labels_arrive_unchanged_on_every_record():
         assert [record["labels"] for record in relay.records] == [labels] * len(relay.records)
 
 
+@pytest.mark.posix("the locale's encoding of arguments")
 def test_arguments_are_utf8_in_any_locale():
     """This holds for labels in every record, and for the values that a refusal repeats."""
     with Relay(("127.0.0.1", 9), "--label", "Söhne=žluťoučký 😀", env=PLAIN_C) as relay:
@@ -492,6 +494,7 @@ def test_arguments_are_utf8_in_any_locale():
     assert "größe" in done.stderr.decode()
 
 
+@pytest.mark.posix("the locale's encoding of arguments")
 @pytest.mark.slow
 def test_text_is_utf8_in_any_locale():
     """The help may contain non-ASCII characters, and so may what a user typed."""
@@ -500,6 +503,7 @@ def test_text_is_utf8_in_any_locale():
     assert "--workers 'zwölf' must be" in done.stdout.decode()
 
 
+@pytest.mark.posix("arguments that are bytes")
 @pytest.mark.parametrize("label", [b"k=\xff\xfe", b"k=\xc3", b"k=\xed\xa0\x80"])
 @pytest.mark.parametrize("environment", [None, PLAIN_C], ids=["utf8", "C"])
 def test_invalid_utf8_is_refused_in_the_same_words(label, environment):
@@ -511,7 +515,21 @@ def test_invalid_utf8_is_refused_in_the_same_words(label, environment):
 
 
 @pytest.mark.parametrize(
-    "label", [b"k=\xff\xfe", b"\xc3=v", b"k=\xed\xa0\x80", b"k=" + b"x" * 100_000, b"x" * 100_000 + b"=v"]
+    "label",
+    [
+        *(
+            pytest.param(label, marks=pytest.mark.posix("arguments that are bytes"))
+            for label in (
+                b"k=\xff\xfe",
+                b"\xc3=v",
+                b"k=\xed\xa0\x80",
+                b"k=" + b"x" * 100_000,
+                b"x" * 100_000 + b"=v",
+            )
+        ),
+        "k=" + "x" * 10_000,
+        "x" * 10_000 + "=v",
+    ],
 )
 def test_labels_that_fit_into_no_record_are_refused(label):
     """Neither invalid UTF-8 nor a label longer than a record gets into a record."""
@@ -525,6 +543,7 @@ def test_many_labels_that_fit_into_no_record_are_refused_together():
     assert {record["parameter"] for record in records} == {"label"}
 
 
+@pytest.mark.posix("a command line above 32,767 characters")
 @pytest.mark.parametrize(
     "bad",
     [b"\x01" * 9000, b'"' * 9000, b"\\" * 9000, b"\n" * 9000, b"\xff" * 9000, "😀".encode() * 9000],

@@ -10,12 +10,19 @@ import time
 import psutil
 import pytest
 from support.judge import moment
+from support.launching import PYTHON_EXE
 from support.params import slow
 from support.peers import accept, echoing, ends_with_reset, is_shut, listening, port_of, receive, reset_arrives
 from support.relay import NOWHERE, Relay, open_sessions
 from support.waiting import PATIENCE, eventually
 
 MIB = 1 << 20
+
+STOPS = [
+    signal.SIGTERM,
+    *slow(signal.SIGINT),
+    pytest.param(signal.SIGQUIT, marks=[pytest.mark.slow, pytest.mark.posix("SIGQUIT")]),
+]
 
 
 # -- expired -------------------------------------------------------------------------------------------------
@@ -72,7 +79,7 @@ def test_expiry_with_a_stopped_worker():
         contextlib.ExitStack() as stack,
     ):
         made = open_sessions(stack, relay, server, 6)
-        os.kill(relay.workers()[1], signal.SIGSTOP)
+        relay.worker(1).suspend()
         late = [stack.enter_context(relay.connect()) for _ in range(4)]
         relay.wait("session.allocated", 10)
         family = relay.family()
@@ -93,8 +100,8 @@ def test_expiry_with_every_worker_stopped():
         contextlib.ExitStack() as stack,
     ):
         made = open_sessions(stack, relay, server, 4)
-        for pid in relay.workers().values():
-            os.kill(pid, signal.SIGSTOP)
+        for number in relay.workers():
+            relay.worker(number).suspend()
         judge_expiry(relay, {"relay_expired": 4})
         for client, target in made:
             assert ends_with_reset(client)
@@ -169,10 +176,10 @@ def test_workers_keep_the_absolute_timeout_while_the_supervisor_is_stopped():
         with relay.connect() as client, accept(server) as target:
             client.sendall(b"x")
             assert receive(target, 1) == b"x"
-            relay.process.send_signal(signal.SIGSTOP)
+            relay.suspend()
             assert ends_with_reset(client)
             assert ends_with_reset(target)
-            relay.process.send_signal(signal.SIGCONT)
+            relay.resume()
         assert relay.finish() == 0
         assert relay.wait("session.closed")["reason"] == "relay_expired"
         assert relay.records[-1]["reason"] == "expired"
@@ -184,7 +191,7 @@ def test_expiry_does_not_wait_for_a_drain():
         options = ["--drain-timeout", "3600", "--absolute-timeout", "5"]
         with Relay(server.getsockname(), *options) as relay, relay.connect() as client, accept(server):
             relay.wait("session.target_channel_active")
-            relay.process.send_signal(signal.SIGTERM)
+            relay.signal()
             relay.wait("relay.draining")
             assert ends_with_reset(client)
             assert relay.finish() == 0
@@ -195,14 +202,14 @@ def test_expiry_does_not_wait_for_a_drain():
 # -- a signal ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, *slow(signal.SIGINT, signal.SIGQUIT)])
+@pytest.mark.parametrize("number", STOPS)
 def test_signal_drains(number):
     """The listener closes, open sessions may finish, and the exit code is 0."""
     with listening() as server, Relay(server.getsockname()) as relay:
         family = relay.family()
         with relay.connect() as client, accept(server) as target:
             relay.wait("session.target_channel_active")
-            relay.process.send_signal(number)
+            relay.signal(number)
             assert relay.wait("relay.draining")["active"] == 1
             assert is_shut(relay.port)
             client.sendall(b"question")
@@ -217,13 +224,14 @@ def test_signal_drains(number):
         assert psutil.wait_procs(family, PATIENCE)[1] == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, *slow(signal.SIGINT, signal.SIGQUIT)])
+@pytest.mark.parametrize("number", STOPS)
 def test_signal_without_sessions(number):
     with Relay(NOWHERE, "--drain-timeout", "3600") as relay:
         assert relay.stop(number) == 0
         assert relay.records[-1]["reason"] == "drained"
 
 
+@pytest.mark.posix("multiprocessing's resource tracker")
 def test_a_stopped_helper_does_not_delay_the_end():
     """Multiprocessing has a helper process, and waits for its end."""
     with Relay(NOWHERE) as relay:
@@ -244,23 +252,23 @@ def test_a_signal_while_many_workers_start_is_handled_at_once():
     """Each turn starts one worker. Workers that were not ready are ended without any complaint."""
     with Relay(("127.0.0.1", 9), workers=64, wait_active=False) as relay:
         eventually(lambda: len(relay.family()) > 2, "a worker, beside outlet and resource tracker")
-        relay.process.send_signal(signal.SIGTERM)
+        relay.signal()
         relay.wait("relay.draining")
         assert relay.finish() == 0
         assert len(relay.all("worker.exited")) < 64
         assert {r["level"] for r in relay.all("worker.exited")} == {"info"}
 
 
-@pytest.mark.parametrize("second", [signal.SIGTERM, *slow(signal.SIGINT, signal.SIGQUIT)])
+@pytest.mark.parametrize("second", STOPS)
 def test_second_signal_cuts_the_drain_short(second):
     """The sessions are closed as drained, and both peers see a reset."""
     with listening() as server, Relay(server.getsockname(), "--drain-timeout", "3600") as relay:
         with relay.connect() as client, accept(server) as target:
             relay.wait("session.target_channel_active")
-            relay.process.send_signal(signal.SIGTERM)
+            relay.signal()
             relay.wait("relay.draining")
             assert relay.all("session.closed") == []
-            relay.process.send_signal(second)
+            relay.signal(second)
             assert ends_with_reset(client)
             assert ends_with_reset(target)
         assert relay.finish() == 0
@@ -274,7 +282,7 @@ def test_drain_has_a_cap(seconds):
     with listening() as server, Relay(server.getsockname(), "--drain-timeout", str(seconds)) as relay:
         with relay.connect() as client, accept(server) as target:
             relay.wait("session.target_channel_active")
-            relay.process.send_signal(signal.SIGTERM)
+            relay.signal()
             assert ends_with_reset(client)
             assert ends_with_reset(target)
         assert relay.finish() == 0
@@ -286,6 +294,7 @@ def test_drain_has_a_cap(seconds):
         assert drained > seconds - 0.01
 
 
+@pytest.mark.posix("process groups")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_to_the_whole_process_group(number):
     """Ctrl-C reaches workers and outlet too. They ignore it: sessions finish, and every record is written."""
@@ -311,10 +320,10 @@ def test_drain_with_a_stopped_worker():
     with listening() as server, Relay(server.getsockname(), "--drain-timeout", "1") as relay:
         with contextlib.ExitStack() as stack:
             made = open_sessions(stack, relay, server, 4)
-            os.kill(relay.workers()[1], signal.SIGSTOP)
+            relay.worker(1).suspend()
             stopped = relay.held_by(1)
             assert len(stopped) == 2
-            relay.process.send_signal(signal.SIGTERM)
+            relay.signal()
             assert relay.wait("relay.draining")["active"] == 4
             for client, target in made:
                 if port_of(client) not in stopped:
@@ -337,7 +346,7 @@ def test_drain_with_a_stopped_worker():
 def test_drain_with_a_stopped_worker_that_has_no_session():
     """No session is left, so the relay is drained although that worker cannot answer."""
     with listening() as server, Relay(server.getsockname(), "--drain-timeout", "60") as relay:
-        os.kill(relay.workers()[2], signal.SIGSTOP)
+        relay.worker(2).suspend()
         assert relay.stop() == 0
         assert (relay.records[-1]["reason"], relay.records[-1]["closed"]) == ("drained", {})
 
@@ -350,14 +359,13 @@ def test_a_killed_supervisor_leaves_no_session_and_no_worker():
     """Without its supervisor nothing would be recorded, so the peers see resets and the workers end."""
     with (
         listening() as server,
-        Relay(server.getsockname(), expect_code=-signal.SIGKILL, workers=3) as relay,
+        Relay(server.getsockname(), workers=3) as relay,
         contextlib.ExitStack() as stack,
     ):
         made = open_sessions(stack, relay, server, 6)
         family = relay.family()
-        assert len(family) == 5  # workers, outlet and resource tracker
-        relay.killed = True
-        relay.process.kill()
+        assert len(family) == 5 - bool(PYTHON_EXE)  # workers, outlet and, on POSIX, resource tracker
+        relay.kill()
         assert psutil.wait_procs(family, timeout=2)[1] == []
         for client, target in made:
             assert ends_with_reset(client)
@@ -370,16 +378,15 @@ def test_a_killed_supervisor_takes_stopped_workers_with_it():
     """A stopped worker cannot see that its supervisor is gone, so the kernel ends it."""
     with (
         listening() as server,
-        Relay(server.getsockname(), expect_code=-signal.SIGKILL) as relay,
+        Relay(server.getsockname()) as relay,
         contextlib.ExitStack() as stack,
     ):
         made = open_sessions(stack, relay, server, 4)
-        workers = [psutil.Process(pid) for pid in relay.workers().values()]
-        for worker in workers:
-            worker.suspend()
-        relay.killed = True
-        relay.process.kill()
+        family = relay.family()
+        for number in relay.workers():
+            relay.worker(number).suspend()
+        relay.kill()
         for client, target in made:
             assert ends_with_reset(client)
             assert ends_with_reset(target)
-        assert psutil.wait_procs(workers, timeout=PATIENCE)[1] == []
+        assert psutil.wait_procs(family, timeout=PATIENCE)[1] == []

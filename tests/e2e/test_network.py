@@ -13,6 +13,8 @@ from support.peers import accept, echo, ends_with_reset, free_port, listening, p
 from support.relay import Relay
 from support.waiting import eventually
 
+pytestmark = pytest.mark.posix("network namespaces")
+
 OWN_PORT = 40004
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import os
-import select
 import signal
 import socket
 import struct
@@ -16,21 +15,20 @@ from pathlib import Path
 import psutil
 import pytest
 from support.judge import check_run, moment, parse
+from support.launching import KILLED, PYTHON_EXE
 from support.patches import instead_of_the_outlet, with_site
 from support.peers import (
     accept,
     answering,
-    connect,
     echo,
     ends_with_reset,
     fill,
-    free_port,
     is_shut,
     listening,
     receive,
 )
-from support.processes import listens, opened, outlet_of
-from support.relay import NOWHERE, PROGRAM, Relay
+from support.processes import end_within, opened
+from support.relay import NOWHERE, Relay
 from support.waiting import PATIENCE, eventually, read_until
 
 
@@ -131,6 +129,7 @@ def stalled(splicer, *options, **given):
             yield relay, outlet, client, first
 
 
+@pytest.mark.posix("splice(2)")
 @pytest.mark.slow
 @pytest.mark.wall_clock("the one second that docs/contract.md allows for an expiry")
 def test_the_absolute_timeout_comes_while_a_collector_holds_the_pipe(splicer):
@@ -145,7 +144,7 @@ def test_the_absolute_timeout_comes_while_a_collector_holds_the_pipe(splicer):
         assert time.time() - moment(active["expires_at"]) < 1
         assert is_shut(relay.port)
         for _ in range(2):
-            relay.process.send_signal(signal.SIGTERM)
+            relay.signal()
         assert relay.process.wait(PATIENCE) == 74
         assert outlet.is_running()
         records = head + splicer.go_on()
@@ -162,13 +161,13 @@ def relay_errors(relay):
     return relay.errors
 
 
+@pytest.mark.posix("splice(2)")
 @pytest.mark.slow
 def test_a_kill_closes_the_listener_while_a_collector_holds_the_pipe(splicer):
     """Sessions end at once too, and no record that was sent before is lost."""
-    with stalled(splicer, expect_code=-9) as (relay, outlet, client, first):
-        relay.killed = True
+    with stalled(splicer, expect_code=KILLED) as (relay, outlet, client, first):
         family = [process for process in relay.family() if process != outlet]
-        relay.process.kill()
+        relay.kill()
         assert relay.process.wait(PATIENCE) == -9
         assert ends_with_reset(client)
         assert psutil.wait_procs(family, PATIENCE)[1] == []
@@ -195,27 +194,26 @@ def sockets():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way_out", [pipes, sockets])
+@pytest.mark.parametrize(
+    "way_out", [pipes, pytest.param(sockets, marks=pytest.mark.posix("a socket as a standard stream"))]
+)
 def test_stdout_and_stderr_on_one_stalled_reader(way_out):
     """Two signals end the relay. Not even its last complaint waits."""
     reader, writer = way_out()
     fill(writer)
-    command = [PROGRAM, str(free_port()), *map(str, NOWHERE), "ANY", "--workers", "1"]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=writer, stderr=writer) as process:
-        try:
-            os.close(writer)
-            eventually(lambda: listens(process.pid), "the door is open")
-            family = psutil.Process(process.pid).children()
-            process.terminate()
-            eventually(lambda: not listens(process.pid), "the door is shut")
-            process.terminate()
-            assert process.wait(PATIENCE) == 74
-        finally:
-            process.kill()
-            os.close(reader)
-    assert psutil.wait_procs(family, PATIENCE)[1] == []
+    with Relay(NOWHERE, stdout=writer, stderr=writer, workers=1, expect_code=74) as relay:
+        os.close(writer)
+        eventually(relay.listens, "the door is open")
+        family = relay.family()
+        relay.signal()
+        eventually(lambda: not relay.listens(), "the door is shut")
+        relay.signal()
+        assert relay.process.wait(PATIENCE) == 74
+        os.close(reader)
+        assert psutil.wait_procs(family, PATIENCE)[1] == []
 
 
+@pytest.mark.posix("multiprocessing's resource tracker")
 @pytest.mark.slow
 def test_a_warning_of_the_library_does_not_block():
     """The library warns that its tracker died, to a terminal that stands still."""
@@ -225,18 +223,19 @@ def test_a_warning_of_the_library_does_not_block():
         os.close(writer)
         (tracker,) = {p.pid for p in relay.family()} - {relay.outlet().pid, *relay.workers().values()}
         os.kill(tracker, signal.SIGKILL)
-        os.kill(relay.workers()[1], signal.SIGKILL)
+        relay.worker(1).kill()
         relay.wait("worker.started", 3)
         with relay.connect() as client, accept(server) as target:
             echo(client, target)
     os.close(reader)
 
 
+@pytest.mark.posix("multiprocessing's resource tracker")
 def test_a_warning_of_the_library_is_passed_on():
     with listening() as server, Relay(server.getsockname(), quiet=False) as relay:
         (tracker,) = {p.pid for p in relay.family()} - {relay.outlet().pid, *relay.workers().values()}
         os.kill(tracker, signal.SIGKILL)
-        os.kill(relay.workers()[1], signal.SIGKILL)
+        relay.worker(1).kill()
         relay.wait("worker.started", 3)
         assert relay.stop() == 0
         assert "resource_tracker: process died unexpectedly" in relay.errors
@@ -252,14 +251,13 @@ def test_a_killed_supervisor_loses_no_record_that_it_has_sent():
     with (
         listening() as server,
         answering(server),
-        Relay(server.getsockname(), workers=1, expect_code=-9, quiet=False) as relay,
+        Relay(server.getsockname(), workers=1, expect_code=KILLED, quiet=False) as relay,
     ):
-        relay.killed = True
         relay.outlet()
         relay.reading.clear()
         for _ in range(sessions + 2):  # at the end the supervisor has read the reports of all but two
             one_session(relay)
-        relay.process.kill()
+        relay.kill()
         relay.process.wait(PATIENCE)
         relay.reading.set()
         relay.finish()
@@ -270,16 +268,11 @@ def test_a_killed_supervisor_loses_no_record_that_it_has_sent():
 @pytest.mark.wall_clock("the outlet's one second after its supervisor")
 def test_a_killed_supervisor_while_a_worker_stands_still():
     """The kernel ends the worker, and the outlet ends within a second, when everything is written."""
-    with listening() as server, Relay(server.getsockname(), expect_code=-9, quiet=False) as relay:
-        relay.killed = True
+    with listening() as server, Relay(server.getsockname(), expect_code=KILLED, quiet=False) as relay:
         family = relay.family()
-        outlet = relay.outlet()
-        os.kill(relay.workers()[1], signal.SIGSTOP)
-        with os.fdopen(os.pidfd_open(outlet.pid), "rb") as end:
-            relay.process.kill()
-            assert select.select([end], [], [], 1)[0]
-        relay.finish()
-        assert psutil.wait_procs(family, PATIENCE)[1] == []
+        relay.worker(1).suspend()
+        relay.kill()
+        assert end_within(1, family)
 
 
 def test_a_killed_outlet_is_the_end_of_stdout():
@@ -289,7 +282,7 @@ def test_a_killed_outlet_is_the_end_of_stdout():
         with relay.connect() as client, accept(server) as target:
             echo(client, target)
             relay.outlet().kill()
-            eventually(lambda: not listens(relay.process.pid), "the door is shut")
+            eventually(lambda: not relay.listens(), "the door is shut")
             echo(client, target)
             client.shutdown(socket.SHUT_WR)
             assert receive(target) == b""
@@ -300,6 +293,7 @@ def test_a_killed_outlet_is_the_end_of_stdout():
 # -- what holds the streams ----------------------------------------------------------------------------------
 
 
+@pytest.mark.posix("/proc")
 def test_only_the_outlet_has_stdout_or_stderr_open():
     """Supervisor, workers, a later worker and multiprocessing's tracker do not.
 
@@ -308,7 +302,7 @@ def test_only_the_outlet_has_stdout_or_stderr_open():
     with listening() as server, Relay(server.getsockname()) as relay:
         streams = [opened("self", s.fileno()) for s in (relay.process.stdout, relay.process.stderr)]
         outlet = relay.outlet()
-        os.kill(relay.workers()[1], signal.SIGKILL)
+        relay.worker(1).kill()
         relay.wait("worker.started", 3)
         with relay.connect() as client, accept(server) as target:
             echo(client, target)
@@ -344,22 +338,22 @@ def test_the_end_of_the_relay_is_the_end_for_its_reader(tmp_path, code, options,
 @pytest.mark.parametrize("busy", [False, True])
 def test_the_readers_of_both_streams_are_gone(busy):
     """The exit code is 74 after the drain. A failed complaint causes no further complaint."""
-    command = [PROGRAM, port := str(free_port()), *map(str, NOWHERE), "ANY", "--workers", "2"]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    with process:
-        read_until(process.stdout.fileno(), b"relay.active")
-        outlet_of(process.pid)
-        everybody = [psutil.Process(process.pid), *psutil.Process(process.pid).children()]
+    (records, stdout), (complaints, stderr) = os.pipe(), os.pipe()
+    with Relay(NOWHERE, stdout=stdout, stderr=stderr, acl="ANY", expect_code=74) as relay:
+        os.close(stdout)
+        os.close(stderr)
+        read_until(records, b"relay.active")
+        # wait4(2) also counts the children that the supervisor has waited for. Wine has none.
+        everybody = [psutil.Process(relay.process.pid), *([] if PYTHON_EXE else relay.family())]
         before = sum(sum(member.cpu_times()[:2]) for member in everybody)
-        process.stderr.close()
-        process.stdout.close()
+        os.close(records)
+        os.close(complaints)
         if busy:
             with contextlib.suppress(ConnectionRefusedError):
                 while True:
-                    connect(("127.0.0.1", int(port))).close()
-        _pid, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        assert process.returncode == 74
+                    relay.connect().close()
+        _pid, status, usage = os.wait4(relay.process.pid, 0)
+        relay.process.returncode = os.waitstatus_to_exitcode(status)
         assert usage.ru_utime + usage.ru_stime - before < 1
 
 

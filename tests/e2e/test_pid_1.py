@@ -12,6 +12,8 @@ from support.peers import accept, echo, listening
 from support.relay import PROGRAM, Relay
 from support.waiting import eventually
 
+pytestmark = pytest.mark.posix("PID 1")
+
 
 def pid_inside(process):
     """A process's number in the innermost namespace that it belongs to."""

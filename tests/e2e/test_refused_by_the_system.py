@@ -8,7 +8,6 @@ import contextlib
 import errno
 import os
 import resource
-import signal
 import socket
 import subprocess
 import threading
@@ -24,6 +23,8 @@ from support.peers import accept, echo, ends_with_reset, listening, pattern, rec
 from support.processes import descriptors, limit, open_files, opened
 from support.relay import NOWHERE, PROGRAM, Relay, failed_start, failing
 from support.waiting import eventually
+
+pytestmark = pytest.mark.posix("seccomp(2) and resource limits")
 
 # With the default send buffer (net.core.wmem_default) a few hundred messages fill a channel.
 # Here setsockopt(SOL_SOCKET, SO_SNDBUF) succeeds and does nothing.
@@ -227,7 +228,7 @@ def test_a_full_channel_refuses_and_does_not_block():
     """Record 20 with EAGAIN: the only worker is stopped. The supervisor goes on, and can end the run."""
     options = ("--max-sessions", "1500", "--drain-timeout", "0.1")
     with Relay(NOWHERE, *options, workers=1, command=SMALL_CHANNELS) as relay, contextlib.ExitStack() as stack:
-        os.kill(relay.workers()[1], signal.SIGSTOP)
+        relay.worker(1).suspend()
         fill(relay, stack, lambda: relay.all("session.closed"))
         assert says(relay.all("session.closed")[0]) == (20, "handoff_failed", "EAGAIN")
         assert relay.stop() == 0
@@ -250,7 +251,7 @@ def test_a_full_channel_sends_sessions_to_the_other_worker():
         def taken(worker: int) -> int:
             return len(relay.all("session.allocated", worker=worker))
 
-        os.kill(relay.workers()[1], signal.SIGSTOP)
+        relay.worker(1).suspend()
         fill(relay, stack, lambda: taken(2) > taken(1) + 5)
         assert taken(1) > 50
         relay.wait("session.connected", count=taken(2), worker=2)
@@ -273,7 +274,7 @@ def test_a_socket_that_cannot_be_watched(end, msg_id, reason):
         # The same run without the fault, to learn the descriptors.
         with Relay(server.getsockname(), workers=1) as relay, relay.connect() as client, accept(server):
             relay.wait("session.connected")
-            worker = psutil.Process(relay.workers()[1])
+            worker = relay.worker(1)
             pollers = descriptors(worker.pid, "anon_inode:[eventpoll]")
             sockets = {
                 "client" if line.raddr.port == client.getsockname()[1] else "target": line.fd

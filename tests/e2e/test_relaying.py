@@ -7,7 +7,6 @@ import socket
 import threading
 from pathlib import Path
 
-import psutil
 import pytest
 from support.params import slow
 from support.patches import with_site
@@ -165,6 +164,7 @@ def test_an_ipv6_target():
         assert (closed["client_ip"], closed["target_ip"]) == ("127.0.0.1", "::1")
 
 
+@pytest.mark.posix("MPTCP")
 @pytest.mark.parametrize("client_protocol", [MPTCP, *slow(socket.IPPROTO_TCP)], ids=["from MPTCP", "from TCP"])
 @pytest.mark.parametrize("target_protocol", [MPTCP, *slow(socket.IPPROTO_TCP)], ids=["to MPTCP", "to TCP"])
 def test_a_relay_of_mptcp_sockets(tmp_path, client_protocol, target_protocol):
@@ -365,7 +365,7 @@ def test_a_peer_that_does_not_read_stops_the_other(who, half_closed, buffer):
     with listening() as server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 100_000)
         with Relay(server.getsockname(), "--buffer", buffer, workers=1) as relay:
-            worker = psutil.Process(relay.workers()[1])
+            worker = relay.worker(1)
             before = worker.memory_info().rss
             client = relay.connect()
             with client, accept(server) as target:

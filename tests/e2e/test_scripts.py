@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.posix("scripts for bash")
+
 SCRIPT = Path(__file__).parents[2] / "scripts" / "environment"
 
 # Acts as an interpreter and notes its arguments. Files tell it what is missing or fails.

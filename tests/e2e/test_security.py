@@ -23,6 +23,7 @@ def descriptor_table(pid):
     return found
 
 
+@pytest.mark.posix("/proc")
 def test_nothing_leaks_from_one_process_into_another():
     """Each process has its own sockets only. A worker has neither the listener nor what the relay inherited."""
     inherited, ours = os.pipe()
@@ -66,7 +67,7 @@ def test_a_rejected_client_reaches_no_worker_and_costs_no_slot():
     options = ("--max-sessions", "1")
     with listening() as server, Relay(server.getsockname(), *options, acl="127.0.0.0/9") as relay:
         with relay.connect() as client, accept(server) as target:
-            workers = [psutil.Process(pid) for pid in relay.workers().values()]
+            workers = [relay.worker(number) for number in relay.workers()]
             for worker in workers:
                 worker.suspend()
             for number in range(20):
@@ -96,6 +97,7 @@ def test_an_ipv4_client_is_ipv4_even_at_an_ipv6_listener(acl, inside):
         relay.wait("connection.accepted" if inside else "connection.rejected", client_ip="127.0.0.1")
 
 
+@pytest.mark.posix("capabilities(7)")
 @pytest.mark.alone("others make files in /dev/shm too")
 def test_it_needs_no_privilege_and_leaves_no_file(tool, tmp_path):
     """This holds for the working directory and for the directories of temporary files, with any umask."""

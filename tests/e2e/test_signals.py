@@ -13,6 +13,8 @@ from support.peers import accept, echo, free_port, listening
 from support.relay import PROGRAM, Relay
 from support.waiting import eventually
 
+pytestmark = pytest.mark.posix("signals, masks and timers")
+
 STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGXCPU)
 OFTEN = [*STOP[:2], *slow(*STOP[2:])]
 DEADLY = (
@@ -58,7 +60,7 @@ def test_children_that_are_not_waited_for():
     with listening() as server, Relay(server.getsockname(), command=command) as relay:
         with relay.connect() as client, accept(server) as target:
             busy = relay.wait("session.allocated")["worker"]
-            os.kill(relay.workers()[3 - busy], signal.SIGKILL)
+            relay.worker(3 - busy).kill()
             assert relay.wait("worker.exited")["signal"] == "SIGKILL"
             relay.wait("worker.started", 3)
             echo(client, target)
@@ -75,7 +77,7 @@ def test_every_signal_was_blocked(number):
             assert masks(pid)["SigBlk"] == 0
         with relay.connect() as client, accept(server) as target:
             echo(client, target)
-            relay.process.send_signal(number)
+            relay.signal(number)
             assert relay.wait("relay.draining")["signal"] == number.name
             echo(client, target)
         assert relay.finish() == 0
@@ -134,7 +136,7 @@ def test_a_hang_up_that_is_ignored_stays_ignored():
     """nohup(1) relies on that."""
     command = started_with("signal.signal(signal.SIGHUP, signal.SIG_IGN)")
     with listening() as server, Relay(server.getsockname(), command=command) as relay:
-        relay.process.send_signal(signal.SIGHUP)
+        relay.signal(signal.SIGHUP)
         with relay.connect() as client, accept(server) as target:
             echo(client, target)
         assert relay.stop() == 0

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import signal
 import socket
 import sys
 from pathlib import Path
@@ -10,9 +9,11 @@ from pathlib import Path
 import psutil
 import pytest
 from support.judge import check_run, moment, parse
+from support.launching import PROGRAM, PYTHON_EXE, run
 from support.patches import first_in_workers, with_site
 from support.peers import accept, both_end, echo, ends_with_reset, listening, receive, reset
-from support.relay import NOWHERE, PROGRAM, Relay, failed_start, failing, run
+from support.relay import NOWHERE, Relay, failed_start, failing
+from support.relay import run as run_command
 from support.waiting import eventually
 
 from mprelay.system import cpus
@@ -40,7 +41,7 @@ def test_defaults():
     """Only the four required positions are given."""
     with listening() as server, start("ANY", target=server.getsockname()) as relay:
         active = relay.wait("relay.active")
-        assert active["workers"] == min(8, cpus.usable())
+        assert active["workers"] == max(2 if PYTHON_EXE else 1, min(8, cpus.usable()))
         assert active["max_sessions"] == 500
         assert active["expires_at"] is None
         assert active["acl"] == "ANY"
@@ -52,6 +53,7 @@ def test_defaults():
                 assert relay.wait("connection.attempt", count)["client_ip"] == address
 
 
+@pytest.mark.posix("taskset(1)")
 def test_default_workers_are_the_usable_cpus(tool):
     """The CPUs usable by this process count, not those present in the machine."""
     cpu = str(min(os.sched_getaffinity(0)))
@@ -81,6 +83,7 @@ def half_a_cpu():
         group.rmdir()
 
 
+@pytest.mark.posix("control groups")
 def test_default_workers_are_not_more_than_the_cpu_quota_allows(half_a_cpu, tool):
     """A container's quota is rounded up."""
     command = (tool("sh"), "-c", f'echo $$ >{half_a_cpu} && exec "$@"', "sh", PROGRAM)
@@ -158,6 +161,7 @@ def test_it_listens_on_the_bind_address_and_nowhere_else(bind, open_at, shut_at)
         assert client_family(open_at) == client_family(relay.wait("session.closed")["client_ip"])
 
 
+@pytest.mark.posix("a command that tests can signal")
 def test_as_a_module_it_is_the_same_program():
     """`python -m mprelay` and `mprelay` start the same relay."""
     command = (sys.executable, "-m", "mprelay")
@@ -171,6 +175,7 @@ def test_as_a_module_it_is_the_same_program():
         assert receive(target, 6) == b"module"
 
 
+@pytest.mark.posix("multiprocessing's resource tracker")
 def test_a_frozen_program_runs_its_children_itself(tmp_path):
     """In a PyInstaller build sys.executable is the program, so multiprocessing starts it for each child."""
     program = tmp_path / "frozen"
@@ -181,7 +186,7 @@ def test_a_frozen_program_runs_its_children_itself(tmp_path):
         assert len(relay.family()) == 4  # two workers, the outlet, the resource tracker
         (tracker,) = [child for child in relay.family() if "resource_tracker" in " ".join(child.cmdline())]
         assert str(program) in tracker.cmdline()
-        os.kill(relay.workers()[1], signal.SIGKILL)
+        relay.worker(1).kill()
         relay.wait("worker.started", 3)
         with relay.connect() as client, accept(server) as target:
             echo(client, target)
@@ -198,6 +203,7 @@ def shown(relay):
     return {name: line.strip() for name, line in both.items() if "resource_tracker" not in line}
 
 
+@pytest.mark.posix("process titles")
 def test_each_process_has_a_title():
     """The supervisor's title shows its state."""
     with listening() as server, Relay(server.getsockname(), "--label", "who=Zoë") as relay:
@@ -209,6 +215,7 @@ def test_each_process_has_a_title():
         assert titles["mprelay"] == f"mprelay: supervisor {' '.join(relay.args)}"
 
 
+@pytest.mark.posix("process titles")
 def test_without_setproctitle_each_process_has_a_name(tmp_path):
     """A package of that name without its extension module takes the real one's place."""
     (tmp_path / "setproctitle").mkdir()
@@ -221,6 +228,7 @@ def test_without_setproctitle_each_process_has_a_name(tmp_path):
         assert "spawn_main" in titles["mprelay-w1"]
 
 
+@pytest.mark.posix("a shell's <&-")
 def test_with_stdin_closed_sessions_work():
     """No socket may get the number of a standard stream."""
     closed_stdin = ("bash", "-c", f'exec {PROGRAM} "$@" <&-', "mprelay")
@@ -245,7 +253,7 @@ def test_with_stdin_closed_sessions_work():
 def test_occupied_port(family, host):
     """Another process listens on it, on one address or all: 12, and no worker was started."""
     with listening(family, host) as server:
-        done = run(PROGRAM, str(server.getsockname()[1]), "127.0.0.1", "9", "ANY", "--label", "ticket=7")
+        done = run(str(server.getsockname()[1]), "127.0.0.1", "9", "ANY", "--label", "ticket=7")
     assert (done.returncode, done.stderr) == (69, b"")
     records = parse(done.stdout)
     check_run(records)
@@ -259,24 +267,25 @@ def test_occupied_port(family, host):
 def test_second_relay_on_the_same_port():
     """The first relay is unaffected."""
     with listening() as server, Relay(server.getsockname()) as relay:
-        done = run(PROGRAM, *relay.args)
+        done = run(*relay.args)
         assert done.returncode == 69
         with relay.connect(), accept(server):
             relay.wait("session.target_channel_active")
 
 
+@pytest.mark.posix("privileged ports")
 def test_privileged_port_as_an_ordinary_user(tool):
     """EACCES also means that the port could not be bound."""
     first_free = int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
     if first_free <= 1:
         pytest.skip("net.ipv4.ip_unprivileged_port_start lets everybody bind every port")
-    command = [PROGRAM]
+    words = ()
     if (
         os.geteuid() == 0
     ):  # an ordinary user might be unable to read the program, so root runs it without this right
         without = "-net_bind_service"
-        command = [tool("setpriv"), "--inh-caps", without, "--bounding-set", without, PROGRAM]
-    done = run(*command, str(first_free - 1), "127.0.0.1", "9", "ANY")
+        words = (tool("setpriv"), "--inh-caps", without, "--bounding-set", without)
+    done = run_command(*words, PROGRAM, str(first_free - 1), "127.0.0.1", "9", "ANY")
     assert (done.returncode, done.stderr) == (69, b"")
     records = parse(done.stdout)
     check_run(records)
@@ -289,6 +298,7 @@ def test_a_foreign_address_is_a_bind_failure():
     assert [(r["msg_id"], r["error"]) for r in records] == [(12, "EADDRNOTAVAIL")]
 
 
+@pytest.mark.posix("seccomp(2)")
 @pytest.mark.parametrize(
     ("rule", "code", "msg_id", "error"),
     [
@@ -305,6 +315,7 @@ def test_a_refused_call_at_the_start_is_named(rule, code, msg_id, error):
     assert [(msg_id, error)] == [(record["msg_id"], record["error"]) for record in records]
 
 
+@pytest.mark.posix("seccomp(2)")
 def test_a_system_without_ipv6_listens_on_ipv4():
     """All interfaces are then those of IPv4."""
     with (
@@ -316,6 +327,7 @@ def test_a_system_without_ipv6_listens_on_ipv4():
             echo(client, target)
 
 
+@pytest.mark.posix("seccomp(2)")
 @pytest.mark.parametrize(
     "rule",
     ["setsockopt,1=1,2=10:EOPNOTSUPP", "setsockopt,1=1,2=10:ENOPROTOOPT", "setsockopt,1=6,2=1:EPERM"],
@@ -331,6 +343,7 @@ def test_socket_options_that_are_optional(rule):
         assert relay.wait("session.closed")["error"] == "ECONNRESET"
 
 
+@pytest.mark.posix("seccomp(2)")
 def test_a_socket_option_that_is_required():
     """Record 11: without SO_LINGER a cut transfer would look complete to the other side."""
     records = failed_start(69, command=failing("setsockopt,1=1,2=13:EPERM"))
@@ -340,6 +353,7 @@ def test_a_socket_option_that_is_required():
 # -- the platform: 1, 9, 10 ----------------------------------------------------------------------------------
 
 
+@pytest.mark.posix("seccomp(2)")
 @pytest.mark.parametrize("errno_name", ["EPERM", "EINVAL"])
 def test_a_system_that_passes_no_sockets_is_unsupported(errno_name):
     """Record 10: the probe's sendmsg(2) is refused."""
@@ -348,6 +362,7 @@ def test_a_system_that_passes_no_sockets_is_unsupported(errno_name):
     assert errno_name in records[0]["detail"]
 
 
+@pytest.mark.posix("epoll(7), SCM_RIGHTS and SOCK_SEQPACKET")
 @pytest.mark.parametrize(
     ("code", "lacks"),
     [
@@ -377,6 +392,7 @@ time.get_clock_info = lambda name: types.SimpleNamespace(**{**vars(info(name)), 
 # -- the pool: 14 --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.posix("seccomp(2)")
 def test_without_processes_nothing_can_start():
     """Record 14: fork(2) gives EAGAIN for the outlet, which starts first."""
     (record,) = failed_start(70, command=failing(*NO_PROCESS))
@@ -384,6 +400,7 @@ def test_without_processes_nothing_can_start():
     assert record["detail"].startswith("the outlet could not be started: ")
 
 
+@pytest.mark.posix("seccomp(2)")
 def test_without_threads_the_outlet_cannot_start():
     """Record 14: clone(2) gives EAGAIN for its thread, after the workers had begun.
 
@@ -407,6 +424,7 @@ def limited(files: str) -> tuple[str, ...]:
     return ("/bin/sh", "-c", f'ulimit {files} && exec "$0" "$@"', PROGRAM)
 
 
+@pytest.mark.posix("RLIMIT_NOFILE")
 def test_a_hard_limit_too_low_is_refused_with_numbers():
     """Record 14 has the needed and the available number. No process was started."""
     records = failed_start(70, "--max-sessions", "500", command=limited("-n 300"))
@@ -415,6 +433,7 @@ def test_a_hard_limit_too_low_is_refused_with_numbers():
     assert "500 sessions" in records[0]["detail"]
 
 
+@pytest.mark.posix("RLIMIT_NOFILE")
 def test_a_low_soft_limit_is_raised():
     """The requested sessions fit, in supervisor and workers."""
     with (
@@ -431,6 +450,7 @@ def test_a_low_soft_limit_is_raised():
         assert not relay.all("session.closed")
 
 
+@pytest.mark.posix("RLIMIT_NOFILE")
 def test_a_low_soft_limit_is_raised_for_the_supervisor_too():
     """With few sessions and many workers, the supervisor is the process that needs the descriptors."""
     with Relay(NOWHERE, "--max-sessions", "20", workers=16, command=limited("-Sn 40")) as relay:

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import signal
 import socket
 import subprocess
 import threading
@@ -199,6 +198,7 @@ def wall_clock(tool, tmp_path):
     return WallClock(tool("faketime"), tmp_path)
 
 
+@pytest.mark.posix("LD_PRELOAD")
 @pytest.mark.slow
 @pytest.mark.wall_clock("the one second that docs/contract.md allows for an expiry")
 @pytest.mark.parametrize("jump", [DAY, *slow(-DAY)])
@@ -223,6 +223,7 @@ def test_idle_and_absolute_timeout_do_not_follow_a_jump(wall_clock, jump):
         assert len(relay.all("relay.stats")) >= 6
 
 
+@pytest.mark.posix("LD_PRELOAD")
 @pytest.mark.wall_clock("the connect timeout, and a second")
 @pytest.mark.parametrize("jump", [DAY, *slow(-DAY)])
 def test_the_connect_timeout_does_not_follow_a_jump(wall_clock, jump):
@@ -240,6 +241,7 @@ def test_the_connect_timeout_does_not_follow_a_jump(wall_clock, jump):
         assert 1000 <= closed["duration_ms"] < 2000
 
 
+@pytest.mark.posix("LD_PRELOAD")
 @pytest.mark.wall_clock("the drain timeout, and two seconds")
 @pytest.mark.parametrize("jump", [DAY, *slow(-DAY)])
 def test_a_drain_does_not_follow_a_jump(wall_clock, jump):
@@ -249,7 +251,7 @@ def test_a_drain_does_not_follow_a_jump(wall_clock, jump):
         with relay.connect() as client, accept(server) as target:
             echo(client, target)
             began = time.monotonic()
-            relay.process.terminate()
+            relay.signal()
             relay.wait("relay.draining")
             wall_clock.jump(jump)
             echo(client, target)
@@ -262,6 +264,7 @@ def test_a_drain_does_not_follow_a_jump(wall_clock, jump):
 # -- the machine sleeps --------------------------------------------------------------------------------------
 
 
+@pytest.mark.posix("CLOCK_BOOTTIME")
 @pytest.mark.wall_clock("the one second that docs/contract.md allows for an expiry")
 def test_an_expiry_that_was_due_while_the_machine_slept(tmp_path):
     """The listener is closed and the session ended as soon as anything wakes the relay."""
@@ -283,6 +286,7 @@ def test_an_expiry_that_was_due_while_the_machine_slept(tmp_path):
         assert relay.records[-1]["closed"] == {"relay_expired": 1}
 
 
+@pytest.mark.posix("CLOCK_BOOTTIME")
 @pytest.mark.slow
 @pytest.mark.parametrize("stopped", [False, True])
 @pytest.mark.parametrize("clock", [MOSTLY_ASLEEP, WITHOUT_TIMER], ids=["timer", "no timer and no sleep"])
@@ -294,10 +298,10 @@ def test_each_process_keeps_the_expiry_by_itself(tmp_path, clock, stopped):
         with relay.connect() as client, accept(server) as target:
             echo(client, target)
             if stopped:
-                relay.process.send_signal(signal.SIGSTOP)
+                relay.suspend()
             assert ends_with_reset(client)
             assert ends_with_reset(target)
-            relay.process.send_signal(signal.SIGCONT)
+            relay.resume()
         assert relay.finish() == 0
         assert relay.records[-1]["reason"] == "expired"
         assert relay.records[-1]["closed"] == {"relay_expired": 1}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from support.launching import KILLED_WORKER
 from support.params import slow
 from support.patches import (
     QUEUE,
@@ -94,7 +95,8 @@ def report(self, frame):
         worker = relay.wait("session.allocated")["worker"]
         assert error["worker"] == worker
         died = relay.wait("worker.exited")
-        assert (died["worker"], died["signal"]) == (worker, "SIGKILL")
+        assert died["worker"] == worker
+        assert died == died | KILLED_WORKER
         relay.wait("worker.started", 3)
         with relay.connect() as client, accept(server) as target:
             echo(client, target)
@@ -120,11 +122,12 @@ def broken(self, *given):
     with listening() as server, Relay(server.getsockname(), *options, env=env) as relay:
         assert relay.knock().reset
         assert relay.wait("internal.error")["error"] == "again and again"
-        assert relay.wait("worker.exited")["signal"] == "SIGKILL"
+        relay.wait("worker.exited", **KILLED_WORKER)
         relay.wait("worker.started", 3)
         assert len(relay.all("internal.error")) == 1
 
 
+@pytest.mark.posix("SIGSTOP")
 def test_a_crash_report_that_finds_no_room_waits_for_it(tmp_path):
     """The supervisor is stopped, and the channel up is full. Once it goes on, it reads why the worker ended."""
     code = f"""
@@ -148,13 +151,14 @@ def broken(self, ticket, client):
         eventually((tmp_path / "full").exists, "the way up is full")
         resting = {psutil.STATUS_SLEEPING, psutil.STATUS_ZOMBIE}
         eventually(lambda: worker.status() in resting, "it waits, or is gone")
-        relay.process.send_signal(signal.SIGCONT)
+        relay.resume()
         assert ends_with_reset(client)
         assert relay.wait("internal.error")["error"] == "ZeroDivisionError: by a test"
         assert relay.wait("worker.exited")["exitcode"] == 70
         assert relay.wait("session.closed")["reason"] == "worker_lost"
 
 
+@pytest.mark.posix("/proc")
 @pytest.mark.slow
 def test_a_worker_that_lives_on_without_its_sentinel(tmp_path):
     """No process waits for it: the absolute timeout comes."""
@@ -185,6 +189,7 @@ CHILDREN = {
 }
 
 
+@pytest.mark.posix("fork(2)")
 @pytest.mark.slow
 @pytest.mark.parametrize("does", CHILDREN)
 def test_a_worker_that_leaves_a_child_behind(tmp_path, does):
@@ -226,6 +231,7 @@ def report(self, frame):
                 os.kill(int(child.read_text()), signal.SIGKILL)
 
 
+@pytest.mark.posix("/proc")
 def test_without_ctypes_it_works(tmp_path):
     """A stopped worker may then outlive a killed supervisor. Nothing else is different."""
     code = f"""
@@ -297,7 +303,7 @@ def test_an_exception_during_the_burial_of_a_worker_ends_the_relay_with_70(tmp_p
         accept(server),
     ):
         relay.wait("session.target_channel_active")
-        os.kill(relay.workers()[1], signal.SIGKILL)
+        relay.worker(1).kill()
         assert relay.finish() == 70
         assert relay.all("internal.error")[0]["error"] == "ZeroDivisionError: by a test"
         assert relay.records[-1]["closed"] == {"worker_lost": 1}

@@ -10,6 +10,7 @@ from collections import Counter
 
 import pytest
 from support.judge import moment
+from support.launching import KILLED_WORKER
 from support.patches import first_in_workers, with_site
 from support.peers import accept, echo, ends_with_reset, listening, port_of, receive, reset, silent
 from support.relay import NOWHERE, Relay, open_sessions
@@ -33,12 +34,9 @@ def test_a_killed_worker_loses_its_own_sessions_and_no_other():
             victims = relay.held_by(2)
             assert len(victims) == 4
             pid = relay.workers()[2]
-            os.kill(pid, signal.SIGKILL)
+            relay.worker(2).kill()
             relay.wait("session.closed", 4)
-            exited = relay.wait("worker.exited")
-            assert (2, pid, "SIGKILL", "error") == tuple(
-                exited[name] for name in ("worker", "pid", "signal", "level")
-            )
+            relay.wait("worker.exited", worker=2, pid=pid, level="error", **KILLED_WORKER)
             for number, (client, target) in enumerate(made):
                 if port_of(client) in victims:
                     assert ends_with_reset(client)
@@ -78,8 +76,8 @@ def test_all_workers_killed_at_once():
         contextlib.ExitStack() as stack,
     ):
         made = open_sessions(stack, relay, server, 8)
-        for pid in relay.workers().values():
-            os.kill(pid, signal.SIGKILL)
+        for number in relay.workers():
+            relay.worker(number).kill()
         # Without a worker the client may wait or be refused, but it has its record.
         with relay.connect(source="127.0.0.1") as early:
             early_port = port_of(early)
@@ -115,7 +113,7 @@ def test_a_killed_worker_is_replaced_again_and_again():
             relay.wait("worker.started", turn)
             with relay.connect() as client, accept(server) as target:
                 relay.wait("session.target_channel_active", turn)
-                os.kill(relay.workers()[1], signal.SIGKILL)
+                relay.worker(1).kill()
                 assert ends_with_reset(client)
                 assert ends_with_reset(target)
             relay.wait("session.closed", turn, reason="worker_lost")
@@ -125,20 +123,31 @@ def test_a_killed_worker_is_replaced_again_and_again():
         assert all(pause > least for pause, least in zip(pauses, (1, 2, 4), strict=True)), pauses
 
 
+def die(relay: Relay, pid: int, number: int) -> None:
+    """End a worker by a signal."""
+    if number == signal.SIGKILL:
+        relay.member(pid).kill()
+    else:
+        os.kill(pid, number)
+
+
 def has_died(relay: Relay, pid: int, number: int) -> None:
     """A worker's death is recorded, and another worker takes its place."""
-    exited = relay.wait("worker.exited", pid=pid)
-    assert (exited["level"], exited["signal"]) == ("error", signal.Signals(number).name)
+    how = KILLED_WORKER if number == signal.SIGKILL else {"signal": signal.Signals(number).name}
+    relay.wait("worker.exited", pid=pid, level="error", **how)
     relay.wait("worker.started", len(relay.all("worker.exited")) + len(relay.workers()))
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+DEADLY = [signal.SIGKILL, pytest.param(signal.SIGSEGV, marks=pytest.mark.posix("SIGSEGV"))]
+
+
+@pytest.mark.parametrize("number", DEADLY)
 def test_a_worker_that_dies_while_it_connects(number):
     """Its session is lost, and was never connected."""
     with silent() as (server, _filler), Relay(server.getsockname()) as relay, relay.connect() as client:
         worker = relay.wait("session.allocated")["worker"]
         pid = relay.workers()[worker]
-        os.kill(pid, number)
+        die(relay, pid, number)
         assert ends_with_reset(client)
         closed = relay.wait("session.closed")
         assert (closed["reason"], closed["worker"], closed["connect_ms"]) == ("worker_lost", worker, None)
@@ -146,7 +155,7 @@ def test_a_worker_that_dies_while_it_connects(number):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+@pytest.mark.parametrize("number", DEADLY)
 def test_a_worker_that_dies_in_a_bulk_transfer(number):
     """Both peers see a reset. The recorded bytes do not exceed the actual ones."""
     with listening() as server, Relay(server.getsockname()) as relay, relay.connect() as client:
@@ -163,7 +172,7 @@ def test_a_worker_that_dies_in_a_bulk_transfer(number):
             flooding.start()
             receive(target, 64 << 20)
             pid = relay.workers()[relay.wait("session.allocated")["worker"]]
-            os.kill(pid, number)
+            die(relay, pid, number)
             assert ends_with_reset(target)
             flooding.join()
         closed = relay.wait("session.closed")
@@ -183,9 +192,8 @@ def test_a_replacement_that_hangs_at_its_start_delays_nothing():
             client.sendall(b"x")
             receive(target, 1)
             busy = relay.wait("session.allocated")["worker"]
-            idle_pid = relay.workers()[3 - busy]
             known = {process.pid for process in relay.family()}
-            os.kill(idle_pid, signal.SIGKILL)
+            relay.worker(3 - busy).kill()
             eventually(lambda: {p.pid for p in relay.family()} - known, "another worker")
             for process in relay.family():
                 if process.pid not in known:
@@ -197,6 +205,7 @@ def test_a_replacement_that_hangs_at_its_start_delays_nothing():
         assert relay.finish() == 0
 
 
+@pytest.mark.posix("removing a directory that is in use")
 def test_the_working_directory_may_go_away():
     """The replacement of a worker still works, and the other workers are unaffected."""
     place = tempfile.mkdtemp()
@@ -210,7 +219,7 @@ def test_the_working_directory_may_go_away():
         receive(target, 1)
         shutil.rmtree(place)
         busy = relay.wait("session.allocated")["worker"]
-        os.kill(relay.workers()[3 - busy], signal.SIGKILL)
+        relay.worker(3 - busy).kill()
         relay.wait("worker.started", 3)
         client.sendall(b"y")
         assert receive(target, 1) == b"y"
@@ -238,7 +247,7 @@ def test_workers_that_cannot_be_replaced_end_the_run(tmp_path):
         with relay.connect() as client, accept(server) as target:
             echo(client, target)
             broken.touch()
-            os.kill(relay.workers()[1], signal.SIGKILL)
+            relay.worker(1).kill()
             assert ends_with_reset(client)
             assert ends_with_reset(target)
             relay.finish()
@@ -258,11 +267,11 @@ def test_sessions_go_on_while_the_supervisor_is_stopped():
         relay.connect() as client,
         accept(server) as target,
     ):
-        relay.process.send_signal(signal.SIGSTOP)
+        relay.suspend()
         with relay.connect() as late:
             for _ in range(3):
                 echo(client, target)
-            relay.process.send_signal(signal.SIGCONT)
+            relay.resume()
             with accept(server) as other:
                 late.sendall(b"late")
                 assert receive(other, 4) == b"late"

@@ -5,12 +5,12 @@ import os
 import re
 import resource
 import shutil
-import signal
 import sys
 from pathlib import Path
 
 import psutil
 import pytest
+from support.launching import PYTHON_EXE
 from support.params import slow
 from support.patches import (
     IN_A_WORKER,
@@ -40,7 +40,7 @@ def package(tmp_path):
     """A copy of the package that can be changed and moved, with its dependencies and nothing else beside it."""
     site = tmp_path / "site"
     site.mkdir()
-    for name in DEPENDENCIES:
+    for name in () if PYTHON_EXE else DEPENDENCIES:  # Windows' Python has its own
         (site / name).symlink_to(Path(importlib.util.find_spec(name).origin).parent)
     copy = site / "mprelay"
     shutil.copytree(Path(mprelay.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
@@ -50,10 +50,9 @@ def package(tmp_path):
 def from_copy(server, package, *options, **given):
     """A relay that runs the copy, on a Python without another copy. Its workers may complain on stderr."""
     env = os.environ | {"PYTHONPATH": str(package.parent), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = (sys._base_executable, "-m", "mprelay")
-    return Relay(
-        server.getsockname(), *options, command=command, env=env, cwd=package.parent, quiet=False, **given
-    )
+    if not PYTHON_EXE:
+        given["command"] = (sys._base_executable, "-m", "mprelay")
+    return Relay(server.getsockname(), *options, env=env, cwd=package.parent, quiet=False, **given)
 
 
 def one_session(relay, server):
@@ -80,7 +79,7 @@ def test_the_package_is_gone_for_a_while(package):
         echo(client, target)
         busy = relay.wait("session.connected")["worker"]
         away = package.rename(package.with_name("away"))
-        os.kill(relay.workers()[3 - busy], signal.SIGKILL)
+        relay.worker(3 - busy).kill()
         failed = relay.wait("worker.start_failed", 3)
         assert (failed["worker"], failed["error"], failed["tries"]) == (3 - busy, None, 3)
         how = "ended before it was ready (exit code 1): ModuleNotFoundError: No module named 'mprelay'"
@@ -106,10 +105,10 @@ def test_starts_are_retried_for_ever_while_another_worker_is_ready(tmp_path):
             echo(client, target)
             busy = relay.wait("session.connected")["worker"]
             broken.touch()
-            os.kill(relay.workers()[3 - busy], signal.SIGKILL)
+            relay.worker(3 - busy).kill()
             assert relay.wait("worker.start_failed", 7)["again_in_s"] == 6.4
             echo(client, target)
-            os.kill(relay.workers()[busy], signal.SIGKILL)
+            relay.worker(busy).kill()
             assert ends_with_reset(client)
             relay.finish()
         failed = relay.all("pool.start_failed")[0]
@@ -121,6 +120,7 @@ def test_starts_are_retried_for_ever_while_another_worker_is_ready(tmp_path):
         assert relay.records[-1]["closed"] == {"worker_lost": 1}
 
 
+@pytest.mark.posix("RLIMIT_NOFILE")
 @pytest.mark.slow
 def test_a_supervisor_without_descriptors_cannot_replace_a_worker():
     """The record has the errno, nothing leaks, and once descriptors are free the worker comes back."""
@@ -134,7 +134,7 @@ def test_a_supervisor_without_descriptors_cannot_replace_a_worker():
         busy = relay.wait("session.connected")["worker"]
         files = open_files(relay.process.pid)
         with limit(relay.process.pid, resource.RLIMIT_NOFILE, 3):
-            os.kill(relay.workers()[3 - busy], signal.SIGKILL)
+            relay.worker(3 - busy).kill()
             failed = relay.wait("worker.start_failed", 4)
             assert failed["error"] == "EMFILE"
             assert failed["detail"].startswith("could not be started: ")
@@ -156,9 +156,9 @@ def test_no_start_is_tried_while_the_log_stands_still(tmp_path):
         broken.touch()
         with answering(server):
             relay.stall()
-        victim = psutil.Process(relay.workers()[1])
-        victim.kill()
-        eventually(lambda: victim.pid not in [process.pid for process in relay.family()], "it is buried")
+        before = len(relay.family())
+        relay.worker(1).kill()
+        eventually(lambda: len(relay.family()) < before, "it is buried")
         pass_time(2.5)
         assert not tries.exists()
         relay.reading.set()
@@ -201,7 +201,7 @@ def test_a_worker_of_another_build_gets_no_session(package, upgrade):
         changed = (package / name).read_text()
         assert old in changed
         (package / name).write_text(changed.replace(old, new, 1))
-        os.kill(relay.workers()[3 - busy], signal.SIGKILL)
+        relay.worker(3 - busy).kill()
         relay.wait("worker.start_failed", 2)
         for failed in relay.all("worker.start_failed"):
             assert re.fullmatch(SEEN[upgrade], failed["detail"]), failed["detail"]
@@ -229,7 +229,7 @@ def test_a_worker_that_goes_on_in_time_loses_nothing():
     ):
         echo(client, target)
         pid = relay.workers()[1]
-        os.kill(pid, signal.SIGSTOP)
+        relay.worker(1).suspend()
         with relay.connect() as early:
             relay.wait("session.allocated", 2)
             supervisor = psutil.Process(relay.process.pid)
@@ -239,7 +239,7 @@ def test_a_worker_that_goes_on_in_time_loses_nothing():
                 pass_time(1.0)
                 assert sum(supervisor.cpu_times()[:2]) - used < 0.1
                 assert len(relay.all("connection.attempt")) == 2
-                os.kill(pid, signal.SIGCONT)
+                relay.worker(1).resume()
                 with accept(server) as its_target, accept(server) as other:
                     echo(early, its_target)
                     echo(late, other)
@@ -263,15 +263,16 @@ def test_a_supervisor_that_stood_still_reads_its_workers_reports_first(tmp_path)
         echo(client, target)
         busy = relay.wait("session.connected")["worker"]
         known = {process.pid for process in relay.family()}
-        os.kill(relay.workers()[3 - busy], signal.SIGKILL)
+        relay.worker(3 - busy).kill()
         eventually(lambda: {process.pid for process in relay.family()} - known, "a replacement")
-        relay.process.send_signal(signal.SIGSTOP)
+        relay.suspend()
         for _ in range(20):
             pass_time(0.25)
             echo(client, target)
-        relay.process.send_signal(signal.SIGCONT)
+        relay.resume()
         (replacement,) = {process.pid for process in relay.family()} - known
-        assert relay.wait("worker.started", 3)["pid"] == replacement
+        started = relay.wait("worker.started", 3)
+        assert PYTHON_EXE or started["pid"] == replacement
         for _ in range(8):
             pass_time(0.25)
             echo(client, target)
@@ -302,6 +303,7 @@ CAUSES = {
 }
 
 
+@pytest.mark.posix("descriptors 1 and 2 of a worker")
 @pytest.mark.slow
 @pytest.mark.alone("six starts of a worker within the ten seconds of the relay's start")
 @pytest.mark.parametrize("cause", CAUSES)
@@ -317,6 +319,7 @@ def test_the_reason_that_no_worker_can_start_is_recorded(tmp_path, cause):
         assert relay.errors.count(said) >= 6 if said else relay.errors == ""
 
 
+@pytest.mark.posix("descriptors 1 and 2 of a worker")
 def test_a_warning_of_a_worker_that_becomes_ready(tmp_path):
     """The warning appears on stderr, and so do the worker's later messages. No record has either."""
     module, run = RELAY_RUN

@@ -12,7 +12,11 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone("it judges how long a probe had to wait")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.posix("scripts/chaos, which starts the relay itself"),
+    pytest.mark.alone("it judges how long a probe had to wait"),
+]
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "chaos.py"
 

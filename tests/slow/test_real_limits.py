@@ -1,11 +1,10 @@
 """Limits of ten seconds and more, in real time: a start that hangs, a worker that does not answer."""
 
 import contextlib
-import os
-import signal
 
 import pytest
 from support.judge import moment
+from support.launching import KILLED_WORKER
 from support.patches import breakable, first_in_workers, instead_of_the_outlet, with_site
 from support.peers import accept, echo, ends_with_reset, listening
 from support.relay import NOWHERE, Relay, failed_start
@@ -16,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 def test_a_worker_that_hangs_at_its_start_ends_the_run(tmp_path):
     """Record 14 after the start limit, and the worker is killed."""
-    env = with_site(tmp_path, first_in_workers("signal.pause()"))
+    env = with_site(tmp_path, first_in_workers("__import__('time').sleep(600)"))
     records = failed_start(70, workers=1, env=env)
     assert [record["msg_id"] for record in records].count(14) == 1
 
@@ -31,7 +30,7 @@ def failures(relay):
 
 def test_an_outlet_that_hangs_at_its_start(tmp_path):
     """Record 14 after the start limit, and the outlet is killed."""
-    env = with_site(tmp_path, instead_of_the_outlet("signal.pause()"))
+    env = with_site(tmp_path, instead_of_the_outlet("__import__('time').sleep(600)"))
     with Relay(NOWHERE, wait_active=False, expect_code=70, env=env) as relay:
         detail = "the outlet was not ready after 10 seconds"
         assert failures(relay) == [("pool.start_failed", "ETIMEDOUT", detail)]
@@ -53,7 +52,7 @@ def test_a_stopped_worker_gets_no_new_sessions_and_is_then_replaced():
         echo(client, target)
         busy = relay.wait("session.connected")["worker"]
         pid = relay.workers()[3 - busy]
-        os.kill(pid, signal.SIGSTOP)
+        relay.worker(3 - busy).suspend()
         count = 1
         while not relay.all("worker.unresponsive"):
             count += 1
@@ -69,7 +68,7 @@ def test_a_stopped_worker_gets_no_new_sessions_and_is_then_replaced():
         assert len(allocated) > 5
         assert last - first <= 1.5, "a worker with an overdue report gets no more sessions"
         died = relay.wait("worker.exited")
-        assert (died["pid"], died["signal"]) == (pid, "SIGKILL")
+        assert died == died | KILLED_WORKER | {"pid": pid}
         relay.wait("worker.started", 3)
         relay.wait("session.closed", len(allocated), reason="worker_lost", worker=3 - busy)
         echo(client, target)
@@ -84,8 +83,8 @@ def test_a_stopped_worker_with_an_idle_session_is_detected_while_draining():
             echo(client, target)
             worker = relay.wait("session.connected")["worker"]
             pid = relay.workers()[worker]
-            os.kill(pid, signal.SIGSTOP)
-            relay.process.send_signal(signal.SIGTERM)
+            relay.worker(worker).suspend()
+            relay.signal()
             relay.wait("relay.draining")
             said = relay.wait("worker.unresponsive")
             assert (said["worker"], said["pid"]) == (worker, pid)
@@ -105,10 +104,10 @@ def one_session(relay, server):
 @pytest.mark.wall_clock("the ten seconds of a start")
 def test_a_replacement_that_hangs_before_it_is_ready(tmp_path):
     """It is killed, and another one is started. Until that is ready the statistics show no worker."""
-    broken, env = breakable(tmp_path, "signal.pause()")
+    broken, env = breakable(tmp_path, "__import__('time').sleep(600)")
     with listening() as server, Relay(server.getsockname(), "--stats-interval", "1", env=env, workers=1) as relay:
         broken.touch()
-        os.kill(relay.workers()[1], signal.SIGKILL)
+        relay.worker(1).kill()
         relay.wait("worker.exited")
         relay.wait("relay.stats", len(relay.all("relay.stats")) + 3)
         assert relay.all("relay.stats")[-1]["worker_stats"] == []

@@ -1,13 +1,19 @@
 """A process as /proc shows it: descriptors, children, limits."""
 
 import contextlib
-import resource
+import os
+import re
+import select
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 
 from support.waiting import eventually
+
+with contextlib.suppress(ImportError):  # Windows has none
+    import resource
 
 
 def opened(pid: int | str, descriptor: int) -> str:
@@ -64,6 +70,19 @@ def descriptors(pid: int, kind: str = "") -> list[int]:
     return sorted(int(entry.name) for entry in folder.iterdir() if str(entry.readlink()).startswith(kind))
 
 
-def listens(pid: int) -> bool:
-    """Return whether a relay's listener is open, without connecting, because it could take that for a client."""
-    return psutil.CONN_LISTEN in {c.status for c in psutil.Process(pid).net_connections("tcp")}
+def end_within(seconds: float, processes: list[psutil.Process]) -> bool:
+    """Return whether all these processes end in time. :func:`psutil.wait_procs` may notice that a second late."""
+    deadline = time.monotonic() + seconds
+    with contextlib.ExitStack() as stack:
+        ends = []
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                ends.append(stack.enter_context(os.fdopen(os.pidfd_open(process.pid), "rb")))
+        return all(select.select([end], [], [], max(0, deadline - time.monotonic()))[0] for end in ends)
+
+
+def listens_at(port: int) -> bool:
+    """Return whether anything listens at a port, on any address (proc_net_tcp)."""
+    listener = re.compile(rf"\s*\d+: [0-9A-F]+:{port:04X} [0-9A-F]+:0000 0A ")
+    tables = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
+    return any(map(listener.match, [line for table in tables for line in table.read_text().splitlines()]))

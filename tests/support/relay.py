@@ -14,11 +14,11 @@ from typing import IO, Any, Self
 import psutil
 
 from support.judge import Record, check_run, parse
+from support.launching import KILLED, LAUNCHED, PROGRAM, PYTHON_EXE, Member
 from support.peers import Address, Answer, accept, connect, free_port, knock
-from support.processes import outlet_of
+from support.processes import listens_at
 from support.waiting import PATIENCE, eventually
 
-PROGRAM = str(Path(sys.executable).with_name("mprelay"))
 NOWHERE = ("127.0.0.1", 9)  # a target for runs that never connect to it
 FAILING_CALL = str(Path(__file__).with_name("seccomp.py"))
 
@@ -63,6 +63,8 @@ class Relay:
         self.port = free_port()
         self.host = host
         self.args = [str(self.port), target[0], str(target[1]), acl, "--workers", str(workers), *options]
+        if PYTHON_EXE and workers == 1 and "--max-sessions" not in options:
+            self.args += ["--max-sessions", "250"]  # one worker cannot have the default of 500
         self.detail = "session" if "session" in options else "full"
         self.expect_code = expect_code
         self.quiet = quiet
@@ -73,7 +75,7 @@ class Relay:
         self._stderr = stderr
         self._splicing = splicing
         self._popen = popen
-        self._outlets: list[psutil.Process] = []
+        self._outlets: list[Member] = []
         self._news = threading.Condition()
         self._output = bytearray()
         self.records: list[Record] = []
@@ -87,13 +89,10 @@ class Relay:
         self.reading.set()
 
     def __enter__(self) -> Self:
-        self.process: subprocess.Popen[bytes] = subprocess.Popen(
-            [*self._command, *self.args],
-            stdin=subprocess.DEVNULL,
-            stdout=self._stdout,
-            stderr=self._stderr,
-            **self._popen,
+        self._launched = LAUNCHED(
+            self._command, self.args, stdout=self._stdout, stderr=self._stderr, **self._popen
         )
+        self.process: subprocess.Popen[bytes] = self._launched.process
         self._threads: list[threading.Thread] = []
         if self.process.stderr is not None:
             self._threads.append(threading.Thread(target=self._read_errors, args=(self.process.stderr,)))
@@ -170,7 +169,7 @@ class Relay:
     def _end(self) -> None:
         """Leave nothing behind, in any case."""
         self.reading.set()
-        family = [*self.family(), *self._outlets]
+        family = [*self.family(), *(outlet for outlet in self._outlets if isinstance(outlet, psutil.Process))]
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait(PATIENCE)
@@ -182,6 +181,7 @@ class Relay:
         for stream in (self.process.stdout, self.process.stderr):
             if stream is not None:
                 stream.close()
+        self._launched.close()
 
     # -- what a user does ------------------------------------------------------------------------------------
 
@@ -221,9 +221,28 @@ class Relay:
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Stop the relay if it has not ended by itself, and return its exit code."""
         if self.process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                self.process.send_signal(number)
+            with contextlib.suppress(ConnectionError, ProcessLookupError):  # it is ending by itself
+                self.signal(number)
         return self.finish()
+
+    def signal(self, number: int = signal.SIGTERM) -> None:
+        """Send the supervisor a signal."""
+        self._launched.signal(number)
+
+    def kill(self) -> None:
+        """End the supervisor at once. Its records may then be incomplete."""
+        self.killed = True
+        if self.expect_code == 0:
+            self.expect_code = KILLED
+        self._launched.kill()
+
+    def suspend(self) -> None:
+        """Make the supervisor stand still."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let the supervisor go on."""
+        self.process.send_signal(signal.SIGCONT)
 
     def finish(self) -> int:
         """Wait for the end; return the exit code."""
@@ -261,21 +280,35 @@ class Relay:
         """The ports of the clients that this worker holds or held."""
         return {record["client_port"] for record in self.all("session.allocated", worker=worker)}
 
+    @property
+    def pid(self) -> int:
+        """The pid of the supervisor, as records have it."""
+        return self._launched.pid
+
+    def listens(self) -> bool:
+        """Whether the listener is open, without connecting, because the relay could take that for a client."""
+        return listens_at(self.port)
+
     def family(self) -> list[psutil.Process]:
         """The processes that the relay has started."""
-        try:
-            return psutil.Process(self.process.pid).children(recursive=True)
-        except psutil.NoSuchProcess:
-            return []
+        return self._launched.family()
 
-    def outlet(self) -> psutil.Process:
+    def outlet(self) -> Member:
         """The process that owns stdout and stderr. It may outlive the relay, but not the test."""
-        self._outlets.append(outlet_of(self.process.pid))
+        self._outlets.append(self._launched.outlet(set(self._pids.values())))
         return self._outlets[-1]
 
     def workers(self) -> dict[int, int]:
         """The pid of each worker, from its last worker.started record."""
         return dict(self._pids)
+
+    def member(self, pid: int) -> Member:
+        """A process of the relay by its pid in records."""
+        return self._launched.member(pid)
+
+    def worker(self, number: int) -> Member:
+        """The process of a worker."""
+        return self.member(self._pids[number])
 
 
 def open_sessions(
