@@ -255,6 +255,7 @@ class EventReader:
     def __init__(self, queue: Queue) -> None:
         self._end = queue.open_reader()
         self._read = self._end.read
+        self._ending = False
         self._rest = b""  # the beginning of a frame whose end has not arrived
         self.more = True
         """Whether more may wait than the last :meth:`take` took."""
@@ -264,6 +265,10 @@ class EventReader:
     def fileno(self) -> int:
         """Return the descriptor that is readable when a frame waits, or the end."""
         return self._end.fileno()
+
+    def expect_end(self) -> None:
+        """The worker is dead: :attr:`more` may wait until the end has come."""
+        self._ending = self._end.expect_end()
 
     def take(self) -> list[Event] | None:
         """Take what waits, many frames at once; [] if nothing waits, None at the end. Never blocks.
@@ -281,7 +286,7 @@ class EventReader:
             return []
         if not data:
             return None
-        self.more = len(data) == _PIPE_SIZE
+        self.more = self._ending or len(data) == _PIPE_SIZE
         events: list[Event] = []
         try:
             for frame in self._frames(self._rest + data):

@@ -188,6 +188,7 @@ class Crew:
         """Read a dead worker's last events, close its sessions, and replace it."""
         member.join()
         del self._members[member.number]
+        member.reader.expect_end()
         # Limited, because another process may still hold the queue open, and fill it.
         self.reports.hear(member, EVENTS_IN_PIPE)
         self._loop.unwatch(member.reader.fileno())

@@ -41,6 +41,10 @@ class Reader:
         """Return the descriptor that is readable when something waits, or the end."""
         return self._descriptor
 
+    def expect_end(self) -> bool:
+        """Tell whether the next reads wait for the end. A dead writer's bytes can all be read at once here."""
+        return False
+
     def close(self) -> None:
         """Give the descriptor back."""
         self._connection.close()

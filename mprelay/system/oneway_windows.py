@@ -31,6 +31,7 @@ ATOMIC: Final = 4096
 """Bytes that are taken whole or not at all: messages always are. Enough for all that is sent here."""
 
 _READ_AHEAD: Final = 64 * 1024  # bytes
+_END_LIMIT: Final = 1.0  # seconds
 
 PipeConnection: TypeAlias = "connection.PipeConnection[Any, Any]"
 End: TypeAlias = PipeConnection
@@ -64,6 +65,7 @@ class Reader:
         self._size = 0  # bytes in `_waiting`
         self._over = False
         self._closed = False
+        self._patience = 0.0  # seconds that a read waits
         threading.Thread(target=self._fetch, daemon=True).start()
 
     def _fetch(self) -> None:
@@ -80,6 +82,7 @@ class Reader:
                 if self._closed:
                     return
                 self._waker.wake()
+                self._change.notify()
                 self._change.wait_for(lambda: self._closed or self._size < _READ_AHEAD)
 
     def fileno(self) -> int:
@@ -90,6 +93,7 @@ class Reader:
         """Take bytes, b"" at the end. Raises BlockingIOError if nothing waits."""
         taken: list[bytes] = []
         with self._change:
+            self._change.wait_for(lambda: self._waiting, self._patience)
             while self._waiting and self._waiting[0] and size:
                 data = self._waiting.popleft()
                 if len(data) > size:
@@ -104,6 +108,14 @@ class Reader:
                     raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
             self._change.notify()
         return b"".join(taken)
+
+    def expect_end(self) -> bool:
+        """Let the next reads wait for the end, because the writer is dead; the thread may not have read it all.
+
+        Each waits a second at most: a process that got the writing end from the writer could keep it open.
+        """
+        self._patience = _END_LIMIT
+        return True
 
     def close(self) -> None:
         """Give everything back."""

@@ -20,7 +20,7 @@ if sys.platform != "win32":
 
 from mprelay.core.exits import Exit
 from mprelay.outlet import copying
-from mprelay.system import early, passing_share, signals, signals_windows, spawning, stdio
+from mprelay.system import early, oneway, passing_share, signals, signals_windows, spawning, stdio
 from mprelay.system.poller import READ, Poller
 from mprelay.system.streams import READY, WRITTEN
 
@@ -349,3 +349,21 @@ def test_a_full_channel_refuses_and_keeps_nothing_back():
                 full += 1
                 threading.Event().wait(0.02)
         assert len(read_lines(stdout, sent // 1000)) == sent
+
+
+def test_everything_of_a_dead_writer_is_read_before_the_end():
+    """The thread that reads may be behind: a report that a killed worker has sent must not be lost."""
+    for _ in range(20):
+        there, here = oneway.pipe()
+        reader = oneway.Reader(there)
+        writer = oneway.Writer(here)
+        for _ in range(5):
+            taken(writer.write, b"x" * 1000)
+        writer.wait_for_room(PATIENCE)
+        writer.close()
+        assert reader.expect_end()
+        got = 0
+        while part := reader.read(1500):
+            got += len(part)
+        assert got == 5000
+        reader.close()
