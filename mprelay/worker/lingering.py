@@ -2,6 +2,12 @@
 
 Nothing in epoll tells of an acknowledgement, so a session that lingers is looked at after growing pauses. Only
 when both sides have ended is there an edge, because the acknowledgement of our FIN changes TCP's state.
+
+A system may not tell what is unacknowledged (Windows, a sandbox). Then:
+
+- What was sent counts as delivered, in the byte counts and in the question whether a reset has cut anything.
+- A session that both sides ended is closed at once. The system delivers what is under way.
+- A reset destroys what is under way. So one that is to be passed on waits for a fixed time after the last byte.
 """
 
 from socket import SocketType
@@ -15,6 +21,8 @@ LINGER: Final = 10.0
 """Seconds without progress that a side is given to take what the other said before it ended or was gone."""
 WINDOWS_FILL: Final = 1.0
 """Seconds in which the receive windows of sides that do not read fill up. That is no progress."""
+ARRIVAL: Final = 1.0
+"""Seconds in which what was sent has arrived, though it be lost once or twice on its way."""
 AWAIT_END: Final = 0.1
 """Seconds that a peer is given to end, after the other has ended and then reset."""
 FAREWELL: Final = 128
@@ -42,9 +50,21 @@ class Ending(Protocol):
     down: Pump
 
 
-def time_limit(state: State, idle_timeout: float) -> float:
-    """Return the seconds without progress that those which are still there are given."""
-    return min(LINGER, idle_timeout) if state in SETTLING else LINGER
+def time_limit(session: Ending, idle_timeout: float, *, known: bool = True) -> float:
+    """Return the seconds without progress that those which are still there are given.
+
+    If it is not `known` what they have not acknowledged, no progress can be seen once the last byte is sent. A
+    sink that was full at any time may take bytes slowly. It gets the whole linger time.
+    """
+    state = session.state
+    if state in SETTLING:
+        return min(LINGER, idle_timeout)
+    if known or state in DRAINING:
+        return LINGER
+    last = session.up if state in _FOR_TARGET else session.down
+    if not last.sent:
+        return 0.0
+    return LINGER if last.was_blocked else ARRIVAL
 
 
 def longer(pause: float) -> float:
@@ -52,11 +72,11 @@ def longer(pause: float) -> float:
     return min(2 * pause, _LONGEST_PAUSE)
 
 
-def unacknowledged(session: Ending) -> int:
-    """Count the bytes that those which are waited for have not acknowledged.
+def unacknowledged(session: Ending) -> int | None:
+    """Count the bytes that those which are waited for have not acknowledged; None if the system does not tell.
 
     If both sides have ended, only data counts: our FIN may be acknowledged late, and an orphan without data holds
-    next to no memory.
+    next to no memory. If the system does not tell, nothing is waited for.
     """
     state = session.state
     if state in SETTLING:
@@ -66,7 +86,7 @@ def unacknowledged(session: Ending) -> int:
         if state is not _WITH_CLIENT:
             left += session.up.not_arrived()
         return left
-    return sockets.unacknowledged(session.target if state in _FOR_TARGET else session.client) or 0
+    return sockets.unacknowledged(session.target if state in _FOR_TARGET else session.client)
 
 
 def edge_will_tell(session: Ending) -> bool:
@@ -78,6 +98,6 @@ def edge_will_tell(session: Ending) -> bool:
 
 
 def left_behind(session: Ending) -> bool:
-    """Tell whether the side that is gone, after its own end, never got what was sent to it before."""
+    """Tell whether the side that is gone, after its own end, is known to have left what was sent to it before."""
     gone = session.client if session.state is State.CLIENT_GONE_AFTER_END else session.target
     return (sockets.unacknowledged(gone) or 0) > FAREWELL

@@ -115,6 +115,7 @@ class Pump:
         "queued",
         "readable",
         "received",
+        "was_blocked",
         "writable",
     )
 
@@ -158,6 +159,8 @@ class Pump:
         """Nothing more is moved: the source has ended, or the session sends the sink nothing more."""
         self.bulk = False
         """Whether the last bytes came in large pieces: the flow can wait for those that move little."""
+        self.was_blocked = False
+        """Whether the sink was full at any time."""
         self.queued = False
         """Whether the queue of bulk flows holds it. That queue sets it."""
 
@@ -217,7 +220,7 @@ class Pump:
         self.fin_sent = True
 
     def not_arrived(self) -> int:
-        """Count the bytes sent that the sink has not acknowledged, without our FIN behind them."""
+        """Count the bytes sent that the sink is known not to have acknowledged, without our FIN behind them."""
         if not self.received:
             return 0
         left = sockets.unacknowledged(self._sink)
@@ -305,6 +308,7 @@ class Pump:
     def _hold(self, data: memoryview) -> Outcome:
         """Keep what the sink did not take until it takes more."""
         self.writable = False
+        self.was_blocked = True
         try:
             self._rest = self._keep(data)
         except MemoryError:
@@ -398,6 +402,7 @@ class Pump:
                 pipe.flush(self._sink)
             except BlockingIOError:
                 self.writable = False
+                self.was_blocked = True
                 return Outcome.BLOCKED
             except OSError as failure:
                 if not pipes.is_refusal(failure, self._sink):

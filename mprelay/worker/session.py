@@ -345,7 +345,7 @@ class Session:
         self._unacknowledged = 0  # the first look only notes how much it is, and counts nothing as progress
         worker = self._worker
         worker.mark_active(self)
-        limit = lingering.time_limit(self.state, worker.settings.idle_timeout)
+        limit = lingering.time_limit(self, worker.settings.idle_timeout)
         worker.deadlines.bury_and_judge(self, worker.now + min(lingering.WINDOWS_FILL, limit / 2))
 
     def _after_reset(self, action: Action) -> None:
@@ -383,9 +383,14 @@ class Session:
             self._worker.deadlines.bury_and_judge(self, self._worker.now + lingering.AWAIT_END)
 
     def _await_progress(self) -> None:
-        """Give those which are there the linger time from now on, however long nothing has moved before."""
-        self._unacknowledged = _unacknowledged(self)
-        self._worker.mark_active(self)
+        """Give those which are there the linger time from now on, however long nothing has moved before.
+
+        If the system does not tell what is unacknowledged, their time counts from the last byte that was sent.
+        """
+        left = _unacknowledged(self)
+        self._unacknowledged = left or 0
+        if left is not None or self.state in lingering.DRAINING:
+            self._worker.mark_active(self)
         self.look_again()
 
     def look_again(self) -> None:
@@ -396,14 +401,15 @@ class Session:
             at = now
         else:
             left = _unacknowledged(self)
-            if not left and self.state not in lingering.DRAINING:
+            if left == 0 and self.state not in lingering.DRAINING:
                 self.happened(_ACKNOWLEDGED)
                 return
-            if left < self._unacknowledged:
+            known = left is not None
+            if left is not None and left < self._unacknowledged:
                 worker.mark_active(self)
-            self._unacknowledged = left
-            at = self.active_at + lingering.time_limit(self.state, worker.settings.idle_timeout)
-            if not lingering.edge_will_tell(self):
+            self._unacknowledged = left or 0
+            at = self.active_at + lingering.time_limit(self, worker.settings.idle_timeout, known=known)
+            if known and not lingering.edge_will_tell(self):
                 self._pause = lingering.longer(self._pause)
                 at = min(at, now + self._pause)
         if now >= at:

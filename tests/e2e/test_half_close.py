@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support.params import slow
+from support.patches import ARRIVAL, UNACKNOWLEDGED, assigned, first_in_workers, with_site
 from support.peers import accept, ends_with_reset, listening, pattern, receive, reset, reset_arrives, silent
 from support.relay import Relay
 from support.waiting import PATIENCE
@@ -313,6 +314,30 @@ def test_an_upload_that_was_left_unread_is_not_a_normal_end():
             closed = relay.wait("session.closed")
         assert (closed["error"], closed["error_from"], closed["target_end"]) == ("ECONNRESET", "target", "reset")
         assert closed["bytes_to_target"] < closed["bytes_from_client"] == 1_000_000
+
+
+def answer_early(client, target):
+    """Answer the client while its upload is unread, and leave. Return what the client read, and how it ended."""
+    with client, target:
+        client.sendall(b"upload")
+        target.sendall(ANSWER)
+        while unacknowledged(target):
+            select.select([], [], [], 0.01)
+        reset(target)
+        return pour(client, 0)
+
+
+def test_last_words_arrive_every_time_if_the_system_does_not_tell_what_has_arrived(tmp_path):
+    """As on Windows. The client's kernel takes only a part of the answer before the target resets."""
+    code = f"{assigned(UNACKNOWLEDGED, 'lambda _sock: None')}; {assigned(ARRIVAL, '2.0')}"
+    env = with_site(tmp_path, first_in_workers(code))
+    with listening() as server, Relay(server.getsockname(), env=env) as relay, ThreadPoolExecutor(10) as pool:
+        pairs = [(relay.connect(receive_buffer=1 << 14), accept(server)) for _ in range(10)]
+        assert [*pool.map(answer_early, *zip(*pairs, strict=True))] == [(ANSWER, True)] * 10
+        relay.wait("session.closed", count=10)
+        for closed in relay.all("session.closed"):
+            assert (closed["error"], closed["error_from"]) == ("ECONNRESET", "target")
+            assert closed["bytes_to_client"] == len(ANSWER)
 
 
 @pytest.mark.slow

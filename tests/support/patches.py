@@ -24,6 +24,8 @@ RECORD_UNEXPECTED: Place = ("mprelay.records.recorder", "Recorder.unexpected")
 ACCEPTOR: Place = ("mprelay.system.sockets", "acceptor")
 CLIENT_GONE_ERRNOS: Place = ("mprelay.system.sockets", "CLIENT_GONE_ERRNOS")
 ACCEPT_PAUSE: Place = ("mprelay.supervisor.door", "_ACCEPT_PAUSE")
+UNACKNOWLEDGED: Place = ("mprelay.system.sockets", "unacknowledged")
+ARRIVAL: Place = ("mprelay.worker.lingering", "ARRIVAL")
 LATE_LIMIT: Place = ("mprelay.core.roster", "LATE_LIMIT")
 START_LIMIT: Place = ("mprelay.supervisor.crew", "START_LIMIT")
 

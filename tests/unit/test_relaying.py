@@ -24,7 +24,8 @@ from mprelay.core.protocol import (
     Ticket,
 )
 from mprelay.system import boottime, passing, poller, sockets
-from mprelay.worker.lingering import LINGER
+from mprelay.worker import lingering
+from mprelay.worker.lingering import ARRIVAL, LINGER
 from mprelay.worker.loop import Loop
 
 
@@ -753,6 +754,162 @@ def test_a_session_that_settles_can_be_cut_short(client, how):
         assert closed.reason == (CloseReason.RELAY_EXPIRED if how == "expired" else None)
         assert (closed.error, closed.client_end, closed.target_end) == (None, "end", "end")
         assert reset_arrives(far)
+
+
+# -- the system does not tell what is unacknowledged ----------------------------------------------------------
+
+LAST_WORDS = 400_000
+"""A number of bytes that the kernel accepts at once, and that stay there while the peer does not read."""
+
+
+@pytest.fixture
+def untold(monkeypatch):
+    """A system that does not tell, such as Windows."""
+    monkeypatch.setattr("mprelay.system.sockets.unacknowledged", lambda _sock: None)
+
+
+@contextmanager
+def last_words(running, near, server, first, size=LAST_WORDS):
+    """A session whose first side says something and resets: the session, and the survivor.
+
+    The survivor has not read anything. All is sent to it.
+    """
+    far, near = near
+    far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+    with relaying(running, near, server) as (session, target):
+        speaker, survivor = (far, target) if first == "client" else (target, far)
+        speaker.sendall(bytes(size))
+        pump = session.up if first == "client" else session.down
+        while pump.sent < size:
+            running.loop._turn()
+        reset(speaker)
+        while session.state not in (State.LINGERING_FOR_TARGET, State.LINGERING_FOR_CLIENT, State.CLOSED):
+            running.loop._turn()
+        yield session, survivor
+
+
+@pytest.mark.usefixtures("untold")
+@pytest.mark.parametrize("first", ["client", "target"])
+def test_last_words_arrive_before_the_reset_if_the_system_does_not_tell(client, first):
+    """A reset destroys what is under way, so it waits for a moment after the last byte."""
+    with listening() as server:
+        running = Running(server.getsockname())
+        with last_words(running, client, server, first) as (session, survivor):
+            assert running.loop._deadlines.look_at <= session.active_at + ARRIVAL
+            assert len(receive(survivor, LAST_WORDS)) == LAST_WORDS
+            while session.state is not State.CLOSED:
+                running.loop._turn()
+            assert running.loop._worker.now >= session.active_at + ARRIVAL
+            assert reset_arrives(survivor)
+        closed = running.uplink.events[-1]
+        sent = closed.bytes_to_target if first == "client" else closed.bytes_to_client
+        assert (sent, closed.error, closed.error_from) == (LAST_WORDS, "ECONNRESET", first)
+
+
+@pytest.mark.usefixtures("untold")
+def test_a_sink_that_was_full_has_the_whole_linger_time_for_the_last_words(client):
+    """It may take bytes slowly."""
+    with listening() as server:
+        running = Running(server.getsockname())
+        with last_words(running, client, server, "target") as (session, _survivor):
+            assert lingering.time_limit(session, 300.0, known=False) == ARRIVAL
+            session.down.was_blocked = True
+            assert lingering.time_limit(session, 300.0, known=False) == LINGER
+
+
+def test_a_full_sink_is_remembered(client):
+    """Also after it has taken everything."""
+    far, near = client
+    with listening() as server:
+        running = Running(server.getsockname(), pipes=0)
+        with relaying(running, near, server) as (session, target):
+            far.setblocking(False)  # noqa: FBT003
+            while session.up.writable:
+                assert not session.up.was_blocked
+                with suppress(BlockingIOError):
+                    far.send(bytes(1 << 20))
+                running.loop._turn()
+            while session.up.held:
+                drain(target)
+                running.loop._turn()
+            assert session.up.was_blocked
+
+
+@pytest.mark.usefixtures("untold")
+def test_no_reset_waits_if_nothing_can_be_under_way():
+    """The last byte was sent long ago, or none at all."""
+    with listening() as server:
+        for size in (0, 100):
+            with connected() as ends:
+                running = Running(server.getsockname())
+                far, near = ends
+                with relaying(running, near, server) as (session, target):
+                    target.sendall(bytes(size))
+                    while session.down.sent < size:
+                        running.loop._turn()
+                    session.active_at -= 2 * ARRIVAL if size else 0
+                    reset(target)
+                    while not session._target_reset:
+                        running.loop._turn()
+                    assert session.state is State.CLOSED
+                    assert len(drain_to_reset(far)) == size
+
+
+@pytest.mark.usefixtures("untold")
+def test_the_idle_timeout_bounds_the_wait_for_what_is_under_way(client, monkeypatch):
+    """It counts from the last byte, as ever."""
+    monkeypatch.setattr("mprelay.worker.lingering.ARRIVAL", 3600.0)
+    with listening() as server:
+        running = Running(server.getsockname(), idle_timeout=0.3)
+        with last_words(running, client, server, "target") as (session, _survivor):
+            while session.state is not State.CLOSED:
+                running.loop._turn()
+            assert running.loop._worker.now >= session.active_at + 0.3
+        assert running.uplink.events[-1].reason is CloseReason.TARGET_READ_CLOSED
+
+
+@pytest.mark.usefixtures("untold")
+def test_a_drain_is_not_polled_if_the_system_does_not_tell(client):
+    """Only bytes that move are progress, and these have their edges."""
+    far, near = client
+    with listening() as server:
+        running = Running(server.getsockname())
+        with relaying(running, near, server) as (session, target):
+            far.setblocking(False)  # noqa: FBT003
+            while session.up.writable:
+                with suppress(BlockingIOError):
+                    far.send(bytes(1 << 20))
+                running.loop._turn()
+            reset(far)
+            while session.state is not State.CLIENT_GONE:
+                running.loop._turn()
+            running.loop._deadlines.progress_at = None
+            running.loop._deadlines.find_nearest()
+            assert running.loop._deadlines.look_at == session.active_at + LINGER
+            target.setblocking(True)  # noqa: FBT003
+            reader = threading.Thread(target=drain_to_reset, args=(target,))
+            reader.start()
+            while session.state is State.CLIENT_GONE:
+                running.loop._turn()
+            assert session.state is State.LINGERING_FOR_TARGET
+            assert session.up.sent == session.up.received
+            session.active_at -= LINGER
+            session.look_again()
+            reader.join()
+
+
+@pytest.mark.usefixtures("untold")
+@pytest.mark.parametrize("speaker", ["client", "target"])
+def test_a_session_that_both_ended_is_closed_at_once_if_the_system_does_not_tell(client, speaker):
+    """The kernel delivers what is under way, and then the end."""
+    with one_session(client) as (running, far, target):
+        slow = both_ended(far, target, far if speaker == "client" else target)
+        closed = running.uplink.wait(Closed)
+        assert (closed.error, closed.client_end, closed.target_end) == (None, "end", "end")
+        assert closed.bytes_from_client + closed.bytes_from_target == TAIL
+        assert closed.bytes_to_client + closed.bytes_to_target == TAIL
+        assert len(receive(slow)) == TAIL
 
 
 # -- extras of tickets, and orders --------------------------------------------------------------------------
