@@ -8,7 +8,6 @@ Each of the three ends with an exit code (:mod:`mprelay.core.exits`).
 """
 
 import os
-import socket
 import time
 from collections.abc import Sequence
 
@@ -22,7 +21,7 @@ from mprelay.records.recorder import Recorder
 from mprelay.records.render import Renderer, renderer
 from mprelay.records.writer import Writer
 from mprelay.supervisor.run import Run
-from mprelay.system import addresses, cpus, signals, titles
+from mprelay.system import addresses, cpus, placeholder, signals, titles
 from mprelay.system.streams import STDERR, STDIN, STDOUT, Sink, complain, remark
 
 
@@ -58,17 +57,14 @@ def _as_typed(argv: Sequence[str]) -> list[str]:
 def _need_standard_streams() -> None:
     """Make sure that descriptors 0 to 2 are open, before a socket gets one of these numbers.
 
-    A closed descriptor is replaced by a socket whose other end is closed. /dev/null would do too, but a sandbox
-    may lack it. Raises OSError if stdout was closed.
+    Raises OSError if stdout was closed, as it is in a Windows service without redirection.
     """
     no_stdout = None
     for descriptor in (STDIN, STDOUT, STDERR):
         try:
             os.fstat(descriptor)
         except OSError as failure:
-            place, other = socket.socketpair()  # the kernel gives the lowest free number: this one
-            place.detach()
-            other.close()
+            placeholder.fill(descriptor)
             if descriptor == STDOUT:
                 no_stdout = failure
     if no_stdout is not None:
