@@ -53,7 +53,7 @@ PLACES = {
     "queues": "channel.up",
     "adjtimex": "system.origin",
     "SO_LINGER": "system.sockets system.sockets_linux system.sockets_windows",
-    "sched_getaffinity": "system.cpus",
+    "sched_getaffinity": "system.cpus_linux",
 }
 
 

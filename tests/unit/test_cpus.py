@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from mprelay.system import cpus
+from mprelay.system import cpus_linux as cpus
 
 ONE_HIERARCHY = "31 23 0:28 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate"
 OF_A_CONTAINER = "31 23 0:28 /docker/4f5e /sys/fs/cgroup/cpu,cpuacct ro master:11 - cgroup cgroup rw,cpu,cpuacct"
