@@ -51,7 +51,7 @@ PLACES = {
     "clock_gettime": "system.boottime",
     "timerfd": "system.boottime",
     "queues": "channel.up",
-    "adjtimex": "system.origin",
+    "adjtimex": "system.origin_linux",
     "SO_LINGER": "system.sockets system.sockets_linux system.sockets_windows",
     "sched_getaffinity": "system.cpus_linux",
 }

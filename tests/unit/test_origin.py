@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from mprelay.system import origin
+from mprelay.system import origin, origin_linux
 
 UNSET = str(2**32 - 1)
 NOBODY_HAS = 2**31 - 77
@@ -17,7 +17,7 @@ NOBODY_HAS = 2**31 - 77
 @pytest.fixture
 def login_uid(tmp_path, monkeypatch):
     """Set the login uid that the kernel reports."""
-    monkeypatch.setattr(origin, "_LOGINUID", tmp_path / "loginuid")
+    monkeypatch.setattr(origin_linux, "_LOGINUID", tmp_path / "loginuid")
     monkeypatch.setenv("LOGNAME", "mallory")
     monkeypatch.setenv("USER", "mallory")
     monkeypatch.delenv("SUDO_USER", raising=False)
