@@ -1,7 +1,6 @@
 """The record ``relay.stats``: what each process uses of CPU time, memory and descriptors, measured by psutil."""
 
 import os
-import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from mprelay.records import catalogue
@@ -37,8 +36,8 @@ class Meter:
             with process.oneshot():
                 figures["cpu_percent"] = process.cpu_percent()
                 figures["rss"] = process.memory_info().rss
-                if sys.platform != "win32":
-                    figures["fds"] = process.num_fds()
+                if num_fds := getattr(process, "num_fds", None):  # Windows has none
+                    figures["fds"] = num_fds()
         except (psutil.Error, OSError, ValueError):  # ValueError: a sandbox hides our own pid
             pass
         return figures
