@@ -1,6 +1,11 @@
-"""A session begins here: a socket to the target, and what becomes of its connection."""
+"""A session begins here: a socket to the target, and what becomes of its connection.
+
+Without edges (:mod:`mprelay.worker.level`) nothing but SO_ERROR tells whether the target is connected, and only
+recv(2) whether a client has something to say or has reset.
+"""
 
 import errno
+import socket
 from socket import SocketType
 from typing import Final
 
@@ -15,6 +20,9 @@ _EVERYTHING: Final = poller.READ | poller.WRITE | poller.END | poller.URGENT | p
 _TROUBLE: Final = poller.ERROR | poller.HANGUP
 _OUTCOME: Final = poller.WRITE | _TROUBLE
 """What an edge of the target's socket tells of when connect(2) is done."""
+_DOUBTFUL: Final = _TROUBLE if poller.TELLS_EDGES else _OUTCOME
+"""The part of that which may mean an error."""
+_PEEK: Final = int(socket.MSG_PEEK | getattr(socket, "MSG_DONTWAIT", 0))
 
 # Before 3.12, looking a member up in its class takes as long as a dozen other steps (0.1 µs).
 _CLOSED: Final = State.CLOSED
@@ -97,13 +105,15 @@ def on_edge(session: Session, reads: Pump, edge: int) -> None:
     reads.source_ready(edge)
     if reads is session.down and edge & _OUTCOME:
         _on_outcome(session, edge)
+    elif not poller.TELLS_EDGES:
+        _look_for_reset(session)
     if edge & poller.ERROR and session.state is not _CLOSED:
         session.on_error(reads)
 
 
 def _on_outcome(session: Session, edge: int) -> None:
     """Begin to relay if the target is connected."""
-    number = sockets.pending_error(session.target) if edge & _TROUBLE else 0
+    number = sockets.pending_error(session.target) if edge & _DOUBTFUL else 0
     if number and number not in RESET_ERRNOS:  # a reset in answer to a SYN is ECONNREFUSED (tcp_reset: SYN_SENT)
         _not_connected(session, number)
         return
@@ -122,6 +132,16 @@ def _on_outcome(session: Session, edge: int) -> None:
     for pump in (session.up, session.down):
         if pump.can_move and session.state is not _CLOSED:
             session.drive(pump)
+
+
+def _look_for_reset(session: Session) -> None:
+    """See whether the client has reset, and said nothing before that. What it has said stays unread."""
+    try:
+        session.client.recv(1, _PEEK)
+    except BlockingIOError:
+        return
+    except OSError as failure:
+        session.happened(Input.CLIENT_RESET, stream_error(failure.errno))
 
 
 def _not_connected(session: Session, number: int) -> None:

@@ -1,7 +1,8 @@
 """How long a session that is ending waits for those that are still there, and for what.
 
 Nothing in epoll tells of an acknowledgement, so a session that lingers is looked at after growing pauses. Only
-when both sides have ended is there an edge, because the acknowledgement of our FIN changes TCP's state.
+when both sides have ended is there an edge, because the acknowledgement of our FIN changes TCP's state. Where
+the poller tells no edges there is none.
 
 A system may not tell what is unacknowledged (Windows, a sandbox). Then:
 
@@ -14,7 +15,7 @@ from socket import SocketType
 from typing import Final, Protocol
 
 from mprelay.core.lifecycle import State
-from mprelay.system import sockets
+from mprelay.system import poller, sockets
 from mprelay.worker.pump import Pump
 
 LINGER: Final = 10.0
@@ -92,7 +93,7 @@ def unacknowledged(session: Ending) -> int | None:
 def edge_will_tell(session: Ending) -> bool:
     """Tell whether there will be an edge when all is acknowledged: those which are waited for have our FIN."""
     state = session.state
-    if state not in SETTLING:
+    if state not in SETTLING or not poller.TELLS_EDGES:
         return False
     return (session.up.fin_sent or state is _WITH_CLIENT) and (session.down.fin_sent or state is _WITH_TARGET)
 

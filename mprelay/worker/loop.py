@@ -24,7 +24,8 @@ from mprelay.system.boottime import Deadline
 from mprelay.worker import connecting
 from mprelay.worker.connecting import Connector
 from mprelay.worker.deadlines import PROGRESS_INTERVAL, Deadlines
-from mprelay.worker.pump import ORDINARY_EDGE, Pumps
+from mprelay.worker.level import make_poller
+from mprelay.worker.pump import ORDINARY_EDGE, Pump, Pumps
 from mprelay.worker.reports import Reports
 from mprelay.worker.session import Session, Worker
 
@@ -35,12 +36,13 @@ class Loop:
     def __init__(self, settings: Settings, inbox: Receiver, uplink: Uplink) -> None:
         self._inbox = inbox
         self._uplink = uplink
-        self._poller = poller.Poller()
+        sessions: dict[int, tuple[Session, Pump, Pump]] = {}
+        self._poller = make_poller(sessions)
         self._poller.add(inbox.fileno(), poller.READ)
         self._deadlines: Deadlines[Session] = Deadlines(settings.connect_timeout, settings.idle_timeout)
         self._reports = Reports(uplink, self._poller)
         self._pumps = Pumps(settings.buffer, settings.pipes)
-        self._worker = Worker(settings, self._poller, self._deadlines, self._reports)
+        self._worker = Worker(settings, self._poller, self._deadlines, self._reports, sessions)
         self._connector = Connector(self._worker, settings, self._pumps)
         self._expiry: Deadline | None = None
         """The absolute timeout. Its descriptor tells of it in time even after the machine has slept; `_deadlines`

@@ -4,7 +4,7 @@ from typing import Protocol
 
 from mprelay.channel.up import Uplink
 from mprelay.core.protocol import Progress
-from mprelay.system.poller import Poller
+from mprelay.worker.level import WorkerPoller
 
 
 class Reporting(Protocol):
@@ -17,7 +17,7 @@ class Reporting(Protocol):
 class Reports:
     """The way up, and what waits for it."""
 
-    def __init__(self, uplink: Uplink, poller: Poller) -> None:
+    def __init__(self, uplink: Uplink, poller: WorkerPoller) -> None:
         self._uplink = uplink
         self._poller = poller
         self._full = False

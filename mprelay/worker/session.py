@@ -9,7 +9,8 @@ Rules:
 1. Whatever happens to a session goes through :func:`mprelay.core.lifecycle.step`.
 2. Each socket is registered once, edge-triggered, for everything. Each edge updates the two pumps that it
    concerns, then runs those it unblocked. Closing the target's socket takes its registration back; the client's,
-   of which the supervisor has a copy for a while, is taken back by hand.
+   of which the supervisor has a copy for a while, is taken back by hand. Without edges the rules of
+   :mod:`mprelay.worker.level` hold.
 3. The first error is kept, and whose it was, unless both sides then end normally.
 """
 
@@ -34,6 +35,7 @@ from mprelay.system.errnos import RESET_ERRNOS, stream_error
 from mprelay.worker import lingering
 from mprelay.worker.bulk import BulkQueue
 from mprelay.worker.deadlines import Deadlines
+from mprelay.worker.level import WorkerPoller
 from mprelay.worker.pump import Outcome, Pump
 from mprelay.worker.reports import Reports
 
@@ -94,16 +96,17 @@ class Worker:
     def __init__(
         self,
         settings: Settings,
-        events: poller.Poller,
+        events: WorkerPoller,
         deadlines: "Deadlines[Session]",
         reports: Reports,
+        sessions: "dict[int, tuple[Session, Pump, Pump]]",
     ) -> None:
         self.settings = settings
         self.poller = events
         self.deadlines = deadlines
         self.reports = reports
         self.bulk = BulkQueue()
-        self.sessions: dict[int, tuple[Session, Pump, Pump]] = {}
+        self.sessions = sessions
         """By descriptor: whose socket it is, the pump that reads it, the pump that writes it."""
         self.now = 0.0
         """The moment of this turn, on the monotonic clock."""
@@ -397,6 +400,8 @@ class Session:
         """See whether it can end: everything is acknowledged, or nothing has moved for too long."""
         worker = self._worker
         now = worker.now
+        if not poller.TELLS_EDGES and self._meets_error():
+            return
         if self.state in _AWAITING:
             at = now
         else:
@@ -416,6 +421,14 @@ class Session:
             self.happened(Input.LINGER_TIMEOUT)
         else:
             worker.deadlines.bury_and_judge(self, at)
+
+    def _meets_error(self) -> bool:
+        """Look for errors that no edge tells of. True: one changed the state, and what follows is arranged."""
+        before = self.state
+        self.on_error(self.up)
+        if self.state is before:
+            self.on_error(self.down)
+        return self.state is not before
 
     def _close(self, how: Action) -> None:
         """End both connections, normally or by a reset, forget the session, and report it."""
