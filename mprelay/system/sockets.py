@@ -77,6 +77,7 @@ __all__ = [
     "listens",
     "local_ip",
     "local_port",
+    "next_error",
     "pending_error",
     "plain_ip",
     "received",
@@ -216,6 +217,17 @@ def has_unread(sock: SocketType) -> bool:
         return bool(sock.recv(1, _PEEK))
     except OSError:
         return False
+
+
+def next_error(sock: SocketType) -> int:
+    """Take the error that a read would give now; 0: there is data, an end, or nothing yet."""
+    try:
+        is_end = not sock.recv(1, _PEEK)
+    except BlockingIOError:
+        return 0
+    except OSError as failure:
+        return failure.errno or 0
+    return errno.ECONNRESET if is_end and END_MAY_BE_RESET and was_reset(sock) else 0
 
 
 def local_port(sock: SocketType) -> int:

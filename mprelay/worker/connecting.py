@@ -1,11 +1,10 @@
 """A session begins here: a socket to the target, and what becomes of its connection.
 
-Without edges (:mod:`mprelay.worker.level`) nothing but SO_ERROR tells whether the target is connected, and only
-recv(2) whether a client has something to say or has reset.
+Without edges (:mod:`mprelay.worker.level`) only SO_ERROR tells whether the target is connected, and only a read
+whether the client has something to say or has reset.
 """
 
 import errno
-import socket
 from socket import SocketType
 from typing import Final
 
@@ -22,7 +21,6 @@ _OUTCOME: Final = poller.WRITE | _TROUBLE
 """What an edge of the target's socket tells of when connect(2) is done."""
 _DOUBTFUL: Final = _TROUBLE if poller.TELLS_EDGES else _OUTCOME
 """The part of that which may mean an error."""
-_PEEK: Final = int(socket.MSG_PEEK | getattr(socket, "MSG_DONTWAIT", 0))
 
 # Before 3.12, looking a member up in its class takes as long as a dozen other steps (0.1 µs).
 _CLOSED: Final = State.CLOSED
@@ -136,12 +134,8 @@ def _on_outcome(session: Session, edge: int) -> None:
 
 def _look_for_reset(session: Session) -> None:
     """See whether the client has reset, and said nothing before that. What it has said stays unread."""
-    try:
-        session.client.recv(1, _PEEK)
-    except BlockingIOError:
-        return
-    except OSError as failure:
-        session.happened(Input.CLIENT_RESET, stream_error(failure.errno))
+    if number := sockets.next_error(session.client):
+        session.happened(Input.CLIENT_RESET, stream_error(number))
 
 
 def _not_connected(session: Session, number: int) -> None:

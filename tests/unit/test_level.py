@@ -16,6 +16,7 @@ from support.peers import accept, free_port, listening, pattern, receive, reset,
 from unit import test_relaying
 from unit.test_relaying import Running, connected, relaying, settling
 
+from mprelay.channel.up import Uplink
 from mprelay.core.lifecycle import State
 from mprelay.core.protocol import Closed, CloseReason, Connected, Ticket
 from mprelay.system import poller, poller_select
@@ -614,7 +615,7 @@ def test_reports_wait_for_room_in_the_uplink(client, monkeypatch):
         uplink, whole = running.uplink, running.uplink.flush
         monkeypatch.setattr(uplink, "fileno", way_up.fileno, raising=False)
         monkeypatch.setattr(uplink, "flush", lambda: bool(room) and whole())
-        monkeypatch.setattr(uplink, "ROOM", poller.WRITE, raising=False)
+        monkeypatch.setattr(Uplink, "ROOM", poller.WRITE)
         way_up.settimeout(0)
         while push(way_up, bytes(1 << 16)):
             pass
