@@ -21,14 +21,14 @@ from mprelay.records.recorder import Recorder
 from mprelay.records.render import Renderer, renderer
 from mprelay.records.writer import Writer
 from mprelay.supervisor.run import Run
-from mprelay.system import addresses, cpus, placeholder, signals, titles
+from mprelay.system import addresses, cpus, limits, placeholder, signals, titles
 from mprelay.system.streams import STDERR, STDIN, STDOUT, Sink, complain, remark
 
 
 def main(argv: Sequence[str]) -> int:
     """Do what the command line says; return the exit code."""
     started = time.monotonic()
-    host = Host(cpus.usable(), addresses.is_broadcast, addresses.own_addresses)
+    host = Host(cpus.usable(), limits.SESSIONS_PER_WORKER, addresses.is_broadcast, addresses.own_addresses)
     asked = cli.parse(_as_typed(argv), host)
     if not isinstance(asked, Config):
         signals.release()  # no loop takes signals here, and the reader of stdout may stall: they act by default

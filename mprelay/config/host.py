@@ -9,6 +9,8 @@ class Host(NamedTuple):
 
     cpus: int = 1
     """CPUs that this process may use."""
+    sessions_per_worker: int | None = None
+    """Sessions that one worker process can hold; None: as many as there are."""
     is_broadcast: Callable[[str], bool] = lambda _ip: False
     """Tells whether an IPv4 address is a broadcast address of a network that the host is in."""
     own_addresses: Callable[[], Collection[str]] = tuple

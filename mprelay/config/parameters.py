@@ -25,6 +25,12 @@ from mprelay.core.acl import Acl
 from mprelay.records import catalogue
 from mprelay.records.catalogue import Message
 
+WORKERS_LIMIT: Final = 64
+"""Workers at most."""
+
+_SESSIONS: Final = 500
+"""Sessions at once, if no other number is given."""
+
 LABELS_LIMIT: Final = 1024
 """Bytes of all labels as JSON. Every record carries them and must stay below 4096 bytes (PIPE_BUF)."""
 
@@ -53,6 +59,17 @@ class Parameter:
     def typed_default(self, host: Host) -> str | None:
         """The default on `host`, as it would be typed; None: there is none."""
         return self.default if self.default_on is None else self.default_on(host)
+
+
+def fewest_workers(host: Host, sessions: int) -> int:
+    """Count the workers that it takes at least to hold so many sessions on `host`."""
+    each = host.sessions_per_worker
+    return 1 if each is None else -(-sessions // each)
+
+
+def usual_workers(host: Host, sessions: int = _SESSIONS) -> int:
+    """Return the default of the workers: the CPUs, at most 8, or as many as it takes to hold the sessions."""
+    return min(WORKERS_LIMIT, max(min(8, host.cpus), fewest_workers(host, sessions)))
 
 
 PARAMETERS: Final[tuple[Parameter, ...]] = (
@@ -140,11 +157,11 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         name="workers",
         metavar="N",
         option="--workers",
-        values="1..64",
-        parse=whole(1, 64),
+        values=f"1..{WORKERS_LIMIT}",
+        parse=whole(1, WORKERS_LIMIT),
         help="worker processes",
         default="usable CPUs, at most 8",
-        default_on=lambda host: str(min(8, host.cpus)),
+        default_on=lambda host: str(usual_workers(host)),
     ),
     Parameter(
         name="max_sessions",
@@ -153,7 +170,7 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         values="1..1000000",
         parse=whole(1, 1_000_000),  # two descriptors each: above any limit that the kernel grants by default
         help="sessions at once, over all workers",
-        default="500",
+        default=str(_SESSIONS),
     ),
     Parameter(
         name="bind",

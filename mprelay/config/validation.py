@@ -5,16 +5,24 @@ Rules:
 1. :func:`validate` reports every wrong value, not only the first. A :class:`Config` is made if there is none.
 2. A parser checks one value. :func:`_check_across`, and nothing else, checks what must hold between parameters.
 3. A target must not lead back to the relay's own listener.
+4. The workers can hold all sessions. Their default number follows from that of the sessions.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from json import dumps
 from typing import Any, Final, Literal, NamedTuple
 
 from mprelay.config.host import UNKNOWN_HOST, Host
-from mprelay.config.parameters import LABELS_LIMIT, PARAMETERS, Parameter
+from mprelay.config.parameters import (
+    LABELS_LIMIT,
+    PARAMETERS,
+    WORKERS_LIMIT,
+    Parameter,
+    fewest_workers,
+    usual_workers,
+)
 from mprelay.config.sources import Given, Source
 from mprelay.core.acl import Acl
 from mprelay.core.texts import quoted
@@ -83,8 +91,10 @@ def validate(
             values[parameter.name] = None if default is None else parameter.parse(default)
             if parameter.required:
                 problems.append(make_problem(parameter, None, "is missing"))
-    for name, wrong_pair in _check_across(values, host):
-        problems.append(make_problem(_BY_NAME[name], given[name][-1], wrong_pair))
+    if "workers" not in given and values["max_sessions"] is not None:
+        values["workers"] = usual_workers(host, values["max_sessions"])
+    for name, wrong_pair in _check_across(values, given, host):
+        problems.append(make_problem(_BY_NAME[name], given[name][-1] if name in given else None, wrong_pair))
     return values, problems
 
 
@@ -104,13 +114,22 @@ def make_problem(parameter: Parameter, given: Given | None, wrong: str) -> Probl
     return Problem(parameter.name, given.text, parameter.message, f"{subject} {wrong}.", given.source)
 
 
-def _check_across(values: Mapping[str, Any], host: Host) -> Iterator[tuple[str, str]]:
+def _check_across(values: Mapping[str, Any], given: Container[str], host: Host) -> Iterator[tuple[str, str]]:
     """Find what is wrong between parameters that are right by themselves: the name of one, and what is wrong.
 
     A value that is wrong by itself is None.
     """
     if values["trg_host"] is not None and (wrong := _wrong_with_target(values, host)):
         yield "trg_host", wrong
+    workers, sessions, each = values["workers"], values["max_sessions"], host.sessions_per_worker
+    if workers is not None and sessions is not None and each is not None and workers * each < sessions:
+        least = fewest_workers(host, sessions)
+        if "workers" in given and least <= WORKERS_LIMIT:
+            held = f"each worker holds at most {each} sessions, which makes {workers * each}"
+            yield "workers", f"must be at least {least}: {held}, not the {sessions} of --max-sessions"
+        else:
+            most = f"{WORKERS_LIMIT} workers are the most, and each holds at most {each} sessions"
+            yield "max_sessions", f"must be at most {WORKERS_LIMIT * each}: {most}"
 
 
 def _wrong_with_target(values: Mapping[str, Any], host: Host) -> str | None:

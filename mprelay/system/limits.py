@@ -1,7 +1,14 @@
-"""How many descriptors a process may have. The only file that knows RLIMIT_NOFILE (getrlimit(2))."""
+"""How many sessions a process can have: its descriptors, and what its poller takes."""
 
 import sys
 from typing import Final, NamedTuple
+
+if sys.platform == "win32":
+    from mprelay.system.limits_windows import PIPES, SESSIONS_PER_WORKER, raise_limit
+else:
+    from mprelay.system.limits_posix import PIPES, SESSIONS_PER_WORKER, raise_limit
+
+__all__ = ["SESSIONS_PER_WORKER", "LimitTooLow", "Share", "reserve"]
 
 _WORKER_BASE: Final = 16
 """Descriptors that a worker needs besides those of its sessions: standard streams, epoll, channels and spare."""
@@ -14,10 +21,6 @@ _PER_WORKER: Final = 5
 """Descriptors of the supervisor for each worker: channel, queue, sentinel, lifeline, its first words."""
 
 _PER_SESSION: Final = 2
-
-_PIPES: Final = 64
-"""Pipes of a worker, at most, for flows that keep filling their buffer. Sessions come first."""
-
 _PER_PIPE: Final = 2
 
 
@@ -29,47 +32,37 @@ class Share(NamedTuple):
 
 
 class LimitTooLow(Exception):  # noqa: N818 - it says what is the matter
-    """The hard limit does not allow what was asked for; the text has the numbers."""
+    """The system does not allow what was asked for; the text has the numbers."""
 
 
 def reserve(sessions: int, workers: int, batch: int) -> Share:
-    """Raise the soft limit to what is needed; return what each worker can have.
+    """Raise the soft limit of open files to what is needed; return what each worker can have.
 
     Sessions are spread evenly, but when a worker dies the others take over its share. So each gets room for all
-    `sessions` if the hard limit allows, and at least for its share. The supervisor holds a `batch` of accepted
-    sockets besides its own descriptors. Workers inherit the limit. Raises LimitTooLow if not even the shares fit.
-
-    A sandbox may refuse to show the limit, which then counts as no limit, or to raise it.
+    `sessions` if the system allows it, and at least for its share. Pipes come last. The supervisor holds a
+    `batch` of accepted sockets besides its own descriptors. Workers inherit the limit. Raises LimitTooLow if not
+    even the shares fit.
     """
-    if sys.platform == "win32":
-        return Share(sessions, 0)
-    import resource  # noqa: PLC0415 - only where it exists
-
-    try:
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    except OSError:
-        return Share(sessions, _PIPES)
-    for_all = sessions * _PER_SESSION + _WORKER_BASE
-    wanted = for_all + _PIPES * _PER_PIPE
-    for_share = -(-sessions // workers) * _PER_SESSION + _WORKER_BASE
+    share = -(-sessions // workers)
+    most = min(sessions, SESSIONS_PER_WORKER or sessions)
+    if share > most:
+        raise LimitTooLow(f"{sessions} sessions over {workers} workers are {share} for each, which holds {most}")
+    for_most = most * _PER_SESSION + _WORKER_BASE
+    for_share = share * _PER_SESSION + _WORKER_BASE
     for_supervisor = workers * _PER_WORKER + _SUPERVISOR_BASE + min(sessions, batch)
-    wanted, needed = max(wanted, for_supervisor), max(for_share, for_supervisor)
-    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    wanted, needed = max(for_most + PIPES * _PER_PIPE, for_supervisor), max(for_share, for_supervisor)
+    try:
+        limit = raise_limit(wanted, needed)
+    except (OSError, ValueError) as failure:
+        raise LimitTooLow(f"{needed} open files in one process are needed: {failure}") from failure
+    if limit is None:
+        return Share(most, PIPES)
     if limit < needed:
         raise LimitTooLow(
             f"{sessions} sessions over {workers} workers need {for_share} open files in each worker and "
-            f"{for_supervisor} in the supervisor, but the hard limit is {hard} (ulimit -Hn)"
+            f"{for_supervisor} in the supervisor, but the hard limit is {limit} (ulimit -Hn)"
         )
-    if soft != resource.RLIM_INFINITY and soft < limit:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-        except (OSError, ValueError) as failure:  # above fs.nr_open, or a sandbox refuses it
-            if soft < needed:
-                raise LimitTooLow(f"{limit} open files in one process are needed: {failure}") from failure
-            limit = soft
-    elif soft != resource.RLIM_INFINITY:
-        limit = soft
     return Share(
-        min(sessions, (limit - _WORKER_BASE) // _PER_SESSION),
-        max(0, min(_PIPES, (limit - for_all) // _PER_PIPE)),
+        min(most, (limit - _WORKER_BASE) // _PER_SESSION),
+        max(0, min(PIPES, (limit - for_most) // _PER_PIPE)),
     )

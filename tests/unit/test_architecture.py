@@ -44,7 +44,7 @@ PLACES = {
     "epoll": "system.poller system.poller_epoll",
     "SCM_RIGHTS": "system.passing_rights",
     "SEQPACKET": "system.passing_rights",
-    "RLIMIT": "system.limits",
+    "RLIMIT": "system.limits_posix",
     "pthread_sigmask": "system.signals_posix system.early",
     "setitimer": "system.signals_posix",
     "SIGHUP": "system.signals_posix system.early",

@@ -4,7 +4,7 @@ import resource
 
 import pytest
 
-from mprelay.system import limits
+from mprelay.system import limits, limits_windows
 from mprelay.system.limits import LimitTooLow
 
 
@@ -89,7 +89,7 @@ def test_a_limit_that_a_sandbox_does_not_allow_to_be_raised(hard, monkeypatch):
     hard(600, 4096)
     monkeypatch.setattr(resource, "setrlimit", refused)
     assert limits.reserve(500, 2, 64) == ((600 - 16) // 2, 0)
-    with pytest.raises(LimitTooLow, match=r"1144 open files in one process are needed: not here"):
+    with pytest.raises(LimitTooLow, match=r"1016 open files in one process are needed: not here"):
         limits.reserve(500, 1, 64)
 
 
@@ -109,3 +109,30 @@ def test_a_need_above_the_limit_of_the_kernel_is_refused_too():
     with pytest.raises(LimitTooLow):
         limits.reserve(2_000_000_000, 1, 64)
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[1] == hard
+
+
+# -- a system on which a worker holds only so many sessions, and any number of files ---------------------------
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """The variant of Windows."""
+    for name in ("SESSIONS_PER_WORKER", "PIPES", "raise_limit"):
+        monkeypatch.setattr(limits, name, getattr(limits_windows, name))
+    return limits_windows.SESSIONS_PER_WORKER
+
+
+def test_a_worker_gets_no_more_sessions_than_it_can_hold(few):
+    """When another dies it takes over what fits."""
+    assert few == 254
+    assert limits.reserve(100, 1, 64) == (100, 0)
+    assert limits.reserve(254, 1, 64) == (254, 0)
+    assert limits.reserve(500, 2, 64) == (254, 0)
+    assert limits.reserve(500, 4, 64) == (254, 0)
+
+
+@pytest.mark.usefixtures("few")
+def test_a_share_that_a_worker_cannot_hold_is_refused():
+    """The configuration has refused it before, in more words."""
+    with pytest.raises(LimitTooLow, match="600 sessions over 2 workers are 300 for each, which holds 254"):
+        limits.reserve(600, 2, 64)

@@ -72,6 +72,65 @@ def test_as_many_workers_as_the_host_has_cpus(cpus, workers):
 
 
 @pytest.mark.parametrize(
+    ("cpus", "given", "workers"),
+    [
+        (1, {}, 2),
+        (8, {}, 8),
+        (1, {"max_sessions": ["254"]}, 1),
+        (1, {"max_sessions": ["255"]}, 2),
+        (2, {"max_sessions": ["2540"]}, 10),
+        (1, {"max_sessions": ["16256"]}, 64),
+        (1, {"max_sessions": ["508"], "workers": ["2"]}, 2),
+    ],
+)
+def test_as_many_workers_as_hold_the_sessions(cpus, given, workers):
+    """The default rises where a worker holds only so many. Its own limit stays."""
+    values, problems = validate(GOOD | given, Host(cpus=cpus, sessions_per_worker=254))
+    assert problems == []
+    assert values["workers"] == workers
+
+
+TOO_MANY_SESSIONS = (
+    "--max-sessions '20000' must be at most 16256: 64 workers are the most, and each holds at most 254 sessions."
+)
+
+
+def too_few_workers(given, least, held, sessions):
+    """The problem of a number of workers."""
+    each = f"each worker holds at most 254 sessions, which makes {held}"
+    return f"--workers '{given}' must be at least {least}: {each}, not the {sessions} of --max-sessions."
+
+
+@pytest.mark.parametrize(
+    ("given", "parameter", "problem"),
+    [
+        ({"workers": ["2"], "max_sessions": ["600"]}, "workers", too_few_workers(2, 3, 508, 600)),
+        ({"workers": ["1"]}, "workers", too_few_workers(1, 2, 254, 500)),
+        ({"max_sessions": ["20000"]}, "max_sessions", TOO_MANY_SESSIONS),
+        ({"workers": ["3"], "max_sessions": ["20000"]}, "max_sessions", TOO_MANY_SESSIONS),
+    ],
+)
+def test_workers_that_cannot_hold_the_sessions_are_refused(given, parameter, problem):
+    """The message has the arithmetic."""
+    _values, (wrong,) = validate(GOOD | given, Host(cpus=1, sessions_per_worker=254))
+    assert (wrong.parameter, wrong.problem) == (parameter, problem)
+    assert wrong.value == given[parameter][-1]
+
+
+@pytest.mark.parametrize("given", [{"workers": ["x"]}, {"max_sessions": ["x"]}])
+def test_a_number_that_is_none_is_all_that_is_wrong(given):
+    """Nobody can say then whether the pair fits."""
+    _values, (wrong,) = validate(GOOD | given, Host(cpus=1, sessions_per_worker=254))
+    assert wrong.parameter in given
+
+
+def test_workers_that_cannot_even_hold_the_default_are_refused():
+    """There is no such system. The record names the parameter, although nobody gave it."""
+    _values, (wrong,) = validate(GOOD, Host(cpus=1, sessions_per_worker=7))
+    assert (wrong.parameter, wrong.value) == ("max_sessions", None)
+
+
+@pytest.mark.parametrize(
     ("name", "msg_id", "good", "bad"),
     [
         (

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from mprelay.system import poller, poller_select
+from mprelay.system import limits, poller, poller_select
 from mprelay.system.poller_select import EDGE, ERROR, READ, WRITE
 
 VARIANTS = [poller_select]
@@ -265,6 +265,13 @@ def test_more_sockets_than_select_takes_are_refused_at_once(select_watch, monkey
     finally:
         for end in ends:
             end.close()
+
+
+def test_a_worker_has_no_more_sessions_than_its_poller_takes():
+    """Each has two sockets, and the worker watches a few others. POSIX counts descriptors instead."""
+    most = limits.SESSIONS_PER_WORKER
+    assert (most is None) == (sys.platform != "win32")
+    assert 2 * (most or 0) + 2 <= poller.Poller.EVENTS_AT_ONCE
 
 
 def test_as_many_sockets_as_select_takes(select_watch, many_files):
