@@ -29,7 +29,7 @@ PROGRAM: Final = str(Path(sys.executable).with_name("mprelay"))
 PYTHON_EXE: Final = os.environ.get("MPRELAY_PYTHON_EXE")
 """Windows' Python, if the relay runs there."""
 
-KILLED: Final = 9 if PYTHON_EXE else -signal.SIGKILL
+KILLED: Final = 9 if PYTHON_EXE else -9
 """The exit code of a relay that was killed."""
 
 KILLED_WORKER: Final[dict[str, object]] = (

@@ -9,7 +9,6 @@ This module does in Python what ``tc netem`` does in the kernel, because not eve
 
 import contextlib
 import ctypes
-import fcntl
 import heapq
 import itertools
 import os
@@ -22,6 +21,9 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
+with contextlib.suppress(ImportError):  # Windows has none
+    import fcntl
+
 NEAR: Final = "192.0.2.1"
 FAR: Final = "192.0.2.2"
 MANY: Final = "10.0.0.0/8"
@@ -32,7 +34,7 @@ _TUNSETIFF: Final = 0x400454CA  # linux/if_tun.h
 _TUN_WITHOUT_HEADER: Final = 0x1001  # IFF_TUN | IFF_NO_PI
 _MTU: Final = 1500
 
-_libc = ctypes.CDLL(None, use_errno=True)
+_libc = ctypes.CDLL(None if os.name == "posix" else "msvcrt", use_errno=True)
 
 
 class NotHere(Exception):  # noqa: N818 - the name states the condition

@@ -1,7 +1,7 @@
 """Deadlines on the clock that goes on while the machine sleeps."""
 
+import contextlib
 import errno
-import fcntl
 import os
 import select
 import time
@@ -10,6 +10,9 @@ import pytest
 
 from mprelay.system import boottime, poller
 from mprelay.system.boottime import Deadline
+
+with contextlib.suppress(ImportError):  # Windows has none
+    import fcntl
 
 
 @pytest.fixture

@@ -2,9 +2,7 @@
 
 import contextlib
 import errno
-import fcntl
 import os
-import resource
 import socket
 import struct
 from pathlib import Path
@@ -18,6 +16,10 @@ from mprelay.channel import build, down
 from mprelay.channel.down import BATCH, KILL_BATCH, MESSAGE_SIZE, NotMessage, Receiver, Sender
 from mprelay.core.protocol import CloseReason, Kill, NewDeadline, Ticket
 from mprelay.system import passing
+
+with contextlib.suppress(ImportError):  # Windows has none
+    import fcntl
+    import resource
 
 
 @pytest.fixture

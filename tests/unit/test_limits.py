@@ -1,11 +1,16 @@
 """The need for descriptors, computed before anything starts."""
 
-import resource
+import contextlib
 
 import pytest
 
 from mprelay.system import limits, limits_windows
 from mprelay.system.limits import LimitTooLow
+
+with contextlib.suppress(ImportError):  # Windows has none
+    import resource
+
+pytestmark = pytest.mark.posix("RLIMIT_NOFILE")
 
 
 @pytest.fixture(autouse=True)

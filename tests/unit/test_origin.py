@@ -2,10 +2,15 @@
 
 import ctypes
 import os
-import pwd
 import socket
+import sys
 
 import pytest
+
+if sys.platform == "win32":
+    pytest.skip("not on Windows: login uids and adjtimex(2)", allow_module_level=True)
+
+import pwd
 
 from mprelay.system import origin, origin_linux
 

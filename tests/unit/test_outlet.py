@@ -4,7 +4,6 @@ import contextlib
 import errno
 import multiprocessing
 import os
-import resource
 import select
 import signal
 import socket
@@ -24,6 +23,9 @@ from mprelay import outlet
 from mprelay.system import streams
 from mprelay.system.stdio import Handed
 from mprelay.system.streams import END, READY, WRITTEN, Sink, complain
+
+with contextlib.suppress(ImportError):  # Windows has none
+    import resource
 
 LINE = b"r" * 900 + b"\n"
 DEAF_TO = ["SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGALRM"]

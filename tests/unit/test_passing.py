@@ -2,13 +2,18 @@
 
 import array
 import errno
-import fcntl
 import os
-import resource
 import socket
 import struct
+import sys
 
 import pytest
+
+if sys.platform == "win32":
+    pytest.skip("not on Windows: SCM_RIGHTS", allow_module_level=True)
+
+import fcntl
+import resource
 
 from mprelay.system import passing, passing_rights, passing_share
 from mprelay.system.passing import NoPassing, NoSockets, Receiver

@@ -1,7 +1,6 @@
 """The pump: sent whole, byte by byte or in random chunks, the same data comes out. Real sockets."""
 
 import contextlib
-import resource
 import select
 import socket
 
@@ -13,6 +12,9 @@ from support.pumps import edge, small, tcp_pair
 
 from mprelay.system import poller
 from mprelay.worker.pump import Outcome, Pumps
+
+with contextlib.suppress(ImportError):  # Windows has none
+    import resource
 
 
 @pytest.fixture

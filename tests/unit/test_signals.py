@@ -9,6 +9,9 @@ import threading
 
 import pytest
 
+if sys.platform == "win32":
+    pytest.skip("not on Windows: signals, masks and timers", allow_module_level=True)
+
 from mprelay.system import signals
 from mprelay.system.signals import Signals
 

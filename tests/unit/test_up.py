@@ -1,6 +1,6 @@
 """The channel up: frames are whole, small enough to be atomic, and never block the worker."""
 
-import fcntl
+import contextlib
 import multiprocessing
 import os
 import select
@@ -13,6 +13,9 @@ import pytest
 
 from mprelay.channel.up import EVENTS_PER_FRAME, EventReader, Queue, Uplink, pack, unpack
 from mprelay.core.protocol import Closed, CloseReason, Connected, Crashed, Progress, Ready
+
+with contextlib.suppress(ImportError):  # Windows has none
+    import fcntl
 
 LARGEST_COUNT = 2**60 - 1
 LARGEST = Closed(
