@@ -40,7 +40,7 @@ TIMER_UNAVAILABLE: Final = Message(
     "critical",
     1,
     "Error: This system does not provide a high resolution timer.",
-    ("resolution_s",),
+    ("resolution_s", "detail"),
 )
 
 

@@ -13,6 +13,7 @@ Renderer: TypeAlias = Callable[[Mapping[str, Any]], bytes]
 
 _ASIDE: Final[Mapping[str, tuple[str, ...]]] = {
     "config.invalid": ("problem",),
+    "timer.unavailable": ("detail",),
     "platform.init_failed": ("error", "detail"),
     "platform.unsupported": ("detail",),
     "listener.socket_failed": ("error",),

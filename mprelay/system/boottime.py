@@ -4,9 +4,9 @@ CLOCK_MONOTONIC stands still while the machine sleeps, and so does the timeout o
 goes on. Neither can be set (clock_gettime(2)). A timer on CLOCK_BOOTTIME makes a descriptor readable
 (timerfd_create(2)).
 
-The only file that knows CLOCK_BOOTTIME and timerfd. Without that clock the monotonic one takes its place.
-Without that timer a loop wakes by its own timeout (:attr:`Deadline.monotonic`), late by as long as the machine
-has slept.
+The only file that knows CLOCK_BOOTTIME and timerfd. Without that clock the monotonic one takes its place, which
+on Windows counts sleep, too (QueryPerformanceCounter). Without that timer a loop wakes by its own timeout
+(:attr:`Deadline.monotonic`), late by as long as the machine has slept.
 """
 
 import os
