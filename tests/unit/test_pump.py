@@ -11,6 +11,7 @@ from support.peers import pattern, reset
 from support.pumps import edge, small, tcp_pair
 
 from mprelay.system import poller
+from mprelay.worker import pump as pump_module
 from mprelay.worker.pump import Outcome, Pumps
 
 with contextlib.suppress(ImportError):  # Windows has none
@@ -155,6 +156,20 @@ def test_a_reset_is_reported_after_the_data_before_it(ends):
     edge(pump, poller.END, poller.ERROR, poller.HANGUP)
     assert pump.move() is Outcome.READ_FAILED
     assert (pump.error, pump.received, pump.fin_received) == ("ECONNRESET", 4, False)
+
+
+@pytest.mark.parametrize(("told", "outcome"), [(True, Outcome.READ_FAILED), (False, Outcome.ENDED)])
+def test_an_end_may_be_a_reset(ends, monkeypatch, told, outcome):
+    """Under Wine recv() cannot tell. Then the system is asked in another way."""
+    client, near, far, _target = ends
+    monkeypatch.setattr(pump_module, "END_MAY_BE_RESET", True)
+    monkeypatch.setattr("mprelay.system.sockets.was_reset", lambda sock: sock is near and told)
+    client.shutdown(socket.SHUT_WR)
+    near.recv(1, socket.MSG_PEEK)
+    pump = Pumps(None, 0).make(near, far)
+    edge(pump)
+    assert pump.move() is outcome
+    assert (pump.error, pump.fin_received) == ("ECONNRESET" if told else None, not told)
 
 
 def test_a_failing_send_is_reported(ends):

@@ -1,5 +1,6 @@
 """The worker's loop in one process, with real sockets: what an end-to-end test cannot reach."""
 
+import errno
 import os
 import select
 import socket
@@ -754,6 +755,24 @@ def test_a_session_that_settles_can_be_cut_short(client, how):
         assert closed.reason == (CloseReason.RELAY_EXPIRED if how == "expired" else None)
         assert (closed.error, closed.client_end, closed.target_end) == (None, "end", "end")
         assert reset_arrives(far)
+
+
+def test_a_client_whose_socket_is_of_no_use_any_more_is_refused(client, monkeypatch):
+    """Its options cannot be set, as may happen on Windows. Nothing is kept of it."""
+    far, near = client
+
+    def useless(descriptor):
+        socket.close(descriptor)
+        raise ConnectionResetError(errno.ECONNRESET, "reset")
+
+    monkeypatch.setattr("mprelay.system.sockets.received", useless)
+    with listening() as server, Running(server.getsockname()) as running:
+        running.admit(near)
+        closed = running.uplink.wait(Closed)
+        assert (closed.reason, closed.error) == (CloseReason.REQUESTER_CHANNEL_FAILED, "ECONNRESET")
+        assert running.loop._worker.sessions == {}
+        with pytest.raises(ConnectionResetError):
+            far.recv(1)
 
 
 # -- the system does not tell what is unacknowledged ----------------------------------------------------------
