@@ -1,0 +1,10 @@
+"""The clock that counts sleep, on Windows: the monotonic one does (QueryPerformanceCounter). It has no timer."""
+
+from time import monotonic as now
+
+__all__ = ["now", "timer"]
+
+
+def timer(_at: float) -> int:
+    """Make a timer: there is none."""
+    return -1
