@@ -13,11 +13,11 @@
       │                              ▲                             │            │
       │  crew ── reports ────────────┘                             │            │
       └──┬──────────────────────────────────────▲──────────────────┘            │
-         │ SOCK_SEQPACKET, SCM_RIGHTS           │ one multiprocessing queue     │
+         │ SCM_RIGHTS, or socket.share          │ one multiprocessing queue     │
          │ tickets + sockets, many per message  │ per worker: batches of events │
       ═══╪══════════════════════════════════════╪═════ process boundary ════    │
       ┌──▼──────────────────────────────────────┴──────────────────┐            │
-      │ worker 1..N: epoll relay loop; session = state machine;    ├──TCP───────┘
+      │ worker 1..N: relay loop; session = state machine;          ├──TCP───────┘
       │ pump = recv/send through a buffer, or splice through a pipe│
       └────────────────────────────────────────────────────────────┘
 
