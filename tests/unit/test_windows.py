@@ -97,6 +97,29 @@ def test_sockets_are_shared_with_another_process():
                     assert far.recv(100) == b""
 
 
+def next_handle():
+    """The number of the next handle. The system takes the lowest free one, so each leak makes it rise by 4."""
+    with socket.socket() as probe:
+        return probe.fileno()
+
+
+def test_sharing_leaves_no_handle_behind():
+    """The sender of thousands of sockets has no more handles than before."""
+    with receiving_process() as (sender, _process):
+        before = None
+        for number in range(2000):
+            near, far = socket.socketpair()
+            taken(sender.send, b"answer", [near.fileno()])
+            near.close()
+            with far:
+                far.settimeout(PATIENCE)
+                assert far.recv(100) == b"answer to answer"
+                assert far.recv(100) == b""
+            if number == 100:
+                before = next_handle()
+        assert abs(next_handle() - before) < 200
+
+
 def test_nothing_is_shared_when_there_is_no_room():
     """Otherwise a process that does not know of a socket would keep its connection open."""
     ours, theirs = passing_share.channel()
