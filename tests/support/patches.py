@@ -28,6 +28,7 @@ UNACKNOWLEDGED: Place = ("mprelay.system.sockets", "unacknowledged")
 ARRIVAL: Place = ("mprelay.worker.lingering", "ARRIVAL")
 LATE_LIMIT: Place = ("mprelay.core.roster", "LATE_LIMIT")
 START_LIMIT: Place = ("mprelay.supervisor.crew", "START_LIMIT")
+SESSIONS_PER_WORKER: Place = ("mprelay.system.limits", "SESSIONS_PER_WORKER")
 
 QUEUE = "self._worker.reports._uplink._queue"
 """The channel up, as a session sees it when it begins."""
@@ -118,3 +119,10 @@ sys.path.append({str(Path(__file__).parent)!r})
 import sharing
 """
 """Code that hands sockets over by a pipe, as on Windows. It must run in every process of a relay."""
+
+SELECT_POLLER = """
+import sys
+from mprelay.system import poller_select
+sys.modules["mprelay.system.poller_epoll"] = poller_select
+"""
+"""Code that waits by select(2), as where there is no epoll. It must run in every process of a relay."""
