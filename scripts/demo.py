@@ -26,25 +26,34 @@ class Page(http.server.BaseHTTPRequestHandler):
         """Print nothing, so that only the records are seen."""
 
 
+def _start(program: str, *arguments: str) -> "subprocess.Popen[bytes]":
+    """Start the relay, so that it gets one signal for one Ctrl-C. A second one would cut its drain short."""
+    if sys.platform == "win32":  # Ctrl-C reaches every process of the console, and this one waits for the relay
+        relay = subprocess.Popen([f"{program}.exe", *arguments])
+        for number in (signal.SIGINT, signal.SIGBREAK):
+            signal.signal(number, lambda _number, _frame: None)
+        return relay
+    # In a process group of its own a terminal's Ctrl-C does not reach the relay. This process passes it on.
+    relay = subprocess.Popen([program, *arguments], process_group=0)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda number, _frame: relay.send_signal(number))
+    return relay
+
+
 def main() -> int:
     """Run both until the relay ends; return its exit code."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         target = str(server.server_address[1])
-        command = [str(Path(sys.executable).with_name("mprelay")), str(PORT), "127.0.0.1", target, "127.0.0.0/8"]
-        # The relay has a process group of its own. So a terminal's Ctrl-C reaches only this process, which
-        # passes it on once. Otherwise the relay would get two signals for one Ctrl-C, and cut its drain short.
-        relay = subprocess.Popen(
-            [*command, "--bind", "127.0.0.1", "--workers", "2", "--drain-timeout", "2"], process_group=0
-        )
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, lambda number, _frame: relay.send_signal(number))
+        program = str(Path(sys.executable).with_name("mprelay"))
+        positionals = (str(PORT), "127.0.0.1", target, "127.0.0.0/8")
+        relay = _start(program, *positionals, "--bind", "127.0.0.1", "--workers", "2", "--drain-timeout", "2")
         print(
             f"mprelay: will relay 127.0.0.1:{PORT} to a small web server; then try: curl http://127.0.0.1:{PORT}/",
             file=sys.stderr,
         )
         print(
-            "mprelay: each connection leaves its records here, as JSON with `| cat`; Ctrl-C ends all",
+            "mprelay: each connection leaves its records here, as JSON if this is no terminal; Ctrl-C ends all",
             file=sys.stderr,
         )
         code = relay.wait()
