@@ -28,7 +28,10 @@ _END_NOW: Final = bytes([signal.SIGTERM] * 2)
 
 _Handler: Any = ctypes.WINFUNCTYPE(ctypes.c_int, ctypes.c_uint)
 _handlers: list[Any] = []
-"""The console handlers of this process. The system keeps only their addresses."""
+"""The console handler of this process, once there is one. The system keeps only its address."""
+
+_at_the_end: list[Callable[[], None]] = []
+"""What that handler calls."""
 
 
 def begin() -> None:
@@ -46,12 +49,18 @@ def release() -> None:
 
 
 def _when_the_console_ends(call: Callable[[], None]) -> None:
-    """Make this call, in another thread, when the console, the login or the machine ends."""
+    """Make this call, in another thread, when the console, the login or the machine ends. The last one counts.
+
+    The system holds a lock while a handler runs. Another handler set by then would wait for ever.
+    """
+    _at_the_end[:] = [call]
+    if _handlers:
+        return
 
     def handle(event: int) -> int:
         if event < _CTRL_CLOSE_EVENT:
             return 0  # a signal
-        call()
+        _at_the_end[0]()
         threading.Event().wait()  # a return would end this process at once
         return 1
 

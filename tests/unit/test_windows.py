@@ -286,6 +286,28 @@ def test_the_end_of_the_console_counts_as_two_signals():
         heard.close()
 
 
+TOLD_OF_THE_END = """
+import ctypes, os, select, threading
+from mprelay.system import signals
+heard = signals.Signals()
+told = ctypes.WinDLL("kernelbase").CtrlRoutine  # what the system's own thread runs
+threading.Thread(target=told, args=(ctypes.c_void_p(2),), daemon=True).start()
+select.select([heard.fileno()], [], [], 20)
+print(*heard.take())
+heard.close()
+signals.ignore()
+os._exit(0)
+"""
+
+
+def test_a_process_that_was_told_of_the_end_of_the_console_can_end():
+    """The system holds a lock while it tells, and needs the same lock to set a handler."""
+    done = subprocess.run(
+        [sys.executable, "-c", TOLD_OF_THE_END], check=False, timeout=PATIENCE, stdout=subprocess.PIPE
+    )
+    assert (done.returncode, done.stdout.split()) == (0, [b"15", b"15"])
+
+
 # -- the outlet ----------------------------------------------------------------------------------------------
 
 
