@@ -25,6 +25,7 @@ def deadline():
     made.close()
 
 
+@pytest.mark.posix("timerfd_create(2)")
 def test_it_wakes_its_watchers(deadline):
     """It wakes them not before the deadline.
 
@@ -41,6 +42,7 @@ def test_it_wakes_its_watchers(deadline):
         watch.close()
 
 
+@pytest.mark.posix("timerfd_create(2)")
 def test_it_is_not_reached_before(deadline):
     """Its descriptor is not readable either."""
     far = Deadline(boottime.now() + 3600)
@@ -52,6 +54,7 @@ def test_it_is_not_reached_before(deadline):
         far.close()
 
 
+@pytest.mark.posix("timerfd_create(2)")
 def test_a_deadline_that_has_passed():
     """It is readable at once, even if it lies at the start of the machine."""
     past = Deadline(0.0)
@@ -75,6 +78,7 @@ def test_on_the_monotonic_clock_it_is_never_earlier():
             deadline.close()
 
 
+@pytest.mark.posix("CLOCK_BOOTTIME")
 def test_without_that_clock_the_monotonic_one_takes_its_place(monkeypatch):
     """A kernel or a sandbox may refuse the clock.
 
@@ -95,6 +99,17 @@ def test_without_that_clock_the_monotonic_one_takes_its_place(monkeypatch):
     deadline.close()
 
 
+@pytest.mark.posix("timerfd_create(2)")
 def test_it_is_neither_inherited_nor_blocking(deadline):
     assert not os.get_inheritable(deadline.fileno())
     assert fcntl.fcntl(deadline.fileno(), fcntl.F_GETFL) & os.O_NONBLOCK
+
+
+def test_it_is_reached_in_time():
+    """This can always be asked, with a timer and without one."""
+    ahead, past = Deadline(boottime.now() + 3600), Deadline(boottime.now() - 1)
+    assert (ahead.reached(), past.reached()) == (False, True)
+    assert -3600 <= ahead.late() < -3500
+    assert 1 <= past.late() < 100
+    ahead.close()
+    past.close()

@@ -762,7 +762,7 @@ def test_a_client_whose_socket_is_of_no_use_any_more_is_refused(client, monkeypa
     far, near = client
 
     def useless(descriptor):
-        socket.close(descriptor)
+        sockets.refuse(descriptor)
         raise ConnectionResetError(errno.ECONNRESET, "reset")
 
     monkeypatch.setattr("mprelay.system.sockets.received", useless)
@@ -771,8 +771,7 @@ def test_a_client_whose_socket_is_of_no_use_any_more_is_refused(client, monkeypa
         closed = running.uplink.wait(Closed)
         assert (closed.reason, closed.error) == (CloseReason.REQUESTER_CHANNEL_FAILED, "ECONNRESET")
         assert running.loop._worker.sessions == {}
-        with pytest.raises(ConnectionResetError):
-            far.recv(1)
+        assert is_reset(far)
 
 
 # -- the system does not tell what is unacknowledged ----------------------------------------------------------
@@ -808,6 +807,14 @@ def last_words(running, near, server, first, size=LAST_WORDS):
         yield session, survivor
 
 
+def is_reset(sock):
+    """Tell whether a socket from which all is read was reset, also under Wine."""
+    try:
+        return sock.recv(1) == b"" and sockets.was_reset(sock)
+    except ConnectionResetError:
+        return True
+
+
 @pytest.mark.usefixtures("untold")
 @pytest.mark.parametrize("first", ["client", "target"])
 def test_last_words_arrive_before_the_reset_if_the_system_does_not_tell(client, first):
@@ -820,7 +827,7 @@ def test_last_words_arrive_before_the_reset_if_the_system_does_not_tell(client, 
             while session.state is not State.CLOSED:
                 running.loop._turn()
             assert running.loop._worker.now >= session.active_at + ARRIVAL
-            assert reset_arrives(survivor)
+            assert is_reset(survivor)
         closed = running.uplink.events[-1]
         sent = closed.bytes_to_target if first == "client" else closed.bytes_to_client
         assert (sent, closed.error, closed.error_from) == (LAST_WORDS, "ECONNRESET", first)
@@ -888,6 +895,7 @@ def test_the_idle_timeout_bounds_the_wait_for_what_is_under_way(client, monkeypa
         assert running.uplink.events[-1].reason is CloseReason.TARGET_READ_CLOSED
 
 
+@pytest.mark.posix("an edge that tells of a reset behind unread data")
 @pytest.mark.usefixtures("untold")
 def test_a_drain_is_not_polled_if_the_system_does_not_tell(client):
     """Only bytes that move are progress, and these have their edges."""
