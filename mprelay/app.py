@@ -50,7 +50,10 @@ def _as_typed(argv: Sequence[str]) -> list[str]:
     """Decode the arguments as UTF-8, whatever the locale is. Other bytes become lone surrogates.
 
     Python has decoded them by the locale. With LC_ALL=C and PYTHONUTF8=0 each byte above 127 is a surrogate.
+    A system whose arguments are text (Windows) needs none of that: a lone surrogate there is one that was typed.
     """
+    if not os.supports_bytes_environ:
+        return list(argv)
     return [os.fsencode(text).decode("utf-8", "surrogateescape") for text in argv]
 
 
