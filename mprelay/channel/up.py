@@ -246,7 +246,12 @@ class Uplink:
             if left <= 0:
                 return False
             self._end.wait_for_room(left)  # ends too when the reader is gone; then the next flush raises
+        self.settle(give_up_at - time.monotonic())
         return True
+
+    def settle(self, seconds: float | None = None) -> None:
+        """Wait up to `seconds` (None: for ever) until what was sent outlives this process."""
+        self._end.settle(seconds)
 
 
 class EventReader:

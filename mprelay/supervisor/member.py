@@ -44,13 +44,16 @@ class Member:
                 self._process = spawning.start(
                     worker.main, (settings, theirs, queue), f"mprelay: worker {number}", self._words
                 )
+            for step in (self._process.close, self._process.join, self._process.kill):  # undone from the last
+                undo.callback(step)
+            spawning.tie(self._process)
+            self._sentinel = spawning.Sentinel(self._process)
+            undo.callback(self._sentinel.close)
+            self.pid = self._process.pid or 0
+            self._sender = Sender(ours, self.pid)
+            self.send = self._sender.send
+            self.reader = EventReader(queue)
             undo.pop_all()
-        spawning.tie(self._process)
-        self._sentinel = spawning.Sentinel(self._process)
-        self.pid = self._process.pid or 0
-        self._sender = Sender(ours, self.pid)
-        self.send = self._sender.send
-        self.reader = EventReader(queue)
 
     @property
     def ready(self) -> bool:

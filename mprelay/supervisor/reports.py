@@ -59,6 +59,7 @@ class Reports:
         reader = member.reader
         while most > 0:
             events = reader.take()
+            most -= 1
             if events:
                 most -= len(events)
                 self._believe(member, events)

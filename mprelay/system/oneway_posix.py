@@ -76,6 +76,9 @@ class Writer:
         room.register(self._descriptor, select.POLLOUT)
         room.poll(seconds * 1000)
 
+    def settle(self, _seconds: float | None) -> None:
+        """Wait until the last write is taken: the kernel has it already."""
+
     def close(self) -> None:
         """End the pipe. What was written can still be read."""
         self._connection.close()

@@ -4,8 +4,10 @@ How it keeps the rules of :mod:`mprelay.system.oneway`:
 
 - A thread of the reading end waits for data, and wakes the loop through a socket. It reads ahead only a little,
   so a reader that does not keep up makes the writer's pipe fill.
-- A write is an overlapped one. If the pipe has no room for it, it stays pending in the kernel, which takes it
-  when the reader reads. Meanwhile the next write is refused. A pending write is lost if its process is killed.
+- The pipe holds a megabyte: hundreds of sockets for a busy worker. A write is an overlapped one. If the pipe has
+  no room for it, it stays pending in the kernel, which takes it when the reader reads. Meanwhile the next write
+  is refused. A pending write is lost if its process ends.
+- What cannot be read is the end: a message that is too long, or no memory for one.
 - multiprocessing passes a handle to a child by a duplicate in its own process, from which the child takes it. A
   child that dies before that would leave the duplicate behind, and the end of the pipe would never come. So a
   handle is duplicated into the child at once.
@@ -16,7 +18,9 @@ import errno
 import os
 import sys
 import threading
+import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import connection, context, reduction
 from queue import SimpleQueue
@@ -32,6 +36,8 @@ ATOMIC: Final = 4096
 
 _READ_AHEAD: Final = 64 * 1024  # bytes
 _END_LIMIT: Final = 1.0  # seconds
+
+connection.BUFSIZE = 1 << 20  # type: ignore[attr-defined,unused-ignore] # bytes; also of multiprocessing's queues
 
 PipeConnection: TypeAlias = "connection.PipeConnection[Any, Any]"
 End: TypeAlias = PipeConnection
@@ -50,6 +56,14 @@ def passed_handle(handle: int) -> int:
     return _winapi.DuplicateHandle(own, handle, its, 0, False, _winapi.DUPLICATE_SAME_ACCESS)  # noqa: FBT003
 
 
+def start_thread(body: Callable[[], None]) -> None:
+    """Start a thread that does not keep its process alive. Raises OSError if there is none."""
+    try:
+        threading.Thread(target=body, daemon=True).start()
+    except RuntimeError as failure:
+        raise OSError(errno.EAGAIN, str(failure)) from failure
+
+
 reduction.register(connection.PipeConnection, _reduce)
 
 
@@ -65,15 +79,15 @@ class Reader:
         self._size = 0  # bytes in `_waiting`
         self._over = False
         self._closed = False
-        self._patience = 0.0  # seconds that a read waits
-        threading.Thread(target=self._fetch, daemon=True).start()
+        self._wait_until = 0.0  # reads wait up to this moment (monotonic)
+        start_thread(self._fetch)
 
     def _fetch(self) -> None:
         """Read until the end of the pipe: the body of the thread."""
         while not self._over:
             try:
-                data = self._connection.recv_bytes()
-            except (EOFError, OSError):
+                data = self._connection.recv_bytes(_READ_AHEAD)
+            except Exception:  # noqa: BLE001 - whatever it is, nothing can be read any more
                 data = b""
             with self._change:
                 self._over = not data
@@ -84,6 +98,8 @@ class Reader:
                 self._waker.wake()
                 self._change.notify()
                 self._change.wait_for(lambda: self._closed or self._size < _READ_AHEAD)
+                if self._closed:
+                    return
 
     def fileno(self) -> int:
         """Return the descriptor that is readable when something waits, or the end."""
@@ -93,7 +109,8 @@ class Reader:
         """Take bytes, b"" at the end. Raises BlockingIOError if nothing waits."""
         taken: list[bytes] = []
         with self._change:
-            self._change.wait_for(lambda: self._waiting, self._patience)
+            if self._wait_until:
+                self._change.wait_for(lambda: self._waiting, self._wait_until - time.monotonic())
             while self._waiting and self._waiting[0] and size:
                 data = self._waiting.popleft()
                 if len(data) > size:
@@ -112,9 +129,9 @@ class Reader:
     def expect_end(self) -> bool:
         """Let the next reads wait for the end, because the writer is dead; the thread may not have read it all.
 
-        Each waits a second at most: a process that got the writing end from the writer could keep it open.
+        They wait a second in all: a process that got the writing end from the writer could keep it open.
         """
-        self._patience = _END_LIMIT
+        self._wait_until = time.monotonic() + _END_LIMIT
         return True
 
     def close(self) -> None:
@@ -138,11 +155,11 @@ class Writer:
         self._handle = end.fileno()
         self._shared = shared  # another's, which clears it
         self._own: Waker | None = None
-        self._waits = False  # whether there is a thread that waits for pending writes
         self._pending_writes: SimpleQueue[Any] = SimpleQueue()
         self._taken = threading.Event()
         self._taken.set()
         self._broken = False
+        start_thread(self._await_room)
 
     def write(self, data: bytes) -> int:
         """Send `data`. BlockingIOError: no room. BrokenPipeError: nobody reads any more."""
@@ -151,21 +168,18 @@ class Writer:
         if error == _winapi.ERROR_IO_PENDING:
             self._taken.clear()
             self._pending_writes.put(written)
-            if not self._waits:
-                self._waits = True
-                threading.Thread(target=self._await_room, daemon=True).start()
         else:
             written.GetOverlappedResult(True)  # noqa: FBT003 - nothing is waited for
         return len(data)
 
     def check_room(self) -> None:
         """Raise BlockingIOError if a write is pending, BrokenPipeError if nobody reads any more."""
+        if self._own is not None:
+            self._own.clear()  # first: the thread wakes after it has noted that the write was taken
         if self._broken:
             raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
         if not self._taken.is_set():
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-        if self._own is not None:
-            self._own.clear()
 
     def _await_room(self) -> None:
         """Wait for each pending write: the body of the thread."""
@@ -189,6 +203,10 @@ class Writer:
 
     def wait_for_room(self, seconds: float) -> None:
         """Wait for room, or for the end of the reader, up to `seconds`."""
+        self._taken.wait(seconds)
+
+    def settle(self, seconds: float | None) -> None:
+        """Wait up to `seconds` (None: for ever) until the last write is taken. Else it may be lost."""
         self._taken.wait(seconds)
 
     def close(self) -> None:

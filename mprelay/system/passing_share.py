@@ -7,6 +7,7 @@ The only file that knows these. How it keeps the rules of :mod:`mprelay.system.p
   arrives. If the process dies before it has read the blob, the system closes the handle with all others.
 - So room is checked before anything is shared. Otherwise a message that finds none would leave open sockets
   behind, in a process that does not know of them.
+- If a socket cannot be shared, those before it in the message are: they go without a message, to be closed.
 - A message and its blobs are one write: one pickle less than ``Connection.send``, and nothing to run.
 - The end of the channel is the end of the pipe.
 """
@@ -16,6 +17,7 @@ import os
 import socket
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from socket import SocketType
 from typing import Any, Final, TypeAlias
 
@@ -74,7 +76,16 @@ class Sender:
         says. Then nothing was sent.
         """
         self._end.check_room()
-        blobs = [_share(descriptor, self._pid) for descriptor in descriptors]
+        blobs: list[bytes] = []
+        try:
+            for descriptor in descriptors:
+                blobs.append(_share(descriptor, self._pid))  # noqa: PERF401 - some are made before an error
+        except OSError:
+            self._write(b"", blobs)
+            raise
+        self._write(message, blobs)
+
+    def _write(self, message: bytes, blobs: list[bytes]) -> None:
         head = _HEAD.pack(len(message), len(blobs), len(blobs[0]) if blobs else 0)
         self._end.write(b"".join((head, message, *blobs)))
 
@@ -110,13 +121,17 @@ class Receiver:
         if not self._fill(blobs_at + count * blob_size):
             return b"", []
         part, self._part = self._part, b""
-        blobs = [part[at : at + blob_size] for at in range(blobs_at, len(part), blob_size)] if count else []
-        descriptors = [_received(blob) for blob in blobs]
-        if size > self._size or count > self._count:
-            for descriptor in descriptors:
-                socket.close(descriptor)
-            raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
-        return part[_HEAD.size : blobs_at], descriptors
+        descriptors: list[int] = []
+        with suppress(OSError):  # rule 3: there is no room for more
+            for at in range(blobs_at, len(part), blob_size or 1):
+                descriptors.append(_received(part[at : at + blob_size]))  # noqa: PERF401 - the same
+        if 0 < size <= self._size and count <= self._count:
+            return part[_HEAD.size : blobs_at], descriptors
+        for descriptor in descriptors:
+            socket.close(descriptor)
+        if not size:
+            return self.receive()
+        raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
 
     def _fill(self, size: int) -> bool:
         """Read until the message in `_part` has `size` bytes. False: the end came first, so it never will."""

@@ -9,7 +9,6 @@ import multiprocessing.connection
 import multiprocessing.process
 import os
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -19,13 +18,35 @@ from mprelay.system.waker import Waker
 
 assert sys.platform == "win32"  # noqa: S101 - for mypy, which checks the other platforms too
 
+from mprelay.system.oneway_windows import start_thread  # noqa: E402
+
 _STDERR: Final = 2
 _FIRST_WORDS_SIZE: Final = 64 * 1024  # bytes read, at most
 
 _KILL_ON_JOB_CLOSE: Final = 0x2000  # winnt.h
 _EXTENDED_LIMIT_INFORMATION: Final = 9
-_LIMITS_SIZE: Final = 144  # bytes of JOBOBJECT_EXTENDED_LIMIT_INFORMATION where pointers have 8 bytes
-_LIMIT_FLAGS_AT: Final = 16  # the offset of LimitFlags in it, behind two times
+
+
+class _BasicLimits(ctypes.Structure):
+    """JOBOBJECT_BASIC_LIMIT_INFORMATION (winnt.h)."""
+
+    _fields_ = (
+        ("process_user_time", ctypes.c_int64),
+        ("job_user_time", ctypes.c_int64),
+        ("limit_flags", ctypes.c_uint32),
+        ("minimum_working_set", ctypes.c_size_t),
+        ("maximum_working_set", ctypes.c_size_t),
+        ("active_processes", ctypes.c_uint32),
+        ("affinity", ctypes.c_size_t),
+        ("priority_class", ctypes.c_uint32),
+        ("scheduling_class", ctypes.c_uint32),
+    )
+
+
+class _Limits(ctypes.Structure):
+    """JOBOBJECT_EXTENDED_LIMIT_INFORMATION."""
+
+    _fields_ = (("basic", _BasicLimits), ("io", ctypes.c_uint64 * 6), ("memory", ctypes.c_size_t * 4))
 
 
 class FirstWords:
@@ -73,10 +94,10 @@ class Sentinel:
     def __init__(self, process: multiprocessing.process.BaseProcess) -> None:
         self._process = process
         self._waker = Waker()
-        threading.Thread(target=self._wait, daemon=True).start()
+        start_thread(self._wait)
 
     def _wait(self) -> None:
-        with suppress(ValueError):  # closed meanwhile
+        with suppress(ValueError, OSError):  # closed meanwhile
             multiprocessing.connection.wait([self._process.sentinel])
         with suppress(OSError):
             self._waker.wake()
@@ -96,9 +117,9 @@ def _job() -> Any:  # noqa: ANN401 - a handle
     kernel = ctypes.WinDLL("kernel32", use_last_error=True)
     kernel.CreateJobObjectW.restype = ctypes.c_void_p
     job = ctypes.c_void_p(kernel.CreateJobObjectW(None, None))
-    limits = ctypes.create_string_buffer(_LIMITS_SIZE)
-    ctypes.c_uint32.from_buffer(limits, _LIMIT_FLAGS_AT).value = _KILL_ON_JOB_CLOSE
-    kernel.SetInformationJobObject(job, _EXTENDED_LIMIT_INFORMATION, limits, _LIMITS_SIZE)
+    limits = _Limits()
+    limits.basic.limit_flags = _KILL_ON_JOB_CLOSE
+    kernel.SetInformationJobObject(job, _EXTENDED_LIMIT_INFORMATION, ctypes.byref(limits), ctypes.sizeof(limits))
     return job
 
 

@@ -6,7 +6,8 @@
 Rules of each variant:
 
 1. Nothing that the supervisor does here waits.
-2. Records that were sent arrive before the end, even if the supervisor is killed.
+2. Records that were sent arrive before the end, even if the supervisor is killed: all that the channel had room
+   for.
 3. The voice is a descriptor that can take the places 0 to 2 of every process. A write to it never waits; what
    finds no room is lost.
 4. :class:`Handed` is a descriptor for a process that is being started, where it arrives as a plain number.

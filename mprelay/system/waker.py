@@ -1,36 +1,13 @@
-"""A way to end a :meth:`mprelay.system.poller.Poller.wait` from a signal handler, or from another thread."""
+"""A way to end a :meth:`mprelay.system.poller.Poller.wait` from a signal handler, or from another thread.
 
-import socket
-from contextlib import suppress
+Watch :meth:`Waker.fileno` for READ. Any byte written to the descriptor :attr:`Waker.writer` wakes too.
+"""
 
+import sys
 
-class Waker:
-    """A socket to itself: watch :meth:`fileno` for READ. A socket because some pollers take nothing else."""
+if sys.platform == "win32":
+    from mprelay.system.waker_windows import Waker
+else:
+    from mprelay.system.waker_posix import Waker
 
-    def __init__(self) -> None:
-        self._reader, self._writer = socket.socketpair()
-        for end in (self._reader, self._writer):
-            end.setblocking(False)  # noqa: FBT003 - socket's signature
-        self.writer = self._writer.fileno()
-        """The descriptor of a socket: any byte sent to it wakes."""
-
-    def fileno(self) -> int:
-        """Return the descriptor that is readable after a wake-up."""
-        return self._reader.fileno()
-
-    def wake(self, what: bytes = b"\0") -> None:
-        """Wake, and tell what about. Where nobody has looked for a long time, what does not fit is lost."""
-        with suppress(BlockingIOError):
-            self._writer.send(what)
-
-    def clear(self) -> bytes:
-        """Go back to sleep; return what was sent."""
-        try:
-            return self._reader.recv(4096)
-        except BlockingIOError:
-            return b""
-
-    def close(self) -> None:
-        """Give the descriptors back."""
-        self._reader.close()
-        self._writer.close()
+__all__ = ["Waker"]

@@ -66,9 +66,11 @@ class LevelPoller:
             if not self._forget_closed():
                 raise
             self._poller.add(fd, mask)
+        # It may be the number of a target's socket that was closed since the last wait.
         if mask & EDGE:
-            # It may be the number of a target's socket that was closed since the last wait.
             self._interest[fd] = 0
+        else:
+            self._interest.pop(fd, None)
 
     def remove(self, fd: int) -> None:
         """Watch a descriptor no longer."""

@@ -54,3 +54,4 @@ class Reports:
         while self._full:
             self._poller.wait(None)
             self.send()
+        self._uplink.settle()

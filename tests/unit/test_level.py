@@ -589,6 +589,30 @@ def test_interest_follows_from_the_flags(flags, told):
         watch.close()
 
 
+def test_a_number_of_a_closed_target_may_become_that_of_something_else():
+    """The uplink, perhaps. It stays watched, though it is no session's."""
+    pump = SimpleNamespace(readable=False, over=False, writable=True)
+    session = SimpleNamespace(connected=True, down=pump)
+    sessions = {}
+    watch = LevelPoller(sessions)
+    near, far = socket.socketpair()
+    watch.add(number := near.fileno(), poller.READ | poller.EDGE)
+    sessions[number] = (session, pump, pump)
+    watch.wait(0)
+    del sessions[number]
+    near.close()
+    with far, contextlib.ExitStack() as stack:
+        other, speaker = map(stack.enter_context, socket.socketpair())
+        if other.fileno() != number:
+            other, speaker = speaker, other
+        assert other.fileno() == number
+        watch.add(number, poller.READ)
+        speaker.sendall(b"x")
+        assert watch.wait(1) == [(number, poller.READ)]
+        watch.remove(number)
+    watch.close()
+
+
 def test_other_descriptors_are_watched_as_by_any_poller():
     """The inbox is, and the uplink while it is full. Nothing is looked up for them."""
     near, far = socket.socketpair()

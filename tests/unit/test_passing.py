@@ -87,6 +87,31 @@ def test_sockets_arrive_with_their_message(variant):
     receiver.close()
 
 
+def test_a_socket_that_cannot_be_shared_leaves_nothing_behind(share, monkeypatch):
+    """Those before it are closed by the receiver. The next message is whole."""
+    sender, receiver = both(share)
+    (near, far), (other, _far) = pairs = socket.socketpair(), socket.socketpair()
+    share_it = share._share
+
+    def refused(descriptor, pid):
+        if descriptor == other.fileno():
+            raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+        return share_it(descriptor, pid)
+
+    monkeypatch.setattr(share, "_share", refused)
+    with pytest.raises(OSError, match=os.strerror(errno.ENOBUFS)):
+        sender.send(b"message", [near.fileno(), other.fileno()])
+    sender.send(b"next", [])
+    near.close()
+    assert receiver.receive() == (b"next", [])
+    assert far.recv(1) == b""
+    for pair in pairs:
+        for sock in pair:
+            sock.close()
+    sender.close()
+    receiver.close()
+
+
 def test_a_shared_message_arrives_in_parts(share):
     """A stream may be cut anywhere. Nothing is taken before a message is whole, and the next one waits."""
     ours, theirs = share.channel()

@@ -51,6 +51,9 @@ class Kept:
         self._told = len(self.events)
         return True
 
+    def settle(self):
+        """All is taken at once."""
+
     def wait(self, kind):
         """Wait for an event of this kind."""
         while not (found := [event for event in self.events[: self._told] if isinstance(event, kind)]):

@@ -18,7 +18,9 @@ import pytest
 if sys.platform != "win32":
     pytest.skip("for Windows only", allow_module_level=True)
 
+from mprelay.channel.up import EventReader, Queue, Uplink
 from mprelay.core.exits import Exit
+from mprelay.core.protocol import Progress
 from mprelay.outlet import copying
 from mprelay.system import early, oneway, passing_share, signals, signals_windows, spawning, stdio
 from mprelay.system.poller import READ, Poller
@@ -382,18 +384,64 @@ def test_an_outlet_whose_reader_is_gone_says_so():
 
 
 def test_a_full_channel_refuses_and_keeps_nothing_back():
-    """What was taken arrives, even if its sender is killed: that is why the channel is a pipe."""
+    """What was taken arrives, the last write too, which waits in the kernel."""
     with outlet() as (sender, _voice, stdout, _stderr, _process):
         sent = 0
-        full = 0
-        while full < 20:
-            try:
-                sent += sender.send(b"x" * 999 + b"\n")
-                full = 0
-            except BlockingIOError:
-                full += 1
-                threading.Event().wait(0.02)
+        while sender._records._taken.is_set():
+            sent += sender.send(b"x" * 999 + b"\n")
+            sender._records.wait_for_room(0.2)
+        with pytest.raises(BlockingIOError):
+            sender.send(b"more")
         assert len(read_lines(stdout, sent // 1000)) == sent
+
+
+def report_and_leave(queue):
+    """Be a worker that ends as soon as everything is sent."""
+    uplink = Uplink(queue)
+    for serial in range(20_000):
+        uplink.report(Progress(serial, 1, 1, 1, 1))
+    assert uplink.flush_within(PATIENCE)
+    os._exit(0)
+
+
+def test_a_worker_that_ends_loses_no_report():
+    """Its last write may still wait in the kernel when all is sent."""
+    queue = Queue()
+    process = SPAWN.Process(target=report_and_leave, args=(queue,))
+    process.start()
+    reader = EventReader(queue)
+    got = []
+    while True:
+        await_readable(reader)
+        events = reader.take()
+        if events is None:
+            break
+        got += events
+    process.join()
+    process.close()
+    reader.close()
+    assert [event.serial for event in got] == [*range(20_000)]
+
+
+def test_a_burst_finds_room_although_the_worker_is_busy():
+    """Hundreds of sockets wait for it."""
+    ours, theirs = passing_share.channel()
+    sender = passing_share.Sender(ours, os.getpid())
+    near, far = socket.socketpair()
+    with near, far:
+        for _ in range(16):
+            sender.send(b"x" * 1024, [near.fileno()] * 64)
+    receiver = passing_share.Receiver(theirs, 1024, 64)
+    count = 0
+    while count < 1024:
+        await_readable(receiver)
+        with contextlib.suppress(BlockingIOError):
+            _message, descriptors = receiver.receive()
+            count += len(descriptors)
+            for descriptor in descriptors:
+                socket.close(descriptor)
+    sender.close()
+    receiver.close()
 
 
 def test_everything_of_a_dead_writer_is_read_before_the_end():
