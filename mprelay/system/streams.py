@@ -1,6 +1,7 @@
 """The standard streams: whole records go to stdout, complaints to stderr. Writing there may take for ever.
 
-So only the outlet process writes there, and a process that holds no connections any more.
+So only the outlet process writes there, and a process that holds no connections any more. Variants:
+:mod:`mprelay.system.streams_posix`, :mod:`mprelay.system.streams_windows`.
 """
 
 import errno
@@ -13,6 +14,11 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from typing import Final
+
+if sys.platform == "win32":
+    from mprelay.system.streams_windows import are_one, unless_full
+else:
+    from mprelay.system.streams_posix import are_one, unless_full
 
 END: Final = b"\0"
 """The end of the records if shutdown(2) is refused. No record contains it."""
@@ -45,14 +51,8 @@ def complain(text: str, descriptor: int = STDERR) -> None:
 def remark(text: str) -> None:
     """Complain, unless stderr would make us wait, or goes where stdout goes, which takes only records."""
     with suppress(OSError):
-        if os.path.samestat(os.fstat(STDOUT), os.fstat(STDERR)):
-            return
-        if sys.platform != "win32":
-            poll = select.poll()
-            poll.register(STDERR, select.POLLOUT)
-            if not poll.poll(0):
-                return
-        complain(text)
+        if not are_one(STDOUT, STDERR):
+            unless_full(STDERR, partial(complain, text))
 
 
 def _writing(descriptor: int) -> Callable[[memoryview], int]:
