@@ -70,7 +70,7 @@ def _descriptors() -> dict[str, str]:
 
 def _children(pid: str = "self") -> set[int]:
     """The child processes of a process, without a scan of all of this machine's (proc_tid_children(5))."""
-    if not Path("/proc/thread-self/children").exists():  # a kernel without CONFIG_PROC_CHILDREN
+    if ON_WINDOWS or not Path("/proc/thread-self/children").exists():  # a kernel without CONFIG_PROC_CHILDREN
         return {child.pid for child in psutil.Process().children(recursive=True)}
     found: set[int] = set()
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the process, or a thread of it, has ended
@@ -78,6 +78,13 @@ def _children(pid: str = "self") -> set[int]:
             for child in map(int, (thread / "children").read_text().split()):
                 found |= {child, *_children(str(child))}
     return found
+
+
+def shown(process: psutil.Process) -> list[str] | str:
+    """The command line of a process, or what is left of it."""
+    with contextlib.suppress(psutil.Error):
+        return process.cmdline()
+    return str(process)
 
 
 @pytest.fixture(autouse=True)
@@ -90,7 +97,7 @@ def _nothing_left():
     gc.collect()
     if launching.PYTHON_EXE:
         launching.bury()
-    left_running = [psutil.Process(pid).cmdline() for pid in _children() - running]
+    left_running = [shown(psutil.Process(pid)) for pid in _children() - running]
     assert left_running == [], "processes left behind"
     left = {name: what for name, what in _descriptors().items() if name not in before}
     assert left == {}, "descriptors left behind"

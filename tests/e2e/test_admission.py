@@ -286,6 +286,7 @@ def test_a_client_that_waits_for_descriptors_may_give_up():
         assert relay.wait("connection.abandoned")["client_port"] == port
 
 
+@pytest.mark.posix("an accept() that returns a connection which was reset before")
 def test_without_a_pause_no_client_counts_as_abandoned():
     """A client that resets at once is a session like any other: the bytes that it sent are delivered."""
     with listening() as server, Relay(server.getsockname()) as relay:

@@ -11,6 +11,8 @@ from support.peers import accept, echo, ends_with_reset, knock, listening, port_
 from support.relay import Relay, open_sessions
 from support.waiting import eventually
 
+pytestmark = pytest.mark.posix("Linux made to do what Windows does")
+
 
 @pytest.fixture
 def by_pipe(tmp_path):

@@ -214,6 +214,7 @@ def test_relay_active_describes_the_relay():
         assert active["listen_ip"] in {"::", "0.0.0.0"}  # noqa: S104 - all interfaces
 
 
+@pytest.mark.posix("Wine, which takes the account's name from USER")
 def test_relay_active_names_its_opener_whatever_the_environment_says():
     """Anybody can set LOGNAME and USER.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.launching import KILLED_WORKER
+from support.launching import KILLED_WORKER, PYTHON_EXE
 from support.params import slow
 from support.patches import (
     QUEUE,
@@ -55,7 +55,7 @@ open({str(tmp_path / "used")!r}, "w").close()
 def test_a_worker_that_crashes_with_half_a_character(tmp_path):
     code = replaced(SESSION_BEGINS, 'def broken(*given):\n    raise RuntimeError("\\udcff")')
     with listening() as server, Relay(server.getsockname(), env=with_site(tmp_path, code), workers=1) as relay:
-        assert relay.knock().reset
+        assert relay.knock().reset or PYTHON_EXE  # Wine ends a connection that no worker has prepared yet
         assert relay.wait("internal.error")["error"] == "RuntimeError: \\udcff"
 
 
@@ -120,7 +120,7 @@ def broken(self, *given):
 """
     options, env = ("--max-sessions", "1"), with_site(tmp_path, replaced(SESSION_BEGINS, code))
     with listening() as server, Relay(server.getsockname(), *options, env=env) as relay:
-        assert relay.knock().reset
+        assert relay.knock().reset or PYTHON_EXE
         assert relay.wait("internal.error")["error"] == "again and again"
         relay.wait("worker.exited", **KILLED_WORKER)
         relay.wait("worker.started", 3)

@@ -13,6 +13,7 @@ from support.judge import moment
 from support.launching import KILLED_WORKER
 from support.patches import first_in_workers, with_site
 from support.peers import accept, echo, ends_with_reset, listening, port_of, receive, reset, silent
+from support.processes import connects_to
 from support.relay import NOWHERE, Relay, open_sessions
 from support.waiting import PATIENCE, eventually
 
@@ -147,6 +148,7 @@ def test_a_worker_that_dies_while_it_connects(number):
     with silent() as (server, _filler), Relay(server.getsockname()) as relay, relay.connect() as client:
         worker = relay.wait("session.allocated")["worker"]
         pid = relay.workers()[worker]
+        eventually(lambda: connects_to(server.getsockname()[1]), "the worker tries to connect")
         die(relay, pid, number)
         assert ends_with_reset(client)
         closed = relay.wait("session.closed")

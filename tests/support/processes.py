@@ -83,6 +83,15 @@ def end_within(seconds: float, processes: list[psutil.Process]) -> bool:
 
 def listens_at(port: int) -> bool:
     """Return whether anything listens at a port, on any address (proc_net_tcp)."""
-    listener = re.compile(rf"\s*\d+: [0-9A-F]+:{port:04X} [0-9A-F]+:0000 0A ")
+    return _has_socket(rf"[0-9A-F]+:{port:04X} [0-9A-F]+:0000 0A")
+
+
+def connects_to(port: int) -> bool:
+    """Return whether somebody waits for a connection to a port (SYN_SENT)."""
+    return _has_socket(rf"[0-9A-F]+:[0-9A-F]+ [0-9A-F]+:{port:04X} 02")
+
+
+def _has_socket(form: str) -> bool:
+    line = re.compile(rf" *\d+: {form} ")
     tables = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
-    return any(map(listener.match, [line for table in tables for line in table.read_text().splitlines()]))
+    return any(line.match(text) for table in tables for text in table.read_text().splitlines())
