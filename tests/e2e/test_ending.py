@@ -13,6 +13,7 @@ from support.judge import moment
 from support.launching import PYTHON_EXE
 from support.params import slow
 from support.peers import accept, echoing, ends_with_reset, is_shut, listening, port_of, receive, reset_arrives
+from support.processes import end_within
 from support.relay import NOWHERE, Relay, open_sessions
 from support.waiting import PATIENCE, eventually
 
@@ -366,7 +367,7 @@ def test_a_killed_supervisor_leaves_no_session_and_no_worker():
         family = relay.family()
         assert len(family) == 5 - bool(PYTHON_EXE)  # workers, outlet and, on POSIX, resource tracker
         relay.kill()
-        assert psutil.wait_procs(family, timeout=2)[1] == []
+        assert end_within(2, family)
         for client, target in made:
             assert ends_with_reset(client)
             assert ends_with_reset(target)
