@@ -69,23 +69,26 @@ class Patience:
         """Whether the moment runs. No connection is refused meanwhile."""
         self.queued = 0
         """Connections in the backlog since the moment began."""
+        self.counted = True
+        """Whether that number is known. If not, it is the most that there may be."""
 
     @property
     def refusable(self) -> bool:
         """Whether the next connection of the backlog has waited for the whole moment."""
         return self.queued > 0 and not self.waiting
 
-    def begin(self, queued: int) -> None:
+    def begin(self, queued: int, *, counted: bool = True) -> None:
         """Begin the moment of the `queued` connections that are in the backlog now."""
         self.waiting = True
         self.queued = queued
+        self.counted = counted
 
     def lapse(self) -> None:
         """Note that the moment is over."""
         self.waiting = False
 
     def forget(self) -> None:
-        """Note that the listener was replaced. The new one has a new backlog."""
+        """Note that nobody in the backlog has waited yet."""
         self.waiting = False
         self.queued = 0
 

@@ -164,7 +164,8 @@ class Door:
             return False  # … or end the relay, or a worker that had room
         if self._patience.refusable or self._book.ledger.active < self._book.ledger.limit:
             return True
-        self._patience.begin(self.listener.waiting() or BATCH)
+        waiting = self.listener.waiting()
+        self._patience.begin(waiting or BATCH, counted=bool(waiting))
         self._lapse.move(self._loop.now + _SLOT_PATIENCE)
         return False
 
@@ -211,6 +212,8 @@ class Door:
             self._hand_over(worker, batch, frozenset((worker,)))
         if batches:
             self._crew.watchdog.expect(now)
+            if not self._patience.counted:
+                self._patience.forget()  # whoever waited has a slot now, and nobody knows who is behind them
         if failed is not None:
             self._accept_failed(failed)
 

@@ -39,6 +39,16 @@ def test_no_client_is_refused_before_the_moment_is_over():
     assert not patience.refusable
 
 
+def test_the_backlog_may_not_be_counted():
+    """The connections that it might have had have not waited."""
+    patience = Patience()
+    patience.begin(64, counted=False)
+    assert not patience.counted
+    patience.forget()
+    patience.begin(1)
+    assert patience.counted
+
+
 def test_another_listener_has_no_client_to_refuse():
     """Its backlog is a new one."""
     patience = Patience()
