@@ -15,24 +15,17 @@ Rules of each variant:
 5. The end comes after all messages, whether the sender closed the channel or died.
 """
 
-import os
 import socket
 import sys
-from contextlib import ExitStack, closing
-from typing import Final
 
 from mprelay.system.errnos import errno_name
-from mprelay.system.poller import READ, Poller
 
 if sys.platform == "linux":
-    from mprelay.system.passing_rights import MECHANISM, End, Receiver, Sender, channel, missing
+    from mprelay.system.passing_rights import MECHANISM, End, Receiver, Sender, channel, missing, pass_one
 else:
-    from mprelay.system.passing_share import MECHANISM, End, Receiver, Sender, channel, missing
+    from mprelay.system.passing_share import MECHANISM, End, Receiver, Sender, channel, missing, pass_one
 
 __all__ = ["End", "NoPassing", "NoSockets", "Receiver", "Sender", "channel", "missing", "probe"]
-
-
-_PROBE_TIMEOUT: Final = 5.0  # seconds
 
 
 class NoSockets(Exception):  # noqa: N818 - it says what is the matter
@@ -53,16 +46,9 @@ def probe() -> None:
         ours, theirs = channel()
     except OSError as failure:
         raise NoSockets(failure) from failure
-    with ours, theirs, ExitStack() as ends:
+    with ours, theirs:
         try:
-            passed = ends.enter_context(socket.socket())
-            sender, receiver = Sender(ours, os.getpid()), Receiver(theirs, 1, 1)
-            ends.callback(receiver.close)
-            sender.send(b"?", [passed.fileno()])
-            arrival = ends.enter_context(closing(Poller()))
-            arrival.add(receiver.fileno(), READ)
-            arrival.wait(_PROBE_TIMEOUT)
-            _message, descriptors = receiver.receive()
+            descriptors = pass_one(ours, theirs)
         except OSError as failure:
             raise NoPassing(f"{MECHANISM}: {errno_name(failure.errno)}") from failure
         if not descriptors:

@@ -112,3 +112,10 @@ class Receiver:
     def close(self) -> None:
         """Give the descriptor back."""
         self._sock.close()
+
+
+def pass_one(ours: End, theirs: End) -> list[int]:
+    """Pass a socket to ourselves; return its new descriptor, or nothing if it did not arrive. Raises OSError."""
+    Sender(ours, os.getpid()).send(b"?", [theirs.fileno()])
+    _message, descriptors = Receiver(theirs, 1, 1).receive()
+    return descriptors

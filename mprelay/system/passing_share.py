@@ -14,10 +14,11 @@ The only file that knows these. How it keeps the rules of :mod:`mprelay.system.p
 
 import errno
 import os
+import select
 import socket
 import struct
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from socket import SocketType
 from typing import Any, Final, TypeAlias
 
@@ -31,6 +32,8 @@ End: TypeAlias = oneway.End
 
 _HEAD: Final = struct.Struct("<III")
 """What comes before a message: its size, the number of blobs, and the size of each."""
+
+_PROBE_LIMIT: Final = 5.0  # seconds
 
 _BLOB_SIZE_LIMIT: Final = 4096
 """Bytes of a blob, at most. WSAPROTOCOL_INFOW takes 628."""
@@ -145,3 +148,16 @@ class Receiver:
     def close(self) -> None:
         """Give everything back."""
         self._end.close()
+
+
+def pass_one(ours: End, theirs: End) -> list[int]:
+    """Pass a socket to ourselves; return its new descriptor, or nothing if it did not arrive. Raises OSError."""
+    with (
+        socket.socket() as passed,
+        closing(Sender(ours, os.getpid())) as sender,
+        closing(Receiver(theirs, 1, 1)) as receiver,
+    ):
+        sender.send(b"?", [passed.fileno()])
+        select.select([receiver.fileno()], [], [], _PROBE_LIMIT)
+        _message, descriptors = receiver.receive()
+        return descriptors

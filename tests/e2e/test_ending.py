@@ -177,6 +177,7 @@ def test_workers_keep_the_absolute_timeout_while_the_supervisor_is_stopped():
         with relay.connect() as client, accept(server) as target:
             client.sendall(b"x")
             assert receive(target, 1) == b"x"
+            relay.wait("session.allocated")  # the supervisor has closed its copy of the client's socket
             relay.suspend()
             assert ends_with_reset(client)
             assert ends_with_reset(target)
