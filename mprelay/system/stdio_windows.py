@@ -113,8 +113,19 @@ class RecordSender:
         return self._words.fileno()
 
     def send(self, data: bytes) -> int:
-        """Send what there is room for; return the number of bytes. Raises OSError, BlockingIOError."""
-        return self._records.write(data[:_CHUNK])
+        """Send what there is room for; return the number of bytes. Raises OSError, BlockingIOError.
+
+        Less than all means that a write is pending. Only the end of a pending write wakes whoever waits for room.
+        """
+        sent = 0
+        while sent < len(data):
+            try:
+                sent += self._records.write(data[sent : sent + _CHUNK])
+            except BlockingIOError:
+                if not sent:
+                    raise
+                break
+        return sent
 
     def hear(self) -> bytes:
         """Take what the outlet says; b"": it has ended. Raises BlockingIOError if it has said nothing."""

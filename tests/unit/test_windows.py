@@ -341,6 +341,22 @@ def outlet():
             os.close(descriptor)
 
 
+def test_records_wait_for_room_only_while_a_write_is_pending():
+    """Nothing else would wake whoever waits for it. Here the pipe has room for several writes."""
+    way, records = stdio.record_channel()
+    sender, receiver = stdio.RecordSender(way), stdio.RecordReceiver(records)
+    try:
+        data = os.urandom(300_000)
+        assert sender.send(data) == len(data)
+        got = b""
+        while len(got) < len(data):
+            got += receiver.receive(1 << 20)
+        assert got == data
+    finally:
+        sender.close()
+        records.close()
+
+
 def read_lines(descriptor, count):
     """Read until there are so many lines."""
     data = b""
