@@ -31,12 +31,12 @@ from mprelay.supervisor.book import Book
 from mprelay.supervisor.crew import Crew
 from mprelay.supervisor.listener import Listener
 from mprelay.supervisor.loop import Loop
-from mprelay.system import addresses, sockets
+from mprelay.system import addresses, oneway, sockets
 from mprelay.system.errnos import errno_name
 
 _ACCEPT_PAUSE: Final = 0.1  # seconds without accepting after accept(2) failed, to avoid a busy loop
 _NO_PORTS_PAUSE: Final = 1.0  # seconds without accepting after a worker found no local port towards the target
-_SLOT_PATIENCE: Final = 0.005  # seconds that a connection waits for a slot before it is refused
+_SLOT_PATIENCE: Final = oneway.REPORT_TIME  # seconds that a connection waits for a slot before it is refused
 _ROOM_FOR_REFUSALS: Final = HIGH // 2  # bytes of waiting records, above which refusals are summed up
 _SUMS_INTERVAL: Final = 10.0  # seconds until refusals that were summed up are recorded
 _SUMS_IN_BATCH: Final = 256  # records of sums written together; they take a quarter of the room for refusals

@@ -21,6 +21,9 @@ End: TypeAlias = "Connection[Any, Any]"
 ATOMIC: Final = getattr(select, "PIPE_BUF", 512)
 """Bytes that are taken whole or not at all."""
 
+REPORT_TIME: Final = 0.005
+"""Seconds within which a process that is busy has done something, and another process has read of it."""
+
 
 def _keep(descriptor: int) -> None:
     os.set_blocking(descriptor, False)

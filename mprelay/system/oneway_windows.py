@@ -34,6 +34,9 @@ assert sys.platform == "win32"  # noqa: S101 - for mypy, which checks the other 
 ATOMIC: Final = 4096
 """Bytes that are taken whole or not at all: messages always are. Enough for all that is sent here."""
 
+REPORT_TIME: Final = 0.05
+"""As on POSIX systems. A thread of each of the two processes takes part here, and timers may tick every 16 ms."""
+
 _READ_AHEAD: Final = 64 * 1024  # bytes
 _END_LIMIT: Final = 1.0  # seconds
 
