@@ -14,6 +14,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from support.launching import PYTHON_EXE
 from support.params import slow
 from support.patches import ARRIVAL, UNACKNOWLEDGED, assigned, first_in_workers, with_site
 from support.peers import accept, ends_with_reset, listening, pattern, receive, reset, reset_arrives, silent
@@ -26,9 +27,9 @@ BUFFERS = ["100", "4000", "auto"]
 
 LAST_WORD = b"HTTP/1.1 413 Payload Too Large\r\nContent-Length: 5\r\nConnection: close\r\n\r\nlarge"
 
-TRIALS = 60
+TRIALS = 10 if PYTHON_EXE else 60  # a reset is passed on after a second on Windows
 
-IN_TIME = 8.0  # seconds: how long one session of the stress may take
+IN_TIME = 20.0 if PYTHON_EXE else 8.0  # seconds: how long one session of the stress may take
 
 
 @pytest.mark.parametrize("buffer", BUFFERS)
@@ -92,6 +93,7 @@ def test_client_resets_and_the_target_sees_a_reset():
         assert closed["bytes_from_client"] == 100_000
 
 
+@pytest.mark.posix("EPOLLERR: on Windows such a reset is met by the next read or send")
 def test_reset_after_half_close_is_still_a_reset():
     """The kernel reports EPIPE for it (CLOSE_WAIT). The record says that it was a reset."""
     with listening() as server, Relay(server.getsockname()) as relay:
@@ -157,7 +159,7 @@ def trial(relay, server, speaker, read, size):
 def test_a_last_word_arrives_every_time(buffer, speaker, read, size):
     """An early answer (413, an SMTP refusal) or a client's reason for leaving, each with data still unread."""
     read = min(read, 100_000) if buffer == "100" else read
-    trials = TRIALS if read < 1_000_000 else 10
+    trials = TRIALS if read < 1_000_000 else min(TRIALS, 10)
     with listening() as server, Relay(server.getsockname(), "--buffer", buffer) as relay:
         outcomes = [trial(relay, server, speaker, read, size) for _ in range(trials)]
         assert outcomes == [(LAST_WORD, True)] * trials
@@ -225,13 +227,13 @@ def test_the_bytes_of_a_client_that_resets_before_the_target_is_connected_are_de
 def test_the_greeting_of_a_target_that_resets_at_once_is_delivered():
     """Its reset may arrive before the relay has seen the connection made."""
     with listening() as server, Relay(server.getsockname()) as relay:
-        for _ in range(100):
+        for _ in range(TRIALS):
             with relay.connect() as client:
                 target = accept(server)
                 target.sendall(LAST_WORD)
                 reset(target)
                 assert pour(client, 0) == (LAST_WORD, True)
-        relay.wait("session.closed", count=100)
+        relay.wait("session.closed", count=TRIALS)
         assert {r["reason"] for r in relay.all("session.closed")} <= {"target_read_closed", "target_write_closed"}
 
 
@@ -295,6 +297,7 @@ def unacknowledged(sock):
     return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
 
+@pytest.mark.posix("EPOLLERR, and SIOCOUTQ: Windows does not tell what was acknowledged")
 def test_an_upload_that_was_left_unread_is_not_a_normal_end():
     """The target has ended, reads nothing, and resets.
 
@@ -404,7 +407,7 @@ def test_no_session_of_early_ends_hangs(buffer):
         Relay(server.getsockname(), "--buffer", buffer) as relay,
         ThreadPoolExecutor(2) as pool,
     ):
-        for number in range(100):
+        for number in range(20 if PYTHON_EXE else 100):
             dice = [random.Random(f"{buffer}/{number}/{side}") for side in ("client", "target")]  # noqa: S311
             ends = [pool.submit(act, relay.connect(), dice[0]), pool.submit(act, accept(server), dice[1])]
             for end in ends:

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 from support.judge import check_run, moment, parse
-from support.launching import KILLED, PYTHON_EXE
+from support.launching import KILLED, PYTHON_EXE, TICKING
 from support.patches import instead_of_the_outlet, with_site
 from support.peers import (
     accept,
@@ -339,7 +339,7 @@ def test_the_end_of_the_relay_is_the_end_for_its_reader(tmp_path, code, options,
 def test_the_readers_of_both_streams_are_gone(busy):
     """The exit code is 74 after the drain. A failed complaint causes no further complaint."""
     (records, stdout), (complaints, stderr) = os.pipe(), os.pipe()
-    with Relay(NOWHERE, stdout=stdout, stderr=stderr, acl="ANY", expect_code=74) as relay:
+    with Relay(NOWHERE, *TICKING, stdout=stdout, stderr=stderr, acl="ANY", expect_code=74) as relay:
         os.close(stdout)
         os.close(stderr)
         read_until(records, b"relay.active")

@@ -309,6 +309,7 @@ def test_a_target_that_refuses():
 
 def test_a_target_that_accepts_and_resets_was_connected():
     """Record 28 and then the target's reset, never "refused". Bytes that it sent before are counted."""
+    count = 10 if PYTHON_EXE else 60  # a reset is passed on after a second on Windows
     with listening() as server, Relay(server.getsockname()) as relay:
         stop = threading.Event()
 
@@ -321,17 +322,17 @@ def test_a_target_that_accepts_and_resets_was_connected():
         answering = threading.Thread(target=answer_and_reset)
         answering.start()
         try:
-            for _ in range(60):
+            for _ in range(count):
                 with relay.connect() as client:
                     assert ends_with_reset(client)
-            relay.wait("session.closed", 60)
+            relay.wait("session.closed", count)
         finally:
             stop.set()
             connect(server.getsockname()).close()
             answering.join()
         ends = {(r["reason"], r["error"]) for r in relay.all("session.closed")}
         assert ends == {("target_read_closed", "ECONNRESET")}
-        assert len(relay.all("session.connected")) == 60
+        assert len(relay.all("session.connected")) == count
         assert {r["bytes_from_target"] for r in relay.all("session.closed")} <= {0, 6}
 
 

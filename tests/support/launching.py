@@ -37,6 +37,9 @@ KILLED_WORKER: Final[dict[str, object]] = (
 )
 """What ``worker.exited`` has of a worker that was killed."""
 
+TICKING: Final = ("--stats-interval", "1") if PYTHON_EXE else ()
+"""Options with which a relay notices that the reader of stdout is gone. On Windows only a record shows it."""
+
 _LAUNCHER: Final = str(Path(__file__).with_name("windows_launcher.py"))
 _PR_SET_CHILD_SUBREAPER: Final = 36  # linux/prctl.h
 
@@ -106,7 +109,7 @@ class Here:
         """A process by the number that records have."""
         return psutil.Process(pid)
 
-    def outlet(self, _others: set[int]) -> Member:
+    def outlet(self) -> Member:
         """The process that owns stdout and stderr."""
         return outlet_of(self.process.pid)
 
@@ -173,10 +176,9 @@ class UnderWine:
         """A process by the number that records have."""
         return _WindowsProcess(self, pid)
 
-    def outlet(self, others: set[int]) -> Member:
-        """The process that owns stdout and stderr."""
-        (pid,) = set(self.ask("children", self.pid)) - others
-        return self.member(pid)
+    def outlet(self) -> Member:
+        """The process that owns stdout and stderr: the first that is started."""
+        return self.member(self.ask("children", self.pid)[0])
 
     def family(self) -> list[psutil.Process]:
         """The processes that the relay has started. Wine makes none of them a child of another."""

@@ -295,7 +295,7 @@ class Relay:
 
     def outlet(self) -> Member:
         """The process that owns stdout and stderr. It may outlive the relay, but not the test."""
-        self._outlets.append(self._launched.outlet(set(self._pids.values())))
+        self._outlets.append(self._launched.outlet())
         return self._outlets[-1]
 
     def workers(self) -> dict[int, int]:

@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -27,9 +28,10 @@ def _kill(pid: int) -> None:
 
 
 def _children(pid: int) -> list[int]:
+    """The children of a process, in the order in which they were started."""
     import psutil  # noqa: PLC0415 - only a test that asks waits for it
 
-    return [child.pid for child in psutil.Process(pid).children()]
+    return [child.pid for child in sorted(psutil.Process(pid).children(), key=psutil.Process.create_time)]
 
 
 def _suspend(pid: int) -> None:
@@ -50,6 +52,11 @@ def _memory(pid: int) -> int:
     return psutil.Process(pid).memory_info().rss
 
 
+def _stacks(_nothing: None) -> list[str]:
+    """What each thread of this process does right now, for whoever looks for the cause of a hang."""
+    return ["".join(traceback.format_stack(frame)) for frame in sys._current_frames().values()]
+
+
 VERBS: dict[str, Callable[[Any], object]] = {
     "signal": _signal,
     "kill": _kill,
@@ -57,6 +64,7 @@ VERBS: dict[str, Callable[[Any], object]] = {
     "suspend": _suspend,
     "resume": _resume,
     "memory": _memory,
+    "stacks": _stacks,
 }
 
 
