@@ -75,7 +75,7 @@ class Reader:
 
     def __init__(self, end: PipeConnection) -> None:
         self._connection = end
-        self.waker = self._waker = Waker()
+        self.waker = Waker()
         """What wakes the reader. A writer may share it."""
         self._change = threading.Condition()
         self._waiting: deque[bytes] = deque()
@@ -98,7 +98,7 @@ class Reader:
                 self._size += len(data)
                 if self._closed:
                     return
-                self._waker.wake()
+                self.waker.wake()
                 self._change.notify()
                 self._change.wait_for(lambda: self._closed or self._size < _READ_AHEAD)
                 if self._closed:
@@ -106,7 +106,7 @@ class Reader:
 
     def fileno(self) -> int:
         """Return the descriptor that is readable when something waits, or the end."""
-        return self._waker.fileno()
+        return self.waker.fileno()
 
     def read(self, size: int) -> bytes:
         """Take bytes, b"" at the end. Raises BlockingIOError if nothing waits."""
@@ -123,7 +123,7 @@ class Reader:
                 size -= len(data)
                 self._size -= len(data)
             if not self._waiting:
-                self._waker.clear()
+                self.waker.clear()
                 if not taken:
                     raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
             self._change.notify()
@@ -142,7 +142,7 @@ class Reader:
         with self._change:
             self._closed = True
             self._change.notify()
-            self._waker.close()
+            self.waker.close()
         with suppress(OSError):
             self._connection.close()
 

@@ -13,7 +13,6 @@ if sys.platform == "win32":
         die_with_parent,
         held_back,
         ignore,
-        kill,
         release,
     )
 else:
@@ -23,11 +22,10 @@ else:
         die_with_parent,
         held_back,
         ignore,
-        kill,
         release,
     )
 
-__all__ = ["Signals", "begin", "die_with_parent", "held_back", "ignore", "kill", "name", "release"]
+__all__ = ["Signals", "begin", "die_with_parent", "held_back", "ignore", "name", "release"]
 
 
 def name(number: int) -> str:

@@ -10,7 +10,6 @@ known state (:func:`begin`):
 - All others have their default action. If SIGCHLD stayed ignored, waitpid(2) would fail with ECHILD (signal(7)).
 """
 
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -172,9 +171,3 @@ def ignore() -> None:
         _settle(number, signal.SIG_IGN)
     _settle_others()
     release()
-
-
-def kill(child: int) -> None:
-    """End a child process that has not been waited for, even a stopped one (SIGSTOP)."""
-    with suppress(OSError):  # a sandbox refuses it
-        os.kill(child, signal.SIGKILL)

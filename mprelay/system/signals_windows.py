@@ -119,7 +119,3 @@ def ignore() -> None:
     for number in _STOP:
         signal.signal(number, signal.SIG_IGN)
     _when_the_console_ends(lambda: None)
-
-
-def kill(_child: int) -> None:
-    """Nothing to do: no helper process is started here."""
