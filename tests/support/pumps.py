@@ -2,7 +2,7 @@
 
 import socket
 
-from mprelay.system import poller
+from mprelay.system import poller, sockets
 from mprelay.worker.pump import Pump
 
 
@@ -12,6 +12,8 @@ def tcp_pair() -> tuple[socket.socket, socket.socket]:
         far = socket.create_connection(server.getsockname())
         near, _ = server.accept()
     far.settimeout(20)
+    if not sockets.DONTWAIT:
+        near.setblocking(False)  # noqa: FBT003 - socket's signature
     return far, near
 
 

@@ -191,6 +191,7 @@ def test_a_worker_starts_small():
     assert loaded.isdisjoint(unwanted | {"mprelay.records", "mprelay.core.ledger", "mprelay.config"})
 
 
+@pytest.mark.posix("the variants for Linux")
 def test_the_outlet_starts_smaller():
     """It shares only two things with the others: how signals are ignored, and how a process is named."""
     code = "import sys, mprelay.__main__, mprelay.outlet.copying; print(*sys.modules)"
@@ -223,6 +224,7 @@ def test_signals_are_blocked_before_anything_is_loaded():
     ]
 
 
+@pytest.mark.posix("the features which are taken away")
 def test_importing_works_on_a_platform_without_any_feature():
     """There is no ImportError without epoll, SCM_RIGHTS, or the resource module."""
     code = f"""

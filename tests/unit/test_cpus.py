@@ -91,6 +91,7 @@ def system(tmp_path, monkeypatch):
     return tmp_path, write
 
 
+@pytest.mark.posix("a file name that is no text")
 def test_the_smallest_quota_counts_rounded_up(system):
     """Here it is that of a group above ours. A missing or invalid file limits nothing."""
     place, write = system

@@ -109,7 +109,7 @@ def test_the_design_names_every_module():
     package = ROOT / "mprelay"
     variant = re.compile(r"_(epoll|linux|none|posix|rights|select|share|windows)$")
     there = {
-        variant.sub("", str(path.relative_to(package).with_suffix("")))
+        variant.sub("", path.relative_to(package).with_suffix("").as_posix())
         for path in package.rglob("*.py")
         if not path.name.startswith("__")
     }
@@ -125,13 +125,20 @@ def test_the_design_names_every_module():
 
 
 def test_the_front_page_is_short():
-    """It has two screens, and the two commands can be run."""
+    """It has two screens, and names the two commands."""
     lines = text_of("README.md").splitlines()
     assert len(lines) <= 100
     assert max(map(len, lines)) <= 120
     for name in ("run", "test"):
         assert f"scripts/{name} " in text_of("README.md")
-        assert (ROOT / "scripts" / name).stat().st_mode & 0o111
+
+
+@pytest.mark.posix("permissions to execute")
+def test_every_command_can_be_run():
+    """All files in scripts/ are commands, but those with an ending and what the others read."""
+    for path in (ROOT / "scripts").iterdir():
+        if path.is_file() and not path.suffix and path.name != "environment":
+            assert path.stat().st_mode & 0o111, path
 
 
 def test_the_front_pages_figures_are_those_of_the_bench(tables):

@@ -21,6 +21,8 @@ with contextlib.suppress(ImportError):  # Windows has none
     import fcntl
     import resource
 
+pytestmark = pytest.mark.posix("SCM_RIGHTS; the hand-over of Windows is in test_windows.py")
+
 
 @pytest.fixture
 def ends():

@@ -5,6 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import inputs
 
+pytestmark = pytest.mark.posix("arguments and reports as any bytes")
+
 
 @pytest.mark.parametrize(("way", "seed"), [(way, seed) for way, seeds in inputs.SEEDS.items() for seed in seeds])
 def test_the_seeds_of_the_fuzzer(way, seed):

@@ -589,6 +589,7 @@ def test_interest_follows_from_the_flags(flags, told):
         watch.close()
 
 
+@pytest.mark.posix("descriptors, of which the lowest free number is taken")
 def test_a_number_of_a_closed_target_may_become_that_of_something_else():
     """The uplink, perhaps. It stays watched, though it is no session's."""
     pump = SimpleNamespace(readable=False, over=False, writable=True)

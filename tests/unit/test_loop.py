@@ -9,6 +9,8 @@ import pytest
 from mprelay.supervisor.loop import Loop
 from mprelay.system.poller import READ, WRITE
 
+pytestmark = pytest.mark.posix("pipes and signals as descriptors")
+
 
 @pytest.fixture
 def loop():

@@ -27,6 +27,8 @@ from mprelay.system.streams import END, READY, WRITTEN, Sink, complain
 with contextlib.suppress(ImportError):  # Windows has none
     import resource
 
+pytestmark = pytest.mark.posix("the outlet here; that of Windows is in test_windows.py")
+
 LINE = b"r" * 900 + b"\n"
 DEAF_TO = ["SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGALRM"]
 

@@ -8,6 +8,8 @@ import pytest
 from support.peers import connect, ends_with_reset, free_port, listening
 from support.waiting import PATIENCE
 
+pytestmark = pytest.mark.posix("the clients of the tests, which run on Linux")
+
 SUPPORT = Path(__file__).parents[1] / "support"
 KNOCK = """
 import socket, sys

@@ -118,6 +118,7 @@ def test_a_short_read_shows_an_empty_source(ends):
     assert not pump.readable
 
 
+@pytest.mark.posix("poll(2) in the test")
 def test_a_short_read_is_not_final_if_the_edge_reported_more(ends):
     """A FIN is already queued behind the data, and no other edge will report it."""
     client, near, far, _target = ends
@@ -132,6 +133,7 @@ def test_a_short_read_is_not_final_if_the_edge_reported_more(ends):
     assert (pump.move(), pump.received) == (Outcome.ENDED, 3)
 
 
+@pytest.mark.posix("EPOLLRDHUP, without which an end is always looked for")
 def test_data_with_the_end_behind_it_needs_no_second_look(ends):
     """A short read that met the FIN is the end. A read that filled the buffer may not have reached it."""
     client, near, far, target = ends
@@ -199,6 +201,7 @@ def test_a_flow_yields_after_a_while(ends):
     assert pump.can_move
 
 
+@pytest.mark.posix("RLIMIT_AS")
 def test_a_lack_of_memory_for_the_rest_is_reported(ends):
     """Scratch is shared, so data that the sink does not take must be copied, and that can fail."""
     client, near, far, _target = ends

@@ -29,6 +29,8 @@ from mprelay.worker import lingering
 from mprelay.worker.lingering import ARRIVAL, LINGER
 from mprelay.worker.loop import Loop
 
+pytestmark = pytest.mark.posix("SCM_RIGHTS and edges")
+
 
 class Kept:
     """An uplink that keeps what is reported. It always has room."""

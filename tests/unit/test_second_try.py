@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from support.waiting import PATIENCE
 
+pytestmark = pytest.mark.posix("a plugin of the tests, which runs on Linux")
+
 FLAKY = """
 import pytest
 tries = 0

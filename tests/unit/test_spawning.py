@@ -24,6 +24,7 @@ def test_the_last_line(said, last):
     assert last_line(said) == last
 
 
+@pytest.mark.posix("os.write() to stderr while it is a pipe(2)")
 def test_first_words_are_kept_and_passed_on(capfd):
     """They are what this process or its children write on stderr meanwhile. Then stderr is as before."""
     words = FirstWords()
@@ -36,6 +37,7 @@ def test_first_words_are_kept_and_passed_on(capfd):
     assert capfd.readouterr().err == "three\none\ntwo\n"
 
 
+@pytest.mark.posix("a stderr that does not block")
 def test_first_words_never_block(capfd):
     """This holds for any amount of output while no process reads it."""
     words = FirstWords()

@@ -17,6 +17,8 @@ from mprelay.system.pipes import Pipe
 from mprelay.worker.pipe_pool import PipePool
 from mprelay.worker.pump import Outcome, Pumps
 
+pytestmark = pytest.mark.posix("splice(2)")
+
 
 @pytest.fixture
 def ends():

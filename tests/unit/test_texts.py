@@ -3,6 +3,7 @@
 import json
 import os
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +17,7 @@ NASTY = st.one_of(
 )
 
 
+@pytest.mark.posix("an argument that is no text")
 def test_shown_is_always_printable_unicode():
     """Half characters are escaped, and long texts are cut."""
     assert shown(os.fsdecode(b"a\xff")) == "a\\udcff"

@@ -17,6 +17,8 @@ from mprelay.core.protocol import Closed, CloseReason, Connected, Crashed, Progr
 with contextlib.suppress(ImportError):  # Windows has none
     import fcntl
 
+pytestmark = pytest.mark.posix("reports through a pipe(2); those of Windows are in test_oneway.py")
+
 LARGEST_COUNT = 2**60 - 1
 LARGEST = Closed(
     2**63 - 1,

@@ -14,6 +14,8 @@ from mprelay.records.writer import HIGH, LOW, Writer
 from mprelay.system import stdio
 from mprelay.system.streams import READY, WRITTEN
 
+pytestmark = pytest.mark.posix("the sockets to the outlet")
+
 LINE = b"x" * 1023 + b"\n"
 
 
