@@ -339,21 +339,18 @@ def test_refused_connections_leave_room_in_the_log_for_the_others():
 
 
 def test_summed_up_refusals_are_recorded_before_the_end():
-    """The totals are exact."""
-    with (
-        listening() as server,
-        Relay(server.getsockname(), "--log-detail", "session", acl="127.0.0.1/32") as relay,
-    ):
+    """The totals are exact. The records are of 2.5 MiB; on Windows the way to the outlet holds one."""
+    with listening() as server, Relay(server.getsockname(), acl="127.0.0.1/32") as relay:
         relay.reading.clear()
-        for number in range(3000):
+        for number in range(5000):
             assert relay.knock(source=f"127.0.1.{number % 3}").heard == b""
         relay.signal()
         relay.reading.set()
         assert relay.finish() == 0
         totals = relay.all("connection.refused_more")
         assert {record["client_ip"] for record in totals} == {f"127.0.1.{number}" for number in range(3)}
-        assert len(relay.all("connection.rejected")) + sum(record["count"] for record in totals) == 3000
-        assert relay.records[-1]["rejected"] == 3000
+        assert len(relay.all("connection.rejected")) + sum(record["count"] for record in totals) == 5000
+        assert relay.records[-1]["rejected"] == 5000
 
 
 @pytest.mark.slow
