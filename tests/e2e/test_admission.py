@@ -236,6 +236,7 @@ def test_clients_above_the_limit_are_refused():
 
 @pytest.mark.slow
 @pytest.mark.wall_clock("the connect timeout, which bounds a client's wait")
+@pytest.mark.posix("connection.abandoned")
 def test_after_a_stalled_log_only_clients_that_still_wait_are_admitted():
     """A client that has reset or waited too long does not reach the target. A client that ended its data does."""
     with (
@@ -315,7 +316,7 @@ def test_without_a_pause_no_client_counts_as_abandoned():
 @pytest.mark.slow
 def test_refused_connections_leave_room_in_the_log_for_the_others():
     """The collector stands still. A flood from outside the ACL does not pause admission; it is summed up."""
-    flood = 3000  # records of 2 MiB
+    flood = 5000  # records of 2.5 MiB; on Windows the way to the outlet holds one
     with (
         listening() as server,
         Relay(server.getsockname(), acl="127.0.0.1/32") as relay,

@@ -449,6 +449,7 @@ def test_a_target_that_sends_for_ever_after_the_client_has_ended(buffer):
 
 
 @pytest.mark.slow
+@pytest.mark.posix("SIOCOUTQ, without which no session waits for what the kernel holds")
 def test_clients_that_never_read_leave_nothing_in_the_kernel():
     """Their targets' last bytes stay there as long as the session has its slot. A reset discards them."""
     last_words = bytes(MIB)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.launching import KILLED_WORKER, PYTHON_EXE
+from support.launching import KILLED_BY_RELAY, PYTHON_EXE
 from support.params import slow
 from support.patches import (
     QUEUE,
@@ -96,7 +96,7 @@ def report(self, frame):
         assert error["worker"] == worker
         died = relay.wait("worker.exited")
         assert died["worker"] == worker
-        assert died == died | KILLED_WORKER
+        assert died == died | KILLED_BY_RELAY
         relay.wait("worker.started", 3)
         with relay.connect() as client, accept(server) as target:
             echo(client, target)
@@ -122,7 +122,7 @@ def broken(self, *given):
     with listening() as server, Relay(server.getsockname(), *options, env=env) as relay:
         assert relay.knock().reset or PYTHON_EXE
         assert relay.wait("internal.error")["error"] == "again and again"
-        relay.wait("worker.exited", **KILLED_WORKER)
+        relay.wait("worker.exited", **KILLED_BY_RELAY)
         relay.wait("worker.started", 3)
         assert len(relay.all("internal.error")) == 1
 

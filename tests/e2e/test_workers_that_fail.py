@@ -65,6 +65,7 @@ def one_session(relay, server):
 
 
 @pytest.mark.slow
+@pytest.mark.posix("a package in one place; the Python under Wine finds another copy")
 def test_the_package_is_gone_for_a_while(package):
     """The other worker goes on, and the records report the failure.
 

@@ -37,6 +37,9 @@ KILLED_WORKER: Final[dict[str, object]] = (
 )
 """What ``worker.exited`` has of a worker that was killed."""
 
+KILLED_BY_RELAY: Final[dict[str, object]] = {"signal": "SIGTERM" if PYTHON_EXE else "SIGKILL", "exitcode": None}
+"""What it has of a worker that the relay killed."""
+
 TICKING: Final = ("--stats-interval", "1") if PYTHON_EXE else ()
 """Options with which a relay notices that the reader of stdout is gone. On Windows only a record shows it."""
 
