@@ -96,7 +96,7 @@ def _nothing_left():
     resource_tracker._resource_tracker._stop()  # the one process that multiprocessing would keep running
     gc.collect()
     if launching.PYTHON_EXE:
-        launching.bury()
+        launching.bury(_children() - running)
     left_running = [shown(psutil.Process(pid)) for pid in _children() - running]
     assert left_running == [], "processes left behind"
     left = {name: what for name, what in _descriptors().items() if name not in before}

@@ -235,8 +235,14 @@ def adopt() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def bury() -> None:
-    """Reap adopted processes that have ended. The test has waited for those that it started itself."""
+def bury(pids: set[int]) -> None:
+    """Reap adopted processes that have ended. The test has waited for those that it started itself.
+
+    `pids` get time to end: for Windows a process is over some time before it is over for Linux.
+    """
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
+            psutil.Process(pid).wait(PATIENCE)
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
