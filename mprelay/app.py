@@ -10,6 +10,7 @@ Each of the three ends with an exit code (:mod:`mprelay.core.exits`).
 import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from mprelay.config import cli
 from mprelay.config.host import Host
@@ -21,14 +22,22 @@ from mprelay.records.recorder import Recorder
 from mprelay.records.render import Renderer, renderer
 from mprelay.records.writer import Writer
 from mprelay.supervisor.run import Run
-from mprelay.system import addresses, cpus, limits, placeholder, signals, titles
+from mprelay.system import addresses, cpus, files, limits, placeholder, signals, titles
 from mprelay.system.streams import STDERR, STDIN, STDOUT, Sink, complain, remark
 
 
 def main(argv: Sequence[str]) -> int:
     """Do what the command line says; return the exit code."""
     started = time.monotonic()
-    host = Host(cpus.usable(), limits.SESSIONS_PER_WORKER, addresses.is_broadcast, addresses.own_addresses)
+    host = Host(
+        cpus.usable(),
+        limits.SESSIONS_PER_WORKER,
+        addresses.is_broadcast,
+        _working_directory(),
+        files.read,
+        not files.privileged(),
+        addresses.own_addresses,
+    )
     asked = cli.parse(_as_typed(argv), host)
     if not isinstance(asked, Config):
         signals.release()  # no loop takes signals here, and the reader of stdout may stall: they act by default
@@ -44,6 +53,14 @@ def main(argv: Sequence[str]) -> int:
         return Exit.IOERR
     titles.show(" ".join(("mprelay: supervisor", *argv)), "mprelay")
     return _relay(Run(asked, started, _renderer(asked.log_format)))
+
+
+def _working_directory() -> str:
+    """Return the working directory. It may have been removed; then no file is found from it."""
+    try:
+        return str(Path.cwd())
+    except OSError:
+        return os.sep
 
 
 def _as_typed(argv: Sequence[str]) -> list[str]:

@@ -13,12 +13,15 @@ from typing import Final, NamedTuple
 from mprelay import __version__
 from mprelay.config.host import UNKNOWN_HOST, Host
 from mprelay.config.parameters import PARAMETERS, Parameter
+from mprelay.config.parsers import address
 from mprelay.config.sources import ARGUMENT, Given
 from mprelay.config.validation import Config, Problem, make_problem, validate
 from mprelay.core.exits import Exit
-from mprelay.core.texts import quoted
+from mprelay.core.texts import quoted, shown
 from mprelay.records import catalogue
 
+_ACL_TEST: Final = "--acl-test"
+_ACL_TEST_NEEDS: Final = ("ADDRESS", "ACL")
 _BY_POSITION: Final = [parameter for parameter in PARAMETERS if parameter.position]
 _EXAMPLE: Final = """\
 Example: let 10.1.2.3 reach a web server through port 8080 for ten minutes:
@@ -51,6 +54,8 @@ def parse(argv: Sequence[str], host: Host = UNKNOWN_HOST) -> Config | Text | Ref
     """Understand the arguments (without the program's name) on `host`."""
     if not argv:
         return Text(_help(host), Exit.USAGE)
+    if argv[0] == _ACL_TEST:
+        return _test_acl(argv[1:], host)
     asked, others = _make_parser().parse_known_args(argv)
     positions, unknown = _split(others)
     if not {"--help", "-h"}.isdisjoint(unknown):
@@ -78,6 +83,25 @@ def parse(argv: Sequence[str], host: Host = UNKNOWN_HOST) -> Config | Text | Ref
     if problems:
         return Refusal(problems, values["log_format"] or "auto", values["labels"])
     return Config(**values)
+
+
+def _test_acl(argv: Sequence[str], host: Host) -> Text | Refusal:
+    """Tell how an ACL decides on an address."""
+    if len(argv) != len(_ACL_TEST_NEEDS):
+        wrong = f"{_ACL_TEST} needs {' and '.join(_ACL_TEST_NEEDS)}, and nothing else"
+        return Refusal([_usage_problem(wrong, " ".join(argv))], "auto", {})
+    client, text = argv
+    given = {"acl": [Given(text, ARGUMENT)]}
+    values, problems = validate(given, host)
+    problems = [wrong for wrong in problems if wrong.parameter == "acl"]
+    try:
+        ip = address(client)
+    except ValueError as wrong:
+        problems.insert(0, _usage_problem(f"the address {wrong}", client))
+    if problems:
+        return Refusal(problems, "auto", {})
+    allowed, entry = values["acl"][1].acl.decide(ip)
+    return Text(f"{'allowed' if allowed else 'rejected'}: {shown(entry)}\n", 0 if allowed else 1)
 
 
 def _split(others: list[str]) -> tuple[list[str], list[str]]:
@@ -123,6 +147,12 @@ def _help(host: Host) -> str:
     for parameter in PARAMETERS:
         if parameter.option:
             options.add_argument(parameter.option, metavar=parameter.metavar, help=_help_on(parameter, host))
+    options.add_argument(
+        _ACL_TEST,
+        nargs=len(_ACL_TEST_NEEDS),
+        metavar=_ACL_TEST_NEEDS,
+        help="tell how the ACL decides on an address, and by which entry: exit code 0 if it is allowed, 1 if not",
+    )
     options.add_argument("--version", action="store_true", help="show the version")
     options.add_argument("--help", "-h", action="store_true", help="show this help")
     return writer.format_help()

@@ -4,6 +4,10 @@ from collections.abc import Callable, Collection
 from typing import Final, NamedTuple
 
 
+def _read_nothing(_path: str) -> bytes:
+    raise ValueError("cannot be read: the host is not known")
+
+
 class Host(NamedTuple):
     """One host, as far as its system can tell."""
 
@@ -13,6 +17,12 @@ class Host(NamedTuple):
     """Sessions that one worker process can hold; None: as many as there are."""
     is_broadcast: Callable[[str], bool] = lambda _ip: False
     """Tells whether an IPv4 address is a broadcast address of a network that the host is in."""
+    directory: str = "/"
+    """The working directory, from which files are named."""
+    read_file: Callable[[str], bytes] = _read_nothing
+    """Reads a file that a person wrote for the relay. Raises OSError, or ValueError: what is wrong with it."""
+    quotes_files: bool = True
+    """Whether a record may quote from such a file. Not for a person who could not read it without the relay."""
     own_addresses: Callable[[], Collection[str]] = tuple
     """Lists the addresses of the host's interfaces. Called only where it matters, because it may take a while."""
 

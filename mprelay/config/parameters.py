@@ -21,9 +21,16 @@ from mprelay.config.parsers import (
     whole,
     whole_seconds,
 )
-from mprelay.core.acl import Acl
+from mprelay.config.rules import Loaded, Rules
 from mprelay.records import catalogue
 from mprelay.records.catalogue import Message
+
+
+def read_rules(text: str, host: Host) -> tuple[Rules, Loaded]:
+    """Take an ACL apart, and read its files. Raises WrongRulesError."""
+    rules = Rules.of(text, host.directory)
+    return rules, rules.load(host.read_file, quotes=host.quotes_files)
+
 
 WORKERS_LIMIT: Final = 64
 """Workers at most."""
@@ -42,8 +49,9 @@ class Parameter:
     name: str
     metavar: str
     values: str  # what is allowed, in words, for the help
-    parse: Callable[[str], Any]  # ValueError: what would be right (mprelay.config.parsers)
     help: str
+    parse: Callable[[str], Any] = str  # ValueError: what would be right (mprelay.config.parsers)
+    parse_on: Callable[[str, Host], Any] | None = None  # instead, where it depends on the host
     default: str | None = None  # as typed, or in words where `default_on` makes it; None: required, or none
     default_on: Callable[[Host], str] | None = None  # makes a default that depends on the host, as typed
     position: str | None = None  # the manual's name, where it can be given by position
@@ -55,6 +63,10 @@ class Parameter:
     def required(self) -> bool:
         """Whether it must be given. Each of these has a position."""
         return self.position is not None and self.default is None
+
+    def value(self, text: str, host: Host) -> Any:  # noqa: ANN401 - each parameter has its own type
+        """Parse what was typed, on `host`. Raises ValueError: what would be right."""
+        return self.parse(text) if self.parse_on is None else self.parse_on(text, host)
 
     def typed_default(self, host: Host) -> str | None:
         """The default on `host`, as it would be typed; None: there is none."""
@@ -104,10 +116,11 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         name="acl",
         position="ACL",
         metavar="ACL",
-        values="ANY or IP/mask",
-        parse=Acl.parse,
-        help="who may connect: ANY, or an address and its mask, dotted or as a prefix length "
-        "(192.168.100.30/24 lets in 192.168.100.0 to 192.168.100.255)",
+        values="ANY, IP/mask, !IP/mask, @FILE",
+        parse_on=read_rules,
+        help="who may connect: entries with commas between, of which the first that matches decides. An entry is "
+        "ANY, or an address and its mask, dotted or as a prefix length (192.168.100.30/24 means 192.168.100.0 to "
+        "192.168.100.255); with ! before it, it denies. @FILE stands for the entries of a file, one a line",
         message=catalogue.ACL_INVALID,
     ),
     Parameter(

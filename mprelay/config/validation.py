@@ -23,8 +23,8 @@ from mprelay.config.parameters import (
     fewest_workers,
     usual_workers,
 )
+from mprelay.config.rules import Loaded, Rules, WrongRulesError
 from mprelay.config.sources import Given, Source
-from mprelay.core.acl import Acl
 from mprelay.core.texts import quoted
 from mprelay.records.catalogue import Message
 
@@ -38,7 +38,7 @@ class Config:
     fwd_port: int
     trg_host: str
     trg_port: int
-    acl: Acl
+    acl: tuple[Rules, Loaded]  # as typed, and as read
     connect_timeout: int
     idle_timeout: int
     absolute_timeout: int  # 0: never
@@ -76,7 +76,9 @@ def validate(
         parsed: list[tuple[Given, Any]] = []
         for one in given.get(parameter.name, ()):
             try:
-                parsed.append((one, parameter.parse(one.text)))
+                parsed.append((one, parameter.value(one.text, host)))
+            except WrongRulesError as several:
+                problems += _problems_of(parameter, one, several)
             except ValueError as wrong:
                 problems.append(make_problem(parameter, one, str(wrong)))
         if parameter.repeat:
@@ -88,7 +90,7 @@ def validate(
             values[parameter.name] = None
         else:
             default = parameter.typed_default(host)
-            values[parameter.name] = None if default is None else parameter.parse(default)
+            values[parameter.name] = None if default is None else parameter.value(default, host)
             if parameter.required:
                 problems.append(make_problem(parameter, None, "is missing"))
     if "workers" not in given and values["max_sessions"] is not None:
@@ -104,14 +106,26 @@ def make_problem(parameter: Parameter, given: Given | None, wrong: str) -> Probl
     `wrong` goes on from the parameter's name and its value: what would be right ("must be …"), or what is wrong
     ("is …").
     """
-    both = (f"<{parameter.position}>" if parameter.position else "", parameter.option or "")
-    subject = " or ".join(filter(None, both))  # it may have been given either way
     if given is None:
-        return Problem(parameter.name, None, parameter.message, f"{subject} {wrong}.", None)
-    subject += f" {quoted(given.text)}"
-    if given.source.place:
-        subject += f" in {given.source.place}"
+        return Problem(parameter.name, None, parameter.message, f"{_subject(parameter)} {wrong}.", None)
+    subject = _subject(parameter, given.text, given.source.place)
     return Problem(parameter.name, given.text, parameter.message, f"{subject} {wrong}.", given.source)
+
+
+def _subject(parameter: Parameter, text: str | None = None, place: str = "") -> str:
+    """Name a parameter, with its value and its place."""
+    names = (f"<{parameter.position}>" if parameter.position else "", parameter.option or "")
+    subject = " or ".join(filter(None, names))  # it may have been given either way
+    value = "" if text is None else f" {quoted(text)}"
+    return f"{subject}{value} in {place}" if place else f"{subject}{value}"
+
+
+def _problems_of(parameter: Parameter, given: Given, several: WrongRulesError) -> Iterator[Problem]:
+    """Say what is wrong with each entry of a list."""
+    for wrong in several.wrong:
+        source = Source(wrong.place) if wrong.place else given.source
+        sentence = f"{_subject(parameter, wrong.text, source.place)} {wrong.problem}."
+        yield Problem(parameter.name, wrong.text, parameter.message, sentence, source)
 
 
 def _check_across(values: Mapping[str, Any], given: Container[str], host: Host) -> Iterator[tuple[str, str]]:

@@ -1,89 +1,150 @@
-"""The access list: one entry, ``ANY`` or IP/mask (manual message 5; 17 records a refused client).
+"""The access list: entries in their order, of which the first that matches decides (manual message 5).
 
 Rules:
 
-1. An entry is the word ANY in any case, or an address and a mask: a prefix length or, for IPv4, dotted.
-2. Host bits may be set: 192.168.100.30/24 allows 192.168.100.0/24.
+1. An entry is the word ANY in any case, or an address and a mask: a prefix length or, for IPv4, dotted. With
+   ``!`` before it, it denies. If no entry matches, the client is rejected (message 17).
+2. Host bits may be set: 192.168.100.30/24 means 192.168.100.0/24.
 3. A bare address, a mask with a gap and an inverse mask (0.0.0.255) are errors, not guesses.
 4. IPv4 is IPv4 in any form. A client with an IPv4-mapped address (RFC 4291, 2.5.5.2) is judged as IPv4, and an
    entry written in mapped form means the IPv4 network inside it. ``::/0`` holds no IPv4 address.
-5. The one entry decides on every client. It allows clients in its network and refuses all others.
+5. To decide takes as long for many entries as for few: see :class:`mprelay.core.ranges.Ranges`.
 """
 
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
+from mprelay.core.ranges import NOBODY, Range, Ranges
+
+NO_ENTRY: Final = "no entry"
+"""What decided on a client if no entry matched."""
+
+Network: TypeAlias = IPv4Network | IPv6Network
+
+_ALL: Final = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
 _MAPPED_NETWORK: Final = IPv6Network("::ffff:0:0/96")
 _V4_BITS: Final = 32
+_V6_BITS: Final = 128
 _V4_MASK: Final = 0xFFFF_FFFF
+_ENTRY_LIMIT: Final = 100  # characters: more than any entry needs
 _CACHED_CLIENTS: Final = 1024  # parsing an address costs a microsecond
 
 
+class Entry(NamedTuple):
+    """One entry."""
+
+    written: str
+    allows: bool
+    network: Network | None  # None: ANY
+
+    @classmethod
+    def parse(cls, text: str) -> "Entry":
+        """Parse an entry. A ValueError says what would be right ("must be …"), or what is wrong ("has …")."""
+        if len(text) > _ENTRY_LIMIT:
+            raise ValueError(f"must have at most {_ENTRY_LIMIT} characters")
+        bare = text.removeprefix("!")
+        return cls(text, bare is text, None if bare.upper() == "ANY" else _network(bare))
+
+    def __str__(self) -> str:
+        network = "ANY" if self.network is None else str(self.network)
+        return network if self.allows else f"!{network}"
+
+
 class Decision(NamedTuple):
-    """Whether a client is allowed, and the entry that decided, in its canonical form."""
+    """Whether a client is allowed, and the entry that decided, as written, or :data:`NO_ENTRY`."""
 
     allowed: bool
     entry: str
 
 
 class Acl:
-    """A parsed entry. `str()` names it in its canonical form; `written` is what the user typed."""
+    """A list of entries, ready to decide. It can be sent to another process in a millisecond or two."""
 
-    __slots__ = ("_entry", "_network", "decide", "written")
+    __slots__ = ("_allows", "_ends", "_texts", "_v4", "_v6", "decide")
 
     decide: Callable[[str], Decision]
     """Decides on a client by its address. Raises ValueError if that is no address."""
 
-    def __init__(self, network: IPv4Network | IPv6Network | None, written: str) -> None:
-        self._network = network
-        self._entry = "ANY" if network is None else str(network)
-        self.written = written
+    def __init__(self, v4: Ranges, v6: Ranges, allows: bytes, texts: bytes, ends: "array[int]") -> None:
+        """Take the parts of a list; :meth:`of` makes them.
+
+        `allows` has a byte for each entry, `texts` all entries as written, and `ends` where each of them ends.
+        """
+        self._v4 = v4
+        self._v6 = v6
+        self._allows = allows
+        self._texts = texts
+        self._ends = ends
         self.decide = lru_cache(_CACHED_CLIENTS)(self._decide)
 
     @classmethod
-    def parse(cls, text: str) -> "Acl":
-        """Parse an entry. A ValueError says what would be right ("must be …"), or what is wrong ("has …")."""
-        if text.upper() == "ANY":
-            return cls(None, text)
-        address, slash, mask = text.partition("/")
-        if "%" in address:
-            raise ValueError("must not have a zone")
-        try:
-            ip = ip_address(address)
-        except ValueError:
-            raise ValueError("must be ANY, or an address and its mask, as in 192.0.2.0/24") from None
-        if not slash:
-            raise ValueError(f"has no mask: {address}/{ip.max_prefixlen} is this address alone")
-        if isinstance(ip, IPv4Address):
-            prefix = _dotted(mask, address) if "." in mask else _prefix(mask, _V4_BITS)
-            return cls(IPv4Network((ip, prefix), strict=False), text)
-        network = IPv6Network((ip, _prefix(mask, 128)), strict=False)
-        if network.subnet_of(_MAPPED_NETWORK):
-            inner = IPv4Address(int(network.network_address) & _V4_MASK)
-            return cls(IPv4Network((inner, network.prefixlen - _MAPPED_NETWORK.prefixlen)), text)
-        return cls(network, text)
+    def of(cls, entries: Sequence[Entry]) -> "Acl":
+        """Make a list of these entries."""
+        v4: list[Range] = []
+        v6: list[Range] = []
+        texts = bytearray()
+        ends = array("Q")
+        for index, entry in enumerate(entries):
+            for network in _ALL if entry.network is None else (entry.network,):
+                first = int(network.network_address)
+                bits = _V4_BITS if network.version == 4 else _V6_BITS  # noqa: PLR2004
+                last = first | ((1 << bits - network.prefixlen) - 1)
+                (v4 if network.version == 4 else v6).append((first, last, index))  # noqa: PLR2004
+            texts += entry.written.encode()
+            ends.append(len(texts))
+        return cls(Ranges.of(v4), Ranges.of(v6), bytes(entry.allows for entry in entries), bytes(texts), ends)
 
     def _decide(self, client_ip: str) -> Decision:
-        if self._network is None:
-            return Decision(allowed=True, entry=self._entry)
         ip = ip_address(client_ip)
-        if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
-            ip = ip.ipv4_mapped
-        return Decision(allowed=ip in self._network, entry=self._entry)
+        if isinstance(ip, IPv6Address):
+            mapped = ip.ipv4_mapped
+            index = self._v6.find(int(ip)) if mapped is None else self._v4.find(int(mapped))
+        else:
+            index = self._v4.find(int(ip))
+        if index == NOBODY:
+            return Decision(allowed=False, entry=NO_ENTRY)
+        written = self._texts[self._ends[index - 1] if index else 0 : self._ends[index]].decode()
+        return Decision(bool(self._allows[index]), written)
 
-    def __str__(self) -> str:
-        return self._entry
+    def __len__(self) -> int:
+        """Count the entries."""
+        return len(self._ends)
 
-    def __repr__(self) -> str:
-        return f"Acl({self._entry!r})"
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Acl, self._parts
+
+    @property
+    def _parts(self) -> tuple[Any, ...]:
+        return self._v4, self._v6, self._allows, self._texts, self._ends
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Acl) and self._network == other._network
+        return isinstance(other, Acl) and self._parts == other._parts
 
     def __hash__(self) -> int:
-        return hash(self._network)
+        return hash((self._allows, self._texts))
+
+
+def _network(text: str) -> Network:
+    address, slash, mask = text.partition("/")
+    if "%" in address:
+        raise ValueError("must not have a zone")
+    try:
+        ip = ip_address(address)
+    except ValueError:
+        raise ValueError("must be ANY, or an address and its mask, as in 192.0.2.0/24") from None
+    if not slash:
+        raise ValueError(f"has no mask: {address}/{ip.max_prefixlen} is this address alone")
+    if isinstance(ip, IPv4Address):
+        prefix = _dotted(mask, address) if "." in mask else _prefix(mask, _V4_BITS)
+        return IPv4Network((ip, prefix), strict=False)
+    network = IPv6Network((ip, _prefix(mask, _V6_BITS)), strict=False)
+    if network.subnet_of(_MAPPED_NETWORK):
+        inner = IPv4Address(int(network.network_address) & _V4_MASK)
+        return IPv4Network((inner, network.prefixlen - _MAPPED_NETWORK.prefixlen))
+    return network
 
 
 def _prefix(text: str, bits: int) -> int:

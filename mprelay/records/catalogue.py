@@ -446,7 +446,11 @@ FIELDS: Final[dict[str, Field]] = {
     # The relay.
     "listen_ip": Field("string", "the address that the relay listens on"),
     "listen_port": Field("integer", "the port that the relay listens on"),
-    "acl": Field("string", "who may connect; of relay.active as typed, its first 1024 bytes"),
+    "acl": Field(
+        "string",
+        "of relay.active: who may connect, as typed, its first 1024 bytes; of a rejection: the entry that "
+        "decided, as written, or `no entry`",
+    ),
     "workers": Field("integer", "how many workers the relay has"),
     "max_sessions": Field("integer", "how many sessions there may be at once"),
     "expires_at": Field("string", "when the relay will close itself; null: never", nullable=True),

@@ -69,7 +69,8 @@ class Door:
         self._crew = crew
         self._target_ip = config.trg_host
         self._connect_timeout = config.connect_timeout
-        self._policy = Policy(config.acl)
+        _, read = config.acl
+        self._policy = Policy(read.acl)
         self.listener = Listener(loop, recorder, config.bind, config.fwd_port, self._on_connection)
         self._connections_wait = False
         self._patience = Patience()

@@ -197,6 +197,7 @@ class Run:
         self._start_limit.cancel()
         self._statistics.start()
         listen_ip, listen_port, *_ = self._door.listener.address
+        rules, _ = config.acl
         host, opened_by, clock_synchronised = self._origin
         self._recorder.write(
             catalogue.RELAY_ACTIVE,
@@ -204,7 +205,7 @@ class Run:
             listen_port=listen_port,
             target_ip=config.trg_host,
             target_port=config.trg_port,
-            acl=cut(config.acl.written, ACL_LIMIT),
+            acl=cut(rules.written, ACL_LIMIT),
             workers=config.workers,
             max_sessions=config.max_sessions,
             log_detail=config.log_detail,

@@ -227,7 +227,7 @@ def test_relay_active_names_its_opener_whatever_the_environment_says():
 
 def test_relay_active_fits_with_the_longest_acl_and_labels():
     """The ACL is recorded as typed, up to its first 1024 bytes."""
-    acl = "10.0.0.0/" + "0" * 1500 + "8"
+    acl = ",".join(["10.0.0.0/8"] * 200)
     name = "ticket=" + "x" * 1000
     with Relay(("127.0.0.1", 9), "--label", name, acl=acl) as relay:
         assert relay.wait("relay.active")["acl"] == acl[:1024]
@@ -301,7 +301,7 @@ def test_client_refused_by_the_acl(detail):
             with suppress(ConnectionResetError):  # the client may see either
                 assert client.recv(1) == b""
         assert (rejected["msg_id"], rejected["level"]) == (17, "warning")
-        assert (rejected["client_ip"], rejected["acl"]) == ("127.0.0.2", "127.0.0.1/32")
+        assert (rejected["client_ip"], rejected["acl"]) == ("127.0.0.2", "no entry")
         assert rejected["message"] == "Connection from 127.0.0.2 rejected due to ACL mismatch."
         short_session(relay, server)
         relay.stop()

@@ -23,7 +23,7 @@ from mprelay.channel.up import EventReader, Queue, pack
 from mprelay.config.cli import Refusal, Text, parse
 from mprelay.config.parameters import LABELS_LIMIT
 from mprelay.config.validation import Config
-from mprelay.core.acl import Acl
+from mprelay.core.acl import NO_ENTRY, Acl, Entry
 from mprelay.core.admission import Outcome, Verdict
 from mprelay.core.protocol import Closed, CloseReason, Connected, Crashed, Progress, Ready
 from mprelay.records import catalogue
@@ -51,6 +51,10 @@ def _check_lines(lines: list[bytes], count: int, labels: dict[str, str], *, as_t
             assert record.get("labels", {}) == labels
 
 
+def _no_file(path: str) -> bytes:
+    raise AssertionError(path)
+
+
 def argv(data: bytes) -> None:
     """Arguments, as the kernel passes them: any bytes but NUL, which ends each."""
     asked = parse([os.fsdecode(part) for part in data.split(b"\0")])
@@ -61,7 +65,8 @@ def argv(data: bytes) -> None:
     if isinstance(asked, Config):
         assert 1 <= asked.fwd_port <= 65535
         assert str(ipaddress.ip_address(asked.trg_host)) == asked.trg_host
-        assert Acl.parse(str(asked.acl)) == asked.acl
+        rules, loaded = asked.acl
+        assert loaded.acl == Acl.of(rules.entries(_no_file))
         labels = dict(asked.labels)
     else:
         assert isinstance(asked, Refusal)
@@ -70,7 +75,7 @@ def argv(data: bytes) -> None:
     for log_format in ("json", "text"):
         kept = Kept(log_format, labels=labels)
         if isinstance(asked, Config):
-            facts = {"target_ip": asked.trg_host, "target_port": asked.trg_port, "acl": str(asked.acl)}
+            facts = {"target_ip": asked.trg_host, "target_port": asked.trg_port, "acl": asked.acl[0].written}
             kept.recorder.write(catalogue.RELAY_ACTIVE, 1.0, listen_port=asked.fwd_port, **facts)
         else:
             for problem in asked.problems:
@@ -93,30 +98,21 @@ def labels(data: bytes) -> None:
 
 
 def acl(data: bytes) -> None:
-    """An entry and a client's address (its last 16 bytes): judged as by `ipaddress`, with IPv4 only as IPv4."""
+    """A list and a client's address (its last 16 bytes): judged as by `ipaddress`, with IPv4 only as IPv4."""
     if len(data) < 16:
         return
     text, raw = os.fsdecode(data[:-16]), data[-16:]
     try:
-        parsed = Acl.parse(text)
+        entries = [Entry.parse(item) for item in text.split(",")]
     except ValueError:
         return
+    parsed = Acl.of(entries)
     v6, v4 = ipaddress.IPv6Address(raw), ipaddress.IPv4Address(raw[:4])
-    mapped = f"::ffff:{v4}"
-    assert parsed.decide(str(v4)).allowed == parsed.decide(mapped).allowed
-    if text.upper() == "ANY":
-        assert parsed.decide(str(v4)).allowed
-        assert parsed.decide(str(v6)).allowed
-        return
-    network = ipaddress.ip_network(text, strict=False)
-    inside = ipaddress.IPv6Network("::ffff:0:0/96")
-    if isinstance(network, ipaddress.IPv6Network) and network.subnet_of(inside):
-        assert parsed.decide(str(v4)).allowed == (ipaddress.IPv6Address(mapped) in network)
-    elif v6.ipv4_mapped is None:
-        assert parsed.decide(str(v6)).allowed == (v6 in network)
-        assert parsed.decide(str(v4)).allowed == (v4 in network)
-    again = Acl.parse(str(parsed))
-    assert (again, again.decide(str(v6)).allowed) == (parsed, parsed.decide(str(v6)).allowed)
+    assert parsed.decide(str(v4)) == parsed.decide(f"::ffff:{v4}")
+    for client in (v4, v6.ipv4_mapped or v6):
+        first = next((one for one in entries if one.network is None or client in one.network), None)
+        expected = (False, NO_ENTRY) if first is None else (first.allows, first.written)
+        assert parsed.decide(str(client)) == expected
 
 
 def addresses(data: bytes) -> None:
@@ -125,7 +121,7 @@ def addresses(data: bytes) -> None:
     seen = sockets.plain_ip(socket.inet_ntop(socket.AF_INET6, raw) + zone)
     v6 = ipaddress.IPv6Address(raw)
     assert ipaddress.ip_address(seen) == (v6.ipv4_mapped or v6)
-    assert Acl.parse("0.0.0.0/0").decide(seen).allowed == (v6.ipv4_mapped is not None)
+    assert Acl.of([Entry.parse("0.0.0.0/0")]).decide(seen).allowed == (v6.ipv4_mapped is not None)
     _a_session(seen, {})
 
 

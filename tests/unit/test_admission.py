@@ -2,10 +2,10 @@
 
 import pytest
 
-from mprelay.core.acl import Acl
+from mprelay.core.acl import NO_ENTRY, Acl, Entry
 from mprelay.core.admission import ABANDONED, ADMITTED, EXHAUSTED, Outcome, Patience, Policy, PortSearch, Verdict
 
-REJECTED = Verdict(Outcome.REJECTED, "192.0.2.0/24")
+REJECTED = Verdict(Outcome.REJECTED, NO_ENTRY)
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ REJECTED = Verdict(Outcome.REJECTED, "192.0.2.0/24")
 )
 def test_one_verdict_for_each_connection(client, given_up, free, verdict):
     """The ACL decides first, then the client, then the slots."""
-    policy = Policy(Acl.parse("192.0.2.0/24"))
+    policy = Policy(Acl.of([Entry.parse("192.0.2.0/24")]))
     assert policy.decide(client, free=free, given_up=given_up) == verdict
 
 

@@ -52,7 +52,7 @@ def test_defaults_are_those_of_the_documents():
     values, problems = validate(GOOD)
     assert problems == []
     made = Config(**values)
-    assert (made.fwd_port, made.trg_host, made.trg_port, str(made.acl)) == (8080, "192.0.2.1", 80, "ANY")
+    assert (made.fwd_port, made.trg_host, made.trg_port, made.acl[0].written) == (8080, "192.0.2.1", 80, "ANY")
     assert (made.connect_timeout, made.idle_timeout, made.absolute_timeout) == (3, 300, 0)
     assert made.buffer is None
     assert made.workers == 1
@@ -151,7 +151,7 @@ def test_workers_that_cannot_even_hold_the_default_are_refused():
             ],
         ),
         ("trg_port", 4, ["1", "65535"], ["0", "65536", "http"]),
-        ("acl", 5, ["any", "10.0.0.0/8"], ["10.0.0.1", "10.0.0.1/0.0.0.255"]),
+        ("acl", 5, ["any", "10.0.0.0/8", "!::/0,any"], ["10.0.0.1", "10.0.0.1/0.0.0.255", "", "@", "@/x"]),
         ("connect_timeout", 6, ["1", "3", "3s"], ["0", "4", "1.5", "4s", "0m", "1m", "1.0s"]),
         (
             "idle_timeout",
