@@ -90,20 +90,25 @@ def start(
     """
     begin_helper()
     process = multiprocessing.get_context("spawn").Process(target=target, args=args, name=name)
-    with signals.held_back(), words.as_stderr() if words is not None else nullcontext(), _staying():
+    with signals.held_back(), words.as_stderr() if words is not None else nullcontext(), _sending_little():
         process.start()
     return process
 
 
 @contextmanager
-def _staying() -> Iterator[None]:
-    """Pass no working directory to a child: it inherits ours, and chdir(2) may be refused."""
+def _sending_little() -> Iterator[None]:
+    """Pass no working directory and no arguments to a child.
+
+    It inherits the directory, and chdir(2) may be refused. The arguments may be long, and nobody there asks for
+    them. What is sent must fit into the pipe to the child: on Windows it holds 4096 bytes, and a child that dies
+    before it has read them would leave its parent waiting for ever.
+    """
     prepare: Any = spawn.get_preparation_data
 
-    def without_directory(name: str) -> dict[str, Any]:
-        return {key: value for key, value in prepare(name).items() if key != "dir"}
+    def prepare_little(name: str) -> dict[str, Any]:
+        return {key: value for key, value in prepare(name).items() if key not in {"dir", "sys_argv"}}
 
-    spawn.get_preparation_data = without_directory
+    spawn.get_preparation_data = prepare_little
     try:
         yield
     finally:

@@ -1,9 +1,13 @@
 """The start of a process, and its output before it is ready."""
 
 import os
+import pickle
+import sys
+from multiprocessing import spawn
 
 import pytest
 
+from mprelay.system import spawning
 from mprelay.system.spawning import FirstWords, last_line
 
 
@@ -47,3 +51,15 @@ def test_first_words_never_block(capfd):
     words.end()
     assert words.last == "x" * 120
     assert len(capfd.readouterr().err) > 30_000
+
+
+def test_little_is_sent_to_a_child(monkeypatch):
+    """A pipe holds it even on Windows (4096 bytes), however long the command line is."""
+    monkeypatch.setattr(sys, "argv", ["mprelay", "x" * 10_000])
+    usual = spawn.get_preparation_data
+    with spawning._sending_little():
+        sent = spawn.get_preparation_data("mprelay: worker 64")
+    sent["authkey"] = bytes(sent["authkey"])  # of this type it can be pickled here too
+    assert len(pickle.dumps(sent)) < 3000
+    assert {"dir", "sys_argv"}.isdisjoint(sent)
+    assert spawn.get_preparation_data is usual
