@@ -262,7 +262,15 @@ class Run:
         return True
 
     def _fail(self, failure: Failure) -> None:
-        """Record why the run cannot go on, and end it."""
+        """Record why the run cannot go on, and end it.
+
+        A process that ended during the start may have heard a stop signal before this one did: Ctrl-C reaches
+        every process of a console.
+        """
+        if self._loop.is_open and self._state.phase is Phase.STARTING:
+            self._on_signal()
+            if self._state.phase is not Phase.STARTING:
+                return
         self._recorder.write(failure.message, None, **failure.fields)
         self._happened(failure.happening)
 

@@ -394,6 +394,25 @@ time.get_clock_info = lambda name: types.SimpleNamespace(**{**vars(info(name)), 
 # -- the pool: 14 --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.posix("SIGSTOP")
+def test_a_stop_signal_that_an_outlet_has_not_survived_is_no_failure(tmp_path):
+    """The outlet dies before it is ready. The supervisor stands still, and then sees that before the signal."""
+    code = """
+import os, signal, subprocess, sys
+if "--multiprocessing-fork" in sys.orig_argv and os.fstat(1).st_ino == os.fstat(2).st_ino:
+    own, parent = os.getpid(), os.getppid()
+    os.kill(parent, signal.SIGSTOP)
+    dead = f"until grep -q ') Z ' /proc/{own}/stat; do :; done"
+    subprocess.Popen(["sh", "-c", f"{dead}; kill -TERM {parent}; kill -CONT {parent}"])
+    os._exit(1)
+"""
+    with Relay(NOWHERE, wait_active=False, env=with_site(tmp_path, code)) as relay:
+        assert relay.finish() == 0
+        assert relay.wait("relay.draining")["signal"] == "SIGTERM"
+        assert relay.records[-1]["reason"] == "drained"
+        assert not relay.all("pool.start_failed")
+
+
 @pytest.mark.posix("seccomp(2)")
 def test_without_processes_nothing_can_start():
     """Record 14: fork(2) gives EAGAIN for the outlet, which starts first."""
