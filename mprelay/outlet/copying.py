@@ -55,6 +55,7 @@ def run(
     signals.ignore()
     titles.show("mprelay: outlet", "mprelay-outlet")
     stdio.take_over(voice, stdout, stderr, keep=(records, complaints))
+    signals.leave_console()
     say = partial(complain, descriptor=_VOICE)
     begun = threading.Event()
     reader = stdio.ComplaintReader(complaints)

@@ -13,6 +13,7 @@ if sys.platform == "win32":
         die_with_parent,
         held_back,
         ignore,
+        leave_console,
         release,
     )
 else:
@@ -22,10 +23,11 @@ else:
         die_with_parent,
         held_back,
         ignore,
+        leave_console,
         release,
     )
 
-__all__ = ["Signals", "begin", "die_with_parent", "held_back", "ignore", "name", "release"]
+__all__ = ["Signals", "begin", "die_with_parent", "held_back", "ignore", "leave_console", "name", "release"]
 
 
 def name(number: int) -> str:

@@ -171,3 +171,7 @@ def ignore() -> None:
         _settle(number, signal.SIG_IGN)
     _settle_others()
     release()
+
+
+def leave_console() -> None:
+    """A terminal reaches a process by signals only, and they are ignored."""

@@ -1,15 +1,20 @@
-"""What stops a program on Windows: Ctrl-C, Ctrl-Break, and the end of the console, the login or the machine.
+"""What stops a program on Windows: Ctrl-C, Ctrl-Break, and the end of the console.
 
 - The first two are SIGINT and SIGBREAK. Windows cannot block them. One that comes before :class:`Signals` can
   hear it is noted (:mod:`mprelay.system.early`).
-- When the console is closed, its user logs off, or the machine shuts down, a process is told in a thread of its
-  own, and is killed when that thread returns, or after about five seconds. So the thread never returns, and the
-  relay is stopped by two signals at once: the second one does not wait for sessions.
+- When the console is closed, a process is told in a thread of its own, and is killed when that thread returns, or
+  after about five seconds. So the thread never returns, and the relay is stopped by two signals at once: the
+  second one does not wait for sessions.
+- All processes of a console are told, one after the other, the newest first. Those that only the supervisor stops
+  stay deaf (:func:`ignore`), and leave the console if they can (:func:`leave_console`), because the system would
+  wait for each of them before it tells the supervisor.
+- Nothing is done about a logoff or the machine's end. A program that loads user32, as ctypes does, is asked by a
+  message to its window, and this one has none. A service is told of every user's logoff, and shall not end.
 - A service's wrapper (docs/operations.md) sends Ctrl-C or Ctrl-Break.
-- All processes of a console are told. Those that only the supervisor stops stay deaf (:func:`ignore`).
 """
 
 import ctypes
+import os
 import signal
 import sys
 import threading
@@ -23,8 +28,10 @@ from mprelay.system import early
 assert sys.platform == "win32"  # noqa: S101 - for mypy, which checks the other platforms too
 
 _STOP: Final = tuple(map(signal.Signals, early.NUMBERS))
-_CTRL_CLOSE_EVENT: Final = 2  # wincon.h; 5 is the end of the login, 6 that of the machine
+_CTRL_CLOSE_EVENT: Final = 2  # wincon.h; those below are signals, those above are about logins and the machine
 _END_NOW: Final = bytes([signal.SIGTERM] * 2)
+
+_STREAMS: Final = range(3)
 
 _Handler: Any = ctypes.WINFUNCTYPE(ctypes.c_int, ctypes.c_uint)
 _handlers: list[Any] = []
@@ -49,7 +56,7 @@ def release() -> None:
 
 
 def _when_the_console_ends(call: Callable[[], None]) -> None:
-    """Make this call, in another thread, when the console, the login or the machine ends. The last one counts.
+    """Make this call, in another thread, when the console ends. The last one counts.
 
     The system holds a lock while a handler runs. Another handler set by then would wait for ever.
     """
@@ -58,8 +65,8 @@ def _when_the_console_ends(call: Callable[[], None]) -> None:
         return
 
     def handle(event: int) -> int:
-        if event < _CTRL_CLOSE_EVENT:
-            return 0  # a signal
+        if event != _CTRL_CLOSE_EVENT:
+            return 0
         _at_the_end[0]()
         threading.Event().wait()  # a return would end this process at once
         return 1
@@ -119,3 +126,9 @@ def ignore() -> None:
     for number in _STOP:
         signal.signal(number, signal.SIG_IGN)
     _when_the_console_ends(lambda: None)
+
+
+def leave_console() -> None:
+    """Leave the console, and hear nothing of it any more, unless a standard stream of this process is on it."""
+    if not any(map(os.isatty, _STREAMS)):
+        ctypes.WinDLL("kernel32").FreeConsole()

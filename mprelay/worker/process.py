@@ -32,6 +32,7 @@ _RESERVE: Final = 64 * 1024
 def run(settings: Settings, inbox: passing.End, queue: Queue) -> None:
     """Be a worker until the inbox ends. Both channels are this process's own."""
     signals.ignore()
+    signals.leave_console()
     signals.die_with_parent()
     name = current_process().name
     titles.show(name, f"mprelay-w{name.rpartition(' ')[2]}")
