@@ -215,6 +215,7 @@ class Uplink:
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
         self._end = queue.open_writer()
+        self._end.fileno()  # now: it may take a port, and later there may be none
         self.waiting: list[Event] = []
         """Events not yet sent."""
         self.report = self.waiting.append

@@ -152,6 +152,11 @@ class Writer:
         self.paused = self.backlog > (LOW if self.paused else HIGH)
         return self.paused
 
+    @property
+    def unwritten(self) -> int:
+        """Bytes of records that would be lost if this process ended now."""
+        return self.backlog + (0 if self._way is None else self._way.unsettled)
+
     def put(self, records: list[bytes]) -> None:
         """Add records, each a whole line. Never blocks."""
         if self.gone:

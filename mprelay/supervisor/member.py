@@ -51,6 +51,7 @@ class Member:
             undo.callback(self._sentinel.close)
             self.pid = self._process.pid or 0
             self._sender = Sender(ours, self.pid)
+            undo.callback(self._sender.close)
             self.send = self._sender.send
             self.reader = EventReader(queue)
             undo.pop_all()

@@ -113,7 +113,7 @@ class OutletLink:
             if in_a_hurry():
                 give_up_at = min(give_up_at, now + _HURRY_LIMIT)
             if now >= give_up_at:
-                given_up = f"{writer.backlog} bytes of records are given up"
+                given_up = f"{writer.unwritten} bytes of records are given up"
                 complain(f"{given_up}; process {writer.pid} still writes what it has")
                 return writer.outlives(wait=False)
             self._await_room()

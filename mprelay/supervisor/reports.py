@@ -18,12 +18,13 @@ from mprelay.records import catalogue
 from mprelay.records.recorder import Recorder
 from mprelay.supervisor.loop import Loop
 from mprelay.supervisor.member import GRACE, Member
+from mprelay.system import oneway
 
 EVENTS_IN_TURN: Final = 1536
 """Events read from one worker in a turn: more than a pipe of 64 KiB holds in full frames."""
 
-EVENTS_IN_PIPE: Final = 8192
-"""More events than any pipe of 64 KiB holds, even of the shortest kind in a frame each."""
+EVENTS_IN_PIPE: Final = oneway.HOLDS // 8
+"""More events than a worker's pipe holds, even of the shortest kind in a frame each."""
 
 Report: TypeAlias = Connected | Progress | Closed
 """An event about one of a worker's sessions."""

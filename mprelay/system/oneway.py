@@ -12,11 +12,11 @@ import multiprocessing
 import sys
 
 if sys.platform == "win32":
-    from mprelay.system.oneway_windows import ATOMIC, REPORT_TIME, End, Reader, Writer
+    from mprelay.system.oneway_windows import ATOMIC, HOLDS, REPORT_TIME, End, Reader, Writer
 else:
-    from mprelay.system.oneway_posix import ATOMIC, REPORT_TIME, End, Reader, Writer
+    from mprelay.system.oneway_posix import ATOMIC, HOLDS, REPORT_TIME, End, Reader, Writer
 
-__all__ = ["ATOMIC", "REPORT_TIME", "End", "Reader", "Writer", "pipe"]
+__all__ = ["ATOMIC", "HOLDS", "REPORT_TIME", "End", "Reader", "Writer", "pipe"]
 
 
 def pipe() -> tuple[End, End]:

@@ -21,6 +21,9 @@ End: TypeAlias = "Connection[Any, Any]"
 ATOMIC: Final = getattr(select, "PIPE_BUF", 512)
 """Bytes that are taken whole or not at all."""
 
+HOLDS: Final = 64 * 1024
+"""Bytes that a writer can have written and a reader not yet taken (pipe(7))."""
+
 REPORT_TIME: Final = 0.005
 """Seconds within which a process that is busy has done something, and another process has read of it."""
 

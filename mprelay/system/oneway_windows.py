@@ -39,8 +39,12 @@ REPORT_TIME: Final = 0.05
 
 _READ_AHEAD: Final = 64 * 1024  # bytes
 _END_LIMIT: Final = 1.0  # seconds
+_SIZE: Final = 1 << 20  # bytes
 
-connection.BUFSIZE = 1 << 20  # type: ignore[attr-defined,unused-ignore] # bytes; also of multiprocessing's queues
+HOLDS: Final = _SIZE + _READ_AHEAD
+"""Bytes that a writer can have written and a reader not yet taken, about."""
+
+connection.BUFSIZE = _SIZE  # type: ignore[attr-defined,unused-ignore] # bytes; also of multiprocessing's queues
 
 PipeConnection: TypeAlias = "connection.PipeConnection[Any, Any]"
 End: TypeAlias = PipeConnection
@@ -162,6 +166,7 @@ class Writer:
         self._taken = threading.Event()
         self._taken.set()
         self._broken = False
+        self._pending_size = 0
         start_thread(self._await_room)
 
     def write(self, data: bytes) -> int:
@@ -169,6 +174,7 @@ class Writer:
         self.check_room()
         written, error = _winapi.WriteFile(self._handle, data, overlapped=True)
         if error == _winapi.ERROR_IO_PENDING:
+            self._pending_size = len(data)
             self._taken.clear()
             self._pending_writes.put(written)
         else:
@@ -207,6 +213,11 @@ class Writer:
     def wait_for_room(self, seconds: float) -> None:
         """Wait for room, or for the end of the reader, up to `seconds`."""
         self._taken.wait(seconds)
+
+    @property
+    def unsettled(self) -> int:
+        """Bytes that would be lost if this process ended now."""
+        return 0 if self._taken.is_set() else self._pending_size
 
     def settle(self, seconds: float | None) -> None:
         """Wait up to `seconds` (None: for ever) until the last write is taken. Else it may be lost."""

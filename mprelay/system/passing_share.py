@@ -8,6 +8,8 @@ The only file that knows these. How it keeps the rules of :mod:`mprelay.system.p
 - So room is checked before anything is shared. Otherwise a message that finds none would leave open sockets
   behind, in a process that does not know of them.
 - If a socket cannot be shared, those before it in the message are: they go without a message, to be closed.
+- If the receiver cannot take one, its handle is in this process already, where nobody knows it. Only the end of
+  the process closes it.
 - A message and its blobs are one write: one pickle less than ``Connection.send``, and nothing to run.
 - The end of the channel is the end of the pipe.
 """
@@ -18,7 +20,7 @@ import select
 import socket
 import struct
 from collections.abc import Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from socket import SocketType
 from typing import Any, Final, TypeAlias
 
@@ -113,7 +115,8 @@ class Receiver:
     def receive(self) -> tuple[bytes, list[int]]:
         """Take one message: its bytes and its sockets' descriptors, now the caller's. At the end: b"", [].
 
-        Raises BlockingIOError if nothing waits, OSError with EMSGSIZE if the message is too long.
+        Raises BlockingIOError if nothing waits, OSError with EMSGSIZE if the message is too long. After another
+        OSError, which is a lack of memory, this process must end.
         """
         if not self._fill(_HEAD.size):
             return b"", []
@@ -124,10 +127,8 @@ class Receiver:
         if not self._fill(blobs_at + count * blob_size):
             return b"", []
         part, self._part = self._part, b""
-        descriptors: list[int] = []
-        with suppress(OSError):  # rule 3: there is no room for more
-            for at in range(blobs_at, len(part), blob_size or 1):
-                descriptors.append(_received(part[at : at + blob_size]))  # noqa: PERF401 - the same
+        blobs = range(blobs_at, len(part), blob_size or 1)
+        descriptors = [_received(part[at : at + blob_size]) for at in blobs]
         if 0 < size <= self._size and count <= self._count:
             return part[_HEAD.size : blobs_at], descriptors
         for descriptor in descriptors:

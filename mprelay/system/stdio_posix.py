@@ -69,6 +69,9 @@ class RecordSender:
         """Return the descriptor that is readable when the outlet has said something, or has ended."""
         return self._sock.fileno()
 
+    unsettled: Final = 0
+    """Bytes of what was sent that would be lost if this process ended now: the kernel has them all."""
+
     def hear(self) -> bytes:
         """Take what the outlet says; b"": it has ended. BlockingIOError: it has said nothing. Raises OSError."""
         return self._sock.recv(16)

@@ -127,6 +127,11 @@ class RecordSender:
                 break
         return sent
 
+    @property
+    def unsettled(self) -> int:
+        """Bytes of what was sent that would be lost if this process ended now."""
+        return self._records.unsettled
+
     def hear(self) -> bytes:
         """Take what the outlet says; b"": it has ended. Raises BlockingIOError if it has said nothing."""
         return self._words.read(16)

@@ -11,6 +11,8 @@ class Waker:
         self._reader, self._writer = socket.socketpair()
         for end in (self._reader, self._writer):
             end.setblocking(False)  # noqa: FBT003 - socket's signature
+        # The pair is a TCP connection. A second byte would wait for the acknowledgement of the first.
+        self._writer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.writer = self._writer.fileno()
         """The descriptor of a socket: any byte sent to it wakes."""
 

@@ -277,7 +277,8 @@ def test_the_end_of_the_console_counts_as_two_signals():
     heard = signals.Signals()
     try:
         handler = signals_windows._handlers[-1]
-        assert handler(0) == 0
+        for event in (0, 1, 5, 6):  # signals; a login ends, the machine ends
+            assert handler(event) == 0
         telling = threading.Thread(target=handler, args=(2,), daemon=True)
         telling.start()
         await_readable(heard)
@@ -308,6 +309,25 @@ def test_a_process_that_was_told_of_the_end_of_the_console_can_end():
         [sys.executable, "-c", TOLD_OF_THE_END], check=False, timeout=PATIENCE, stdout=subprocess.PIPE
     )
     assert (done.returncode, done.stdout.split()) == (0, [b"15", b"15"])
+
+
+LEAVING = """
+import ctypes
+from mprelay.system import signals
+make_console = ctypes.WinDLL("kernel32").AllocConsole  # refused to a process that has one
+had_one = not make_console()
+signals.ignore()
+signals.leave_console()
+print(had_one, bool(make_console()), flush=True)
+"""
+
+
+def test_a_process_whose_streams_are_elsewhere_leaves_the_console():
+    """The end of the console would otherwise wait five seconds for each worker before the supervisor is told."""
+    done = subprocess.run(
+        [sys.executable, "-c", LEAVING], check=True, timeout=PATIENCE, stdin=subprocess.PIPE, capture_output=True
+    )
+    assert done.stdout.split() == [b"True", b"True"]
 
 
 # -- the outlet ----------------------------------------------------------------------------------------------
@@ -408,7 +428,9 @@ def test_a_full_channel_refuses_and_keeps_nothing_back():
             sender._records.wait_for_room(0.2)
         with pytest.raises(BlockingIOError):
             sender.send(b"more")
+        assert sender.unsettled == 1000
         assert len(read_lines(stdout, sent // 1000)) == sent
+        assert sender.unsettled == 0
 
 
 def report_and_leave(queue):
