@@ -25,7 +25,7 @@ def parameters() -> str:
         default = "required" if parameter.required else parameter.default or ""
         position = f"`{parameter.metavar}`" if parameter.position else ""
         option = (
-            f"`{parameter.option}{'' if parameter.position else ' ' + parameter.metavar}`"
+            f"`{parameter.option}{'' if parameter.position or parameter.flag else ' ' + parameter.metavar}`"
             if parameter.option
             else ""
         )

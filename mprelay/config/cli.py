@@ -23,6 +23,7 @@ from mprelay.records import catalogue
 _ACL_TEST: Final = "--acl-test"
 _ACL_TEST_NEEDS: Final = ("ADDRESS", "ACL")
 _BY_POSITION: Final = [parameter for parameter in PARAMETERS if parameter.position]
+_FLAGS: Final = [parameter for parameter in PARAMETERS if parameter.flag]
 _EXAMPLE: Final = """\
 Example: let 10.1.2.3 reach a web server through port 8080 for ten minutes:
 
@@ -62,9 +63,13 @@ def parse(argv: Sequence[str], host: Host = UNKNOWN_HOST) -> Config | Text | Ref
         return Text(_help(host), Exit.OK)
     if "--version" in unknown:
         return Text(f"mprelay {__version__}\n", Exit.OK)
-    problems = [_usage_problem("unknown option", text) for text in unknown]
-    problems += [_usage_problem("one parameter too many", text) for text in positions[len(_BY_POSITION) :]]
     given: dict[str, list[Given]] = {}
+    for flag in _FLAGS:
+        if flag.option in unknown:
+            unknown = [text for text in unknown if text != flag.option]
+            given[flag.name] = [Given("", ARGUMENT)]
+    problems = [_usage_problem(_what_is_wrong(text), text) for text in unknown]
+    problems += [_usage_problem("one parameter too many", text) for text in positions[len(_BY_POSITION) :]]
     for parameter in PARAMETERS:
         for text in getattr(asked, parameter.name, None) or ():
             if text is None:
@@ -111,6 +116,13 @@ def _split(others: list[str]) -> tuple[list[str], list[str]]:
     return [text for text in others[:end] if text not in unknown] + others[end + 1 :], unknown
 
 
+def _what_is_wrong(unknown: str) -> str:
+    """Say what is wrong with an option that argparse does not know."""
+    name, equals, _ = unknown.partition("=")
+    is_flag = equals and any(name == flag.option for flag in _FLAGS)
+    return "this option takes no value" if is_flag else "unknown option"
+
+
 def _usage_problem(what: str, text: str) -> Problem:
     sentence = f"{what}: {quoted(text, mark='')}; see mprelay --help."
     return Problem("arguments", text, catalogue.CONFIG_INVALID, sentence, ARGUMENT)
@@ -124,7 +136,7 @@ def _make_parser() -> argparse.ArgumentParser:
     """
     parser = argparse.ArgumentParser(prog="mprelay", add_help=False, allow_abbrev=False, exit_on_error=False)
     for parameter in PARAMETERS:
-        if parameter.option:
+        if parameter.option and not parameter.flag:
             parser.add_argument(parameter.option, dest=parameter.name, action="append", nargs="?")
     return parser
 
@@ -145,7 +157,9 @@ def _help(host: Host) -> str:
         positions.add_argument(parameter.name, metavar=parameter.metavar, help=text)
     options = writer.add_argument_group("options")
     for parameter in PARAMETERS:
-        if parameter.option:
+        if parameter.option and parameter.flag:
+            options.add_argument(parameter.option, action="store_true", help=parameter.help)
+        elif parameter.option:
             options.add_argument(parameter.option, metavar=parameter.metavar, help=_help_on(parameter, host))
     options.add_argument(
         _ACL_TEST,

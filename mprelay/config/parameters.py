@@ -58,6 +58,7 @@ class Parameter:
     option: str | None = None
     message: Message = catalogue.CONFIG_INVALID
     repeat: bool = False
+    flag: bool = False  # given or not, without a value
 
     @property
     def required(self) -> bool:
@@ -184,6 +185,15 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         parse=whole(1, 1_000_000),  # two descriptors each: above any limit that the kernel grants by default
         help="sessions at once, over all workers",
         default=str(_SESSIONS),
+    ),
+    Parameter(
+        name="acl_ends_sessions",
+        metavar="",
+        option="--acl-ends-sessions",
+        values="",
+        parse=lambda _text: True,
+        help="when the ACL is read again, end the sessions that the new list does not allow",
+        flag=True,
     ),
     Parameter(
         name="bind",

@@ -90,7 +90,8 @@ class Rules:
             try:
                 entries.append(Entry.parse(item))
             except ValueError as failure:
-                wrong.append(Wrong(None, None, item, str(failure)))
+                whole = Wrong(None, None, self.written, "has an empty entry, before or behind a comma")
+                wrong.append(Wrong(None, None, item, str(failure)) if item or not self.written else whole)
         if wrong:
             raise WrongRulesError(wrong[:WRONG_LIMIT])
         return entries
@@ -108,6 +109,24 @@ def changes(before: Iterable[int], after: Iterable[int]) -> tuple[int, int]:
     """Tell from digests how many entries only the second list has, and how many only the first."""
     old, new = set(before), set(after)
     return len(new - old), len(old - new)
+
+
+class Reread(NamedTuple):
+    """What came of reading the rules again."""
+
+    loaded: Loaded | None  # None: something is wrong
+    added: int  # entries that only the new list has
+    removed: int  # entries that only the old one had
+    wrong: tuple[Wrong, ...]
+
+
+def reread(rules: Rules, before: Iterable[int], read_file: Callable[[str], bytes], *, quotes: bool) -> Reread:
+    """Read the rules again, with `before`, the digests of the list in force. The rest is :meth:`Rules.load`'s."""
+    try:
+        loaded = rules.load(read_file, quotes=quotes)
+    except WrongRulesError as failure:
+        return Reread(None, 0, 0, failure.wrong)
+    return Reread(loaded, *changes(before, loaded.digests), ())
 
 
 def _digests(entries: Iterable[Entry]) -> "array[int]":

@@ -45,6 +45,7 @@ class Config:
     buffer: int | None  # None: auto
     workers: int
     max_sessions: int
+    acl_ends_sessions: bool
     bind: str | None  # None: all interfaces
     log_format: Literal["auto", "json", "text"]
     log_detail: Literal["full", "session"]
@@ -90,6 +91,9 @@ def validate(
             values[parameter.name] = None
         else:
             default = parameter.typed_default(host)
+            if parameter.flag:
+                values[parameter.name] = False
+                continue
             values[parameter.name] = None if default is None else parameter.value(default, host)
             if parameter.required:
                 problems.append(make_problem(parameter, None, "is missing"))

@@ -42,7 +42,8 @@ class Policy:
     """Decides which connections are admitted."""
 
     def __init__(self, acl: Acl) -> None:
-        self._acl = acl
+        self.acl = acl
+        """The list in force."""
 
     def decide(self, client_ip: str, *, free: bool, given_up: bool = False) -> Verdict:
         """Decide about a connection from `client_ip`.
@@ -53,7 +54,7 @@ class Policy:
             given_up: Whether the client is known to have given up.
 
         """
-        allowed, entry = self._acl.decide(client_ip)
+        allowed, entry = self.acl.decide(client_ip)
         if not allowed:
             return Verdict(Outcome.REJECTED, entry)
         if given_up:

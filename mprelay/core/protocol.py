@@ -37,6 +37,7 @@ class CloseReason(StrEnum):
     DRAINED = "drained"
     WORKER_LOST = "worker_lost"
     KILLED = "killed"
+    ACL_REVOKED = "acl_revoked"
 
 
 Side: TypeAlias = Literal["client", "target"]

@@ -288,6 +288,9 @@ SESSION_CLOSED: Final[dict[CloseReason, Message]] = {
     ),
     CloseReason.WORKER_LOST: _closed("error", None, _CONNECTING + "was lost with its worker."),
     CloseReason.KILLED: _closed("info", None, _CONNECTING + "was terminated by the operator."),
+    CloseReason.ACL_REVOKED: _closed(
+        "info", None, _CONNECTING + "was terminated because the ACL no longer allows its client."
+    ),
 }
 
 # -- the relay and its workers (ours) ------------------------------------------------------------------------
@@ -369,6 +372,20 @@ RELAY_STOPPED: Final = Message(
     ),
 )
 
+ACL_RELOADED: Final = Message(
+    "acl.reloaded",
+    "info",
+    None,
+    "The ACL was read again: {entries} entries, {added} of them new, {removed} gone; {ended} sessions are ended.",
+    ("entries", "added", "removed", "ended"),
+)
+ACL_RELOAD_FAILED: Final = Message(
+    "acl.reload_failed",
+    "error",
+    None,
+    "The ACL stays as it was: {problem}.",
+    ("file", "line", "problem"),
+)
 RELAY_FAILED: Final = RELAY_STOPPED._replace(level="error")
 
 MESSAGES: Final[tuple[Message, ...]] = tuple(
@@ -407,6 +424,13 @@ FIELDS: Final[dict[str, Field]] = {
     "seq": Field("integer", "1, 2, 3 … over this run, without a gap"),
     "relay_id": Field("string", "one run of the relay"),
     "labels": Field("object", "what the user gave with --label, where it was given", values="string"),
+    # The rules.
+    "entries": Field("integer", "how many entries the ACL has"),
+    "added": Field("integer", "entries that only the new list has"),
+    "removed": Field("integer", "entries that only the old list had"),
+    "ended": Field("integer", "sessions that were ended because their clients are no longer allowed"),
+    "file": Field("string", "a file of rules; null: the list itself, or no file in particular", nullable=True),
+    "line": Field("integer", "the line, counted from 1; null: the whole file, or no file", nullable=True),
     # A connection.
     "client_ip": Field("string", "the client's address; null: of several clients", nullable=True),
     "client_port": Field("integer", "the client's port"),

@@ -28,6 +28,7 @@ from mprelay.records.recorder import Recorder
 from mprelay.records.writer import Writer
 from mprelay.supervisor.book import Book
 from mprelay.supervisor.failure import Failure
+from mprelay.supervisor.kills import Kills
 from mprelay.supervisor.loop import Alarm, Loop
 from mprelay.supervisor.member import GRACE, Member
 from mprelay.supervisor.reports import EVENTS_IN_PIPE, Report, Reports
@@ -73,6 +74,7 @@ class Crew:
         self.reports = Reports(
             loop, recorder, book.workers, self._members, on_report=on_report, on_ready=self._on_worker_ready
         )
+        self.kills = Kills(loop, self._members)
         self.watchdog = Watchdog(loop, book.workers, self.reports)
 
     # -- the start -------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from typing import Final, TypeAlias
 
 from mprelay.channel.down import BATCH
 from mprelay.config.validation import Config
+from mprelay.core.acl import Acl
 from mprelay.core.admission import Patience, Policy, PortSearch
 from mprelay.core.ledger import Session
 from mprelay.core.phases import Phase, RunState
@@ -83,6 +84,10 @@ class Door:
         self._resumed_at = loop.now
         self._examining = False  # clients that connected before `_resumed_at` may have given up
         self._log_paused_at: float | None = None  # since when waiting records hold back admission
+
+    def judge_by(self, acl: Acl) -> None:
+        """Judge all connections from now on by another list."""
+        self._policy.acl = acl
 
     # -- open and shut ---------------------------------------------------------------------------------------
 

@@ -53,6 +53,7 @@ class Member:
             self._sender = Sender(ours, self.pid)
             undo.callback(self._sender.close)
             self.send = self._sender.send
+            self.order = self._sender.send_order
             self.reader = EventReader(queue)
             undo.pop_all()
 

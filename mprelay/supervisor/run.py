@@ -60,6 +60,7 @@ from mprelay.supervisor.door import Door
 from mprelay.supervisor.failure import Failure
 from mprelay.supervisor.loop import Loop
 from mprelay.supervisor.outlet_link import OutletLink
+from mprelay.supervisor.reload import Reload
 from mprelay.supervisor.reports import Report
 from mprelay.supervisor.statistics import Statistics
 from mprelay.system import boottime, garbage, limits, origin, signals, spawning
@@ -106,6 +107,18 @@ class Run:
             on_ready=self._on_ready,
         )
         self._door = Door(config, loop, state, recorder=recorder, writer=writer, book=book, crew=crew)
+        rules, _ = config.acl
+        self._reload: Reload | None = None
+        if rules.has_files:
+            self._reload = Reload(
+                loop,
+                config.acl,
+                recorder=recorder,
+                book=book,
+                kills=crew.kills,
+                on_read=self._door.judge_by,
+                ends_sessions=config.acl_ends_sessions,
+            )
         self._statistics = Statistics(
             config.stats_interval, loop, recorder=recorder, writer=writer, book=book, crew=crew
         )
@@ -235,7 +248,11 @@ class Run:
 
     def _on_signal(self) -> None:
         for number in self._loop.take_signals():
-            self.stop(number)
+            if self._reload is not None and self._reload.is_meant(number):
+                if self._state.phase in {Phase.STARTING, Phase.ACTIVE}:
+                    self._reload.begin()
+            else:
+                self.stop(number)
 
     def _on_report(self, worker: int, event: Report, now: float) -> bool:
         """Act on a worker's report about one of its sessions. False: the report cannot be true."""
@@ -337,12 +354,13 @@ class Run:
         self._loop.cancel_alarms()
         self._book.stopped(self._state.ending.stop_reason, time.monotonic() - self._started)
         self._recorder.flush()
-        left = self._outlet.finish(self._started + START_LIMIT, lambda: self._hurry)
+        reading = self._reload is not None and self._reload.stop()
+        left = self._outlet.finish(self._started + START_LIMIT, lambda: self._hurry) or reading
         if not self._outlet.written:
             self._happened(Happening.STDOUT_GONE)
         code = self._state.ending.exit_code
         if left:
-            os._exit(code)  # a normal exit would wait for the outlet, which waits for the reader of stdout
+            os._exit(code)  # a normal exit would wait for the outlet, which waits for its reader, or for a disk
         spawning.end_helper()
         signals.ignore()  # everything is recorded: a late signal must not change the exit code
         return code

@@ -13,9 +13,10 @@ __all__ = ["SESSIONS_PER_WORKER", "LimitTooLow", "Share", "reserve"]
 _WORKER_BASE: Final = 16
 """Descriptors that a worker needs besides those of its sessions: standard streams, epoll, channels and spare."""
 
-_SUPERVISOR_BASE: Final = 24
+_SUPERVISOR_BASE: Final = 32
 """Descriptors that the supervisor needs besides those for workers and a batch of clients: streams, epoll,
-listener, signals, timer, the way to the outlet, and what spawn opens while it starts a process."""
+listener, signals, timer, the way to the outlet, what spawn opens while it starts a process, and a reading of the
+rules."""
 
 _PER_WORKER: Final = 5
 """Descriptors of the supervisor for each worker: channel, queue, sentinel, lifeline, its first words."""

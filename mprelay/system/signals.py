@@ -8,9 +8,11 @@ import sys
 
 if sys.platform == "win32":
     from mprelay.system.signals_windows import (
+        HANGUP,
         Signals,
         begin,
         die_with_parent,
+        has_terminal,
         held_back,
         ignore,
         leave_console,
@@ -18,16 +20,29 @@ if sys.platform == "win32":
     )
 else:
     from mprelay.system.signals_posix import (
+        HANGUP,
         Signals,
         begin,
         die_with_parent,
+        has_terminal,
         held_back,
         ignore,
         leave_console,
         release,
     )
 
-__all__ = ["Signals", "begin", "die_with_parent", "held_back", "ignore", "leave_console", "name", "release"]
+__all__ = [
+    "HANGUP",
+    "Signals",
+    "begin",
+    "die_with_parent",
+    "has_terminal",
+    "held_back",
+    "ignore",
+    "leave_console",
+    "name",
+    "release",
+]
 
 
 def name(number: int) -> str:

@@ -10,11 +10,13 @@ known state (:func:`begin`):
 - All others have their default action. If SIGCHLD stayed ignored, waitpid(2) would fail with ECHILD (signal(7)).
 """
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Final
 
 from mprelay.system import early
 
@@ -22,6 +24,10 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 assert sys.platform != "win32"  # noqa: S101 - for mypy, which checks the other platforms too
 
+HANGUP: Final = int(signal.SIGHUP)
+"""The stop signal that can also mean: read your files again."""
+
+_TERMINAL: Final = "/dev/tty"
 _STOP = frozenset(map(signal.Signals, early.NUMBERS))
 _AS_BY_DEFAULT = frozenset(
     {
@@ -175,3 +181,12 @@ def ignore() -> None:
 
 def leave_console() -> None:
     """A terminal reaches a process by signals only, and they are ignored."""
+
+
+def has_terminal() -> bool:
+    """Tell whether this process has a controlling terminal (tty(4)). One that has hung up is none any more."""
+    try:
+        os.close(os.open(_TERMINAL, os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True

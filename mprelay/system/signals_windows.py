@@ -27,6 +27,9 @@ from mprelay.system import early
 
 assert sys.platform == "win32"  # noqa: S101 - for mypy, which checks the other platforms too
 
+HANGUP: Final[int | None] = None
+"""The stop signal that can also mean: read your files again. There is none."""
+
 _STOP: Final = tuple(map(signal.Signals, early.NUMBERS))
 _CTRL_CLOSE_EVENT: Final = 2  # wincon.h; those below are signals, those above are about logins and the machine
 _END_NOW: Final = bytes([signal.SIGTERM] * 2)
@@ -132,3 +135,8 @@ def leave_console() -> None:
     """Leave the console, and hear nothing of it any more, unless a standard stream of this process is on it."""
     if not any(map(os.isatty, _STREAMS)):
         ctypes.WinDLL("kernel32").FreeConsole()
+
+
+def has_terminal() -> bool:
+    """Tell whether a terminal could hang up: the end of a console is told in another way."""
+    return False

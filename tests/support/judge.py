@@ -39,6 +39,8 @@ EVENTS: dict[str, set[tuple[int | None, str]]] = {
     "connection.refused_more": {(None, "warning")},
     "admission.paused": {(None, "warning")},
     "admission.resumed": {(None, "info")},
+    "acl.reloaded": {(None, "info")},
+    "acl.reload_failed": {(None, "error")},
     "relay.expired": {(23, "info")},
     "session.allocated": {(26, "info")},
     "session.connected": {(28, "info")},
@@ -74,6 +76,7 @@ REASONS = {
     "drained": (None, "info"),
     "worker_lost": (None, "error"),
     "killed": (None, "info"),
+    "acl_revoked": (None, "info"),
 }
 LIFE = [
     "connection.attempt",
@@ -139,6 +142,12 @@ TYPES = {
     "parameter": "string",
     "value": "string?",
     "problem": "string",
+    "entries": "integer",
+    "added": "integer",
+    "removed": "integer",
+    "ended": "integer",
+    "file": "string?",
+    "line": "integer?",
     "detail": "string",
     "place": "string",
     "resolution_s": "number",
@@ -277,7 +286,7 @@ def check_how_it_ended(record: Record) -> None:
     assert (record["outbound_port"] is None) == (record["connect_ms"] is None), record
     assert record["inbound_ip"] is None or not record["inbound_ip"].startswith("::ffff:"), record
     # The supervisor wrote the record if the worker could not report the end.
-    unreported = {"worker_lost", "handoff_failed", "relay_expired", "drained", "killed"}
+    unreported = {"worker_lost", "handoff_failed", "relay_expired", "drained", "killed", "acl_revoked"}
     assert record["inbound_ip"] or record["reason"] in unreported, record
 
 

@@ -192,7 +192,7 @@ class UnderWine:
                 if (
                     process.pid != self.process.pid
                     and self._mark.encode() in environment
-                    and "python.exe" in process.cmdline()[0]
+                    and "python.exe" in "".join(process.cmdline()[:1])
                 ):
                     found.append(process)
         return found

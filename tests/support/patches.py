@@ -28,6 +28,10 @@ UNACKNOWLEDGED: Place = ("mprelay.system.sockets", "unacknowledged")
 ARRIVAL: Place = ("mprelay.worker.lingering", "ARRIVAL")
 LATE_LIMIT: Place = ("mprelay.core.roster", "LATE_LIMIT")
 START_LIMIT: Place = ("mprelay.supervisor.crew", "START_LIMIT")
+REREAD: Place = ("mprelay.config.rules", "reread")
+"""In the process that reads the rules again."""
+READING_BUILD: Place = ("mprelay.reading.process", "BUILD")
+READING_LIMIT: Place = ("mprelay.supervisor.reload", "_LIMIT")
 SESSIONS_PER_WORKER: Place = ("mprelay.system.limits", "SESSIONS_PER_WORKER")
 
 QUEUE = "self._worker.reports._uplink._queue"

@@ -16,9 +16,13 @@ PACKAGE = Path(mprelay.__file__).parent
 FLOORS = {
     "": {"app", "system"},  # __main__ and __init__
     "app": {"supervisor", "config", "records", "core", "system"},
-    "supervisor": {"config", "records", "channel", "system", "core", "worker:main", "outlet:main"},
+    "supervisor": {
+        *("config", "records", "channel", "system", "core"),
+        *("worker:main", "outlet:main", "reading:main"),
+    },
     "worker": {"channel", "system", "core"},
     "outlet": {"system"},
+    "reading": {"channel.build", "config", "system", "core"},
     "config": {"records.catalogue", "core"},
     "records": {"core", "system"},
     "channel": {"core", "system"},
@@ -33,6 +37,7 @@ The supervisor names only the entry points of worker and outlet.
 PROCESSES = {
     "mprelay.worker.process": {"worker", "channel", "system", "core"},
     "mprelay.outlet.copying": {"outlet", "system"},
+    "mprelay.reading.process": {"reading", "channel", "config", "system", "core"},
 }
 """The first module of each process, and the folders that it may load, directly or indirectly."""
 

@@ -152,3 +152,13 @@ def test_any_argv_is_accepted_or_refused(argv):
     """The result is a Config, a text to show, or at least one problem; never an exception, never SystemExit."""
     result = parse(argv)
     assert isinstance(result, Config | Text) or (isinstance(result, Refusal) and result.problems)
+
+
+def test_a_flag_takes_no_value():
+    """It may stand anywhere, and twice; what follows it is a parameter of its own."""
+    words = ["8080", "192.0.2.1", "80", "ANY"]
+    assert not parse(words).acl_ends_sessions
+    assert parse(["--acl-ends-sessions", *words]).acl_ends_sessions
+    assert parse([*words[:2], "--acl-ends-sessions", *words[2:], "--acl-ends-sessions"]).acl_ends_sessions
+    (wrong,) = parse([*words, "--acl-ends-sessions=yes"]).problems
+    assert wrong.problem == "this option takes no value: '--acl-ends-sessions=yes'; see mprelay --help."

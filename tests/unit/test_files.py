@@ -8,6 +8,7 @@ import pytest
 from mprelay.system import files
 
 
+@pytest.mark.posix("links that anybody can make")
 def test_a_regular_file_is_read_also_through_links(tmp_path):
     (tmp_path / "real").write_bytes(b"\x00\xff\r\n")
     (tmp_path / "link").symlink_to("real")

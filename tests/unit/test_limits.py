@@ -74,7 +74,7 @@ def test_the_supervisor_needs_its_own(hard):
     limits.reserve(20, 16, 64)
     assert calls == [(20 * 2 + 16 + 128, 1000)]
     hard(40, 50)
-    with pytest.raises(LimitTooLow, match="124 in the supervisor"):
+    with pytest.raises(LimitTooLow, match="132 in the supervisor"):
         limits.reserve(20, 16, 64)
 
 

@@ -151,7 +151,7 @@ def test_workers_that_cannot_even_hold_the_default_are_refused():
             ],
         ),
         ("trg_port", 4, ["1", "65535"], ["0", "65536", "http"]),
-        ("acl", 5, ["any", "10.0.0.0/8", "!::/0,any"], ["10.0.0.1", "10.0.0.1/0.0.0.255", "", "@", "@/x"]),
+        ("acl", 5, ["any", "10.0.0.0/8", "!::/0,any"], ["10.0.0.1", "10.0.0.1/0.0.0.255", "", "@", "any,"]),
         ("connect_timeout", 6, ["1", "3", "3s"], ["0", "4", "1.5", "4s", "0m", "1m", "1.0s"]),
         (
             "idle_timeout",
@@ -204,7 +204,7 @@ def test_bounds(name, msg_id, good, bad):
 def test_each_parameter_of_the_table_is_tested_above():
     """A new row of the table needs a new row of bounds."""
     (mark,) = [mark for mark in test_bounds.pytestmark if mark.name == "parametrize"]
-    assert {row[0] for row in mark.args[1]} == {parameter.name for parameter in PARAMETERS}
+    assert {row[0] for row in mark.args[1]} == {parameter.name for parameter in PARAMETERS if not parameter.flag}
 
 
 def test_every_wrong_value_is_reported_and_not_only_the_first():

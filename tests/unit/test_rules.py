@@ -2,6 +2,7 @@
 
 import errno
 import os
+from pathlib import PurePath
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from mprelay.config.rules import WRONG_LIMIT, Rules, Wrong, WrongRulesError, cha
 from mprelay.config.sources import ARGUMENT, Given
 from mprelay.config.validation import validate
 
+RULES = str(PurePath("/etc/rules"))  # in the form of this system
 GOOD = {"fwd_port": ["8080"], "trg_host": ["192.0.2.1"], "trg_port": ["80"]}
 
 
@@ -38,38 +40,39 @@ def test_a_list_is_its_entries_in_their_order():
 
 
 def test_a_file_stands_for_its_lines():
-    files = {"/etc/rules": b"10.0.0.0/8 # office\n\n \t# nothing\n!ANY", "/srv/more": b"\xef\xbb\xbf::1/128\r\n"}
+    more = str(PurePath("/srv/more"))
+    files = {RULES: b"10.0.0.0/8 # office\n\n \t# nothing\n!ANY", more: b"\xef\xbb\xbf::1/128\r\n"}
     text = "@rules,192.0.2.0/24,@/srv/more"
     assert entries(text, files) == ["10.0.0.0/8", "!ANY", "192.0.2.0/24", "::1/128"]
     rules = Rules.of(text, "/etc")
     assert (rules.written, rules.items, rules.has_files) == (
         text,
-        ("@/etc/rules", "192.0.2.0/24", "@/srv/more"),
+        (f"@{RULES}", "192.0.2.0/24", f"@{more}"),
         True,
     )
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"# nobody\n"])
 def test_a_file_without_an_entry_lets_nobody_in(content):
-    loaded = Rules.of("@rules", "/etc").load({"/etc/rules": content}.__getitem__)
+    loaded = Rules.of("@rules", "/etc").load({RULES: content}.__getitem__)
     assert len(loaded.acl) == 0
     assert not loaded.acl.decide("127.0.0.1").allowed
 
 
 def test_every_wrong_entry_has_its_place():
-    found = wrong("10.0.0.1,@rules,x", {"/etc/rules": b"ANY\n@other\n\n10.0.0.0/33 # too long\n"})
+    found = wrong("10.0.0.1,@rules,x", {RULES: b"ANY\n@other\n\n10.0.0.0/33 # too long\n"})
     assert [(one.file, one.line, one.text) for one in found] == [
         (None, None, "10.0.0.1"),
-        ("/etc/rules", 2, "@other"),
-        ("/etc/rules", 4, "10.0.0.0/33"),
+        (RULES, 2, "@other"),
+        (RULES, 4, "10.0.0.0/33"),
         (None, None, "x"),
     ]
-    assert [one.place for one in found] == ["", "line 2 of '/etc/rules'", "line 4 of '/etc/rules'", ""]
+    assert [one.place for one in found] == ["", f"line 2 of {RULES!r}", f"line 4 of {RULES!r}", ""]
     assert "no file names another" in found[1].problem
 
 
 def test_only_so_many_wrong_entries_are_told():
-    assert len(wrong("@rules", {"/etc/rules": b"x\n" * 1000})) == WRONG_LIMIT
+    assert len(wrong("@rules", {RULES: b"x\n" * 1000})) == WRONG_LIMIT
 
 
 @pytest.mark.parametrize("item", ["", "@", "10.0.0.0/8,", ",any"])
@@ -80,14 +83,14 @@ def test_an_item_must_not_be_empty(item):
 
 def test_a_file_that_cannot_be_read_is_told():
     (one,) = wrong("@rules")
-    assert one == Wrong("/etc/rules", None, "@/etc/rules", "cannot be read: No such file or directory")
-    (one,) = wrong("@rules", {"/etc/rules": b"any\xff"})
+    assert one == Wrong(RULES, None, f"@{RULES}", "cannot be read: No such file or directory")
+    (one,) = wrong("@rules", {RULES: b"any\xff"})
     assert one.problem == "is not UTF-8: its byte 4 belongs to no character"
 
 
 def test_nothing_of_a_file_is_shown_to_whom_it_does_not_belong():
-    (one,) = wrong("@rules", {"/etc/rules": b"root:secret\n"}, quotes=False)
-    assert one == Wrong("/etc/rules", 1, None, "must be an entry")
+    (one,) = wrong("@rules", {RULES: b"root:secret\n"}, quotes=False)
+    assert one == Wrong(RULES, 1, None, "must be an entry")
 
 
 @given(st.binary(max_size=60))
@@ -95,7 +98,7 @@ def test_any_file_is_a_list_or_wrong(content):
     """There is no other error, and none of the wrong ones is told without its line."""
     lines = content.count(b"\n") + 1
     try:
-        assert len(entries("@rules", {"/etc/rules": content})) <= lines
+        assert len(entries("@rules", {RULES: content})) <= lines
     except WrongRulesError as failure:
         told = [one.line for one in failure.wrong]
     else:
@@ -105,7 +108,7 @@ def test_any_file_is_a_list_or_wrong(content):
 
 def test_changes_are_counted_whatever_the_form_and_the_order():
     def digests(text):
-        return Rules.of("@rules", "/etc").load({"/etc/rules": text}.__getitem__).digests
+        return Rules.of("@rules", "/etc").load({RULES: text}.__getitem__).digests
 
     before = digests(b"10.1.2.3/8\n!ANY\n::1/128\n")
     assert changes(before, digests(b"::1/128\n10.0.0.0/255.0.0.0\n!any\n")) == (0, 0)
@@ -122,13 +125,13 @@ def validated(acl, host):
 
 def test_validation_tells_each_wrong_entry():
     """The value is the entry. In a sentence the place follows it."""
-    host = Host(directory="/etc", read_file={"/etc/rules": b"ANY\n10.0.0.1\n"}.__getitem__)
+    host = Host(directory="/etc", read_file={RULES: b"ANY\n10.0.0.1\n"}.__getitem__)
     one, other = validated("x,@rules", host)
     assert (one.parameter, one.value, one.message.msg_id) == ("acl", "x", 5)
     assert (other.parameter, other.value, other.message.msg_id) == ("acl", "10.0.0.1", 5)
     assert one.problem.startswith("<ACL> 'x' must be ANY")
-    assert other.problem.startswith("<ACL> '10.0.0.1' in line 2 of '/etc/rules' has no mask")
+    assert other.problem.startswith(f"<ACL> '10.0.0.1' in line 2 of {RULES!r} has no mask")
     (hidden,) = validated("@rules", host._replace(quotes_files=False))
-    assert (hidden.value, hidden.problem) == (None, "<ACL> in line 2 of '/etc/rules' must be an entry.")
+    assert (hidden.value, hidden.problem) == (None, f"<ACL> in line 2 of {RULES!r} must be an entry.")
     (unknown,) = validated("@rules", Host())
     assert "cannot be read" in unknown.problem
