@@ -1,4 +1,4 @@
-"""Sums of refused connections, kept while there is no room for a record of each.
+"""Sums of refused connections that are not recorded one by one.
 
 Rules:
 

@@ -13,6 +13,7 @@ Rules:
 from typing import Final, NamedTuple
 
 from mprelay.core.admission import Outcome, Verdict
+from mprelay.core.floods import Floods
 from mprelay.core.ledger import Ledger, Session
 from mprelay.core.protocol import Address, Closed, CloseReason, Connected, PeerEnd, Progress, Side
 from mprelay.core.refusals import Kind, Refusals
@@ -64,8 +65,9 @@ class Book:
         self.ledger = ledger
         self.workers = ledger.workers
         self.summing_up = False
-        """Whether refused connections are summed up, which leaves the room of their records to others."""
+        """Whether all refused connections are summed up, which leaves the room of their records to others."""
         self.refusals = Refusals()
+        self._floods = Floods()
         self._recorder = recorder
         self._target_ip, self._target_port = target
         self._inbound_ip = inbound_ip  # None: the relay listens on all addresses
@@ -81,14 +83,14 @@ class Book:
         Messages 16 and then 18, 17, 21 or ours. `now` is monotonic, in seconds; `waited_ms` is in milliseconds.
         """
         if verdict.outcome is not _ADMITTED:
-            self._refuse(client, verdict, at, waited_ms)
+            self._refuse(client, verdict, at, now, waited_ms)
             return None
         session = self.ledger.admit(*client, now)
         if self._every_message:
             self._attempted(at, client, catalogue.CONNECTION_ACCEPTED, self._facts(session))
         return session
 
-    def _refuse(self, client: Address, verdict: Verdict, at: float, waited_ms: float) -> None:
+    def _refuse(self, client: Address, verdict: Verdict, at: float, now: float, waited_ms: float) -> None:
         kind, message = _REFUSALS[verdict.outcome]
         fields: dict[str, object]
         match verdict.outcome:
@@ -102,7 +104,7 @@ class Book:
                 self.ledger.exhaust()
                 fields = {"active": self.ledger.active}
         ip, port = client
-        if self.summing_up:
+        if self._floods.is_part(ip, now) or self.summing_up:
             self.refusals.add(ip, kind, at)
         else:
             self._attempted(at, client, message, {"client_ip": ip, "client_port": port, **fields})

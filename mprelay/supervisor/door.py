@@ -6,9 +6,9 @@ Rules:
    the kernel's backlog.
 2. All connections of a batch that go to one worker are handed over in one message. After the hand-over the
    message owns the sockets.
-3. While many records wait to be written, refusals are summed up, because each record of a refusal takes room
-   that other records need. So refused connections alone never fill the room up to the mark at which admission
-   pauses.
+3. A flood of refusals from one address is summed up (:mod:`mprelay.core.floods`). While many records wait to be
+   written, all refusals are, because each record of one takes room that other records need. So refused
+   connections alone never fill the room up to the mark at which admission pauses.
 4. After a pause, each client that connected before it ended is examined. It has given up if it has reset the
    connection, or has waited longer than the connect timeout. An end of data is no sign of that: ``nc -N`` has
    sent one before the connection is accepted.
@@ -212,7 +212,7 @@ class Door:
                 break
             if slots and not book.workers.has_room():
                 break
-        if book.summing_up and book.refusals and not self._sums.pending:
+        if book.refusals and not self._sums.pending:
             self._sums.move(now + _SUMS_INTERVAL)
         for worker, batch in batches.items():
             self._hand_over(worker, batch, frozenset((worker,)))

@@ -1,0 +1,65 @@
+"""Which refusals are recorded one by one."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mprelay.core.floods import CLIENTS_LIMIT, PERIOD, SINGLE, Floods
+
+
+def told(floods, count, now, client="192.0.2.1"):
+    """How many of `count` refusals at this moment are recorded one by one."""
+    return [floods.is_part(client, now) for _ in range(count)].count(False)
+
+
+def test_the_first_ten_in_ten_seconds_are_told_one_by_one():
+    floods = Floods()
+    assert told(floods, 4, 0.0) == 4
+    assert told(floods, 4, 5.0) == 4
+    assert told(floods, 100, 9.9) == 2
+    assert told(floods, 100, 9.9, "192.0.2.2") == SINGLE
+
+
+def test_whoever_comes_slowly_is_always_told():
+    floods = Floods()
+    assert sum(told(floods, SINGLE, turn * PERIOD) for turn in range(100)) == 100 * SINGLE
+
+
+def test_a_flood_goes_on_until_a_period_with_few():
+    floods = Floods()
+    assert told(floods, 1000, 0.0) == SINGLE
+    assert told(floods, 1000, PERIOD) == 0
+    assert told(floods, 5, 2 * PERIOD) == 0
+    assert told(floods, 1000, 3 * PERIOD) == SINGLE
+
+
+def test_a_flood_is_over_after_a_pause():
+    floods = Floods()
+    assert told(floods, 1000, 0.0) == SINGLE
+    assert told(floods, 1000, 2 * PERIOD) == SINGLE
+
+
+def test_a_flood_from_many_addresses_is_bounded():
+    """Addresses beyond the bound are a flood, until the others are forgotten."""
+    floods = Floods()
+    for number in range(CLIENTS_LIMIT):
+        assert told(floods, 1, number / CLIENTS_LIMIT, f"client {number}") == 1
+    assert told(floods, 5, 1.0, "one more") == 0
+    assert len(floods) == CLIENTS_LIMIT
+    assert told(floods, 1, 1.0, "client 7") == 1
+    assert told(floods, 5, 1.0 + PERIOD, "one more") == 5
+    assert len(floods) == 1
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.floats(0, 30)), max_size=60))
+def test_in_any_period_few_are_told(refusals):
+    """There are at most two periods, and never less than the first ten of an address."""
+    floods = Floods()
+    now, single = 0.0, {}
+    for client, pause in refusals:
+        now += pause / 20
+        if not floods.is_part(str(client), now):
+            single.setdefault(client, []).append(now)
+    for client, moments in single.items():
+        assert len(moments) >= min(SINGLE, sum(client == other for other, _ in refusals))
+        for moment in moments:
+            assert sum(moment <= other < moment + PERIOD for other in moments) <= 2 * SINGLE
