@@ -162,3 +162,32 @@ def test_a_flag_takes_no_value():
     assert parse([*words[:2], "--acl-ends-sessions", *words[2:], "--acl-ends-sessions"]).acl_ends_sessions
     (wrong,) = parse([*words, "--acl-ends-sessions=yes"]).problems
     assert wrong.problem == "this option takes no value: '--acl-ends-sessions=yes'; see mprelay --help."
+
+
+@pytest.mark.parametrize(
+    ("client", "acl", "answer"),
+    [
+        ("10.1.2.3", "!10.1.0.0/16,ANY", Text("rejected: !10.1.0.0/16\n", 1)),
+        ("10.2.2.3", "!10.1.0.0/16,ANY", Text("allowed: ANY\n", 0)),
+        ("::ffff:10.0.0.1", "10.0.0.0/8", Text("allowed: 10.0.0.0/8\n", 0)),
+        ("2001:db8::1", "10.0.0.0/8", Text("rejected: no entry\n", 1)),
+    ],
+)
+def test_an_acl_can_be_asked(client, acl, answer):
+    assert parse(["--acl-test", client, acl]) == answer
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wrong"),
+    [
+        ([], ["arguments"]),
+        (["10.0.0.1"], ["arguments"]),
+        (["10.0.0.1", "ANY", "x"], ["arguments"]),
+        (["x", "ANY"], ["arguments"]),
+        (["::1", "10.0.0.1,y"], ["acl", "acl"]),
+        (["x", "y"], ["arguments", "acl"]),
+    ],
+)
+def test_a_wrong_question_about_an_acl_is_told(arguments, wrong):
+    """Nothing is said of the parameters that such a question does not need."""
+    assert [problem.parameter for problem in parse(["--acl-test", *arguments]).problems] == wrong

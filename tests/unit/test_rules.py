@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mprelay.config.host import Host
-from mprelay.config.rules import WRONG_LIMIT, Rules, Wrong, WrongRulesError, changes
+from mprelay.config.rules import WRONG_LIMIT, Rules, Wrong, WrongRulesError, changes, reread
 from mprelay.config.sources import ARGUMENT, Given
 from mprelay.config.validation import validate
 
@@ -135,3 +135,16 @@ def test_validation_tells_each_wrong_entry():
     assert (hidden.value, hidden.problem) == (None, f"<ACL> in line 2 of {RULES!r} must be an entry.")
     (unknown,) = validated("@rules", Host())
     assert "cannot be read" in unknown.problem
+
+
+def test_rules_are_read_again_as_a_whole_or_not_at_all():
+    files = {RULES: b"10.0.0.0/8\n!ANY\n"}
+    rules = Rules.of("@rules", "/etc")
+    before = rules.load(files.__getitem__).digests
+    files[RULES] = b"10.0.0.0/8\n192.0.2.0/24\n::1/128\n"
+    found = reread(rules, before, files.__getitem__, quotes=True)
+    assert (len(found.loaded.acl), found.added, found.removed, found.wrong) == (3, 2, 1, ())
+    files[RULES] = b"10.0.0.0/8\nx\ny\n"
+    found = reread(rules, before, files.__getitem__, quotes=False)
+    assert (found.loaded, found.added, found.removed) == (None, 0, 0)
+    assert [(wrong.line, wrong.text) for wrong in found.wrong] == [(2, None), (3, None)]
