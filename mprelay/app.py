@@ -56,11 +56,11 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _working_directory() -> str:
-    """Return the working directory. It may have been removed; then no file is found from it."""
+    """Return the working directory. It may have been removed; then a file that is named from it is not found."""
     try:
         return str(Path.cwd())
     except OSError:
-        return os.sep
+        return ""
 
 
 def _as_typed(argv: Sequence[str]) -> list[str]:

@@ -21,7 +21,7 @@ from pathlib import PurePath
 from typing import Final, NamedTuple
 
 from mprelay.core.acl import Acl, Entry
-from mprelay.core.texts import quoted
+from mprelay.core.texts import QUOTE_LIMIT, quoted, shown
 
 WRONG_LIMIT: Final = 10
 """Wrong entries that are told."""
@@ -84,6 +84,8 @@ class Rules:
         entries: list[Entry] = []
         wrong: list[Wrong] = []
         for item in self.items:
+            if len(wrong) >= WRONG_LIMIT:
+                break
             if item.startswith(_FILE):
                 _read_file(item.removeprefix(_FILE), read_file, entries, wrong, quotes=quotes)
                 continue
@@ -157,12 +159,14 @@ def _read_file(
     if problem is not None:
         wrong.append(Wrong(path, None, _FILE + path, problem))
     for number, line in enumerate(lines, 1):
+        if len(wrong) >= WRONG_LIMIT:
+            return
         if text := line.partition("#")[0].strip():
             try:
                 entries.append(Entry.parse(text))
             except ValueError as failure:
                 problem = "must be an entry: no file names another" if text.startswith(_FILE) else str(failure)
                 if quotes:
-                    wrong.append(Wrong(path, number, text, problem))
+                    wrong.append(Wrong(path, number, shown(text, QUOTE_LIMIT), problem))
                 else:  # even the problem may repeat what was read
                     wrong.append(Wrong(path, number, None, "must be an entry"))

@@ -13,7 +13,7 @@ Rules:
 
 from array import array
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -60,25 +60,28 @@ class Decision(NamedTuple):
     entry: str
 
 
+class _Parts(NamedTuple):
+    """What a list decides by."""
+
+    v4: Ranges
+    v6: Ranges
+    allows: bytes  # a byte for each entry
+    texts: bytes  # all entries as written
+    ends: "array[int]"  # where each of them ends
+
+
 class Acl:
     """A list of entries, ready to decide. It can be sent to another process in a millisecond or two."""
 
-    __slots__ = ("_allows", "_ends", "_texts", "_v4", "_v6", "decide")
+    __slots__ = ("__weakref__", "_parts", "decide")
 
     decide: Callable[[str], Decision]
     """Decides on a client by its address. Raises ValueError if that is no address."""
 
-    def __init__(self, v4: Ranges, v6: Ranges, allows: bytes, texts: bytes, ends: "array[int]") -> None:
-        """Take the parts of a list; :meth:`of` makes them.
-
-        `allows` has a byte for each entry, `texts` all entries as written, and `ends` where each of them ends.
-        """
-        self._v4 = v4
-        self._v6 = v6
-        self._allows = allows
-        self._texts = texts
-        self._ends = ends
-        self.decide = lru_cache(_CACHED_CLIENTS)(self._decide)
+    def __init__(self, parts: _Parts) -> None:
+        self._parts = parts
+        # A method would refer to this object, and this object to it: nobody would ever collect a long list.
+        self.decide = lru_cache(_CACHED_CLIENTS)(partial(_decide, parts))
 
     @classmethod
     def of(cls, entries: Sequence[Entry]) -> "Acl":
@@ -95,36 +98,34 @@ class Acl:
                 (v4 if network.version == 4 else v6).append((first, last, index))  # noqa: PLR2004
             texts += entry.written.encode()
             ends.append(len(texts))
-        return cls(Ranges.of(v4), Ranges.of(v6), bytes(entry.allows for entry in entries), bytes(texts), ends)
-
-    def _decide(self, client_ip: str) -> Decision:
-        ip = ip_address(client_ip)
-        if isinstance(ip, IPv6Address):
-            mapped = ip.ipv4_mapped
-            index = self._v6.find(int(ip)) if mapped is None else self._v4.find(int(mapped))
-        else:
-            index = self._v4.find(int(ip))
-        if index == NOBODY:
-            return Decision(allowed=False, entry=NO_ENTRY)
-        written = self._texts[self._ends[index - 1] if index else 0 : self._ends[index]].decode()
-        return Decision(bool(self._allows[index]), written)
+        allows = bytes(entry.allows for entry in entries)
+        return cls(_Parts(Ranges.of(v4), Ranges.of(v6), allows, bytes(texts), ends))
 
     def __len__(self) -> int:
         """Count the entries."""
-        return len(self._ends)
+        return len(self._parts.ends)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Acl, self._parts
-
-    @property
-    def _parts(self) -> tuple[Any, ...]:
-        return self._v4, self._v6, self._allows, self._texts, self._ends
+        return Acl, (self._parts,)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Acl) and self._parts == other._parts
 
     def __hash__(self) -> int:
-        return hash((self._allows, self._texts))
+        return hash((self._parts.allows, self._parts.texts))
+
+
+def _decide(parts: _Parts, client_ip: str) -> Decision:
+    ip = ip_address(client_ip)
+    if isinstance(ip, IPv6Address):
+        mapped = ip.ipv4_mapped
+        index = parts.v6.find(int(ip)) if mapped is None else parts.v4.find(int(mapped))
+    else:
+        index = parts.v4.find(int(ip))
+    if index == NOBODY:
+        return Decision(allowed=False, entry=NO_ENTRY)
+    written = parts.texts[parts.ends[index - 1] if index else 0 : parts.ends[index]].decode()
+    return Decision(bool(parts.allows[index]), written)
 
 
 def _network(text: str) -> Network:
@@ -141,6 +142,8 @@ def _network(text: str) -> Network:
         prefix = _dotted(mask, address) if "." in mask else _prefix(mask, _V4_BITS)
         return IPv4Network((ip, prefix), strict=False)
     network = IPv6Network((ip, _prefix(mask, _V6_BITS)), strict=False)
+    if ip.ipv4_mapped is not None and network.prefixlen < _MAPPED_NETWORK.prefixlen:
+        raise ValueError("must have a prefix length from 96 to 128: this is IPv4 in the form of IPv6")
     if network.subnet_of(_MAPPED_NETWORK):
         inner = IPv4Address(int(network.network_address) & _V4_MASK)
         return IPv4Network((inner, network.prefixlen - _MAPPED_NETWORK.prefixlen))

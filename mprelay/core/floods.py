@@ -5,11 +5,12 @@ Rules:
 1. The first :data:`SINGLE` refusals of an address within :data:`PERIOD` are recorded one by one. The rest is a
    flood.
 2. A flood goes on until the address had a whole period with few refusals, or none.
-3. Memory is bounded. At most :data:`CLIENTS_LIMIT` addresses are watched. Those beyond are a flood together.
+3. Memory is bounded. At most :data:`CLIENTS_LIMIT` addresses are watched. Those beyond are not told apart.
 4. No clock: moments are arguments.
 """
 
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Final
 
 SINGLE: Final = 10
@@ -22,41 +23,66 @@ CLIENTS_LIMIT: Final = 4096
 """Addresses that are watched."""
 
 
+class Part(Enum):
+    """What one refusal is part of."""
+
+    NOTHING = auto()  # it is recorded by itself
+    FLOOD = auto()  # of its address
+    CROWD = auto()  # of addresses that nobody can watch any more
+
+
 @dataclass(slots=True)
 class _Period:
     """The present period of one address."""
 
-    began_at: float  # monotonic
+    ends_at: float  # monotonic
+    forgotten_at: float
     count: int = 0
-    flood: bool = False
 
 
 class Floods:
     """The addresses that were refused lately."""
 
     def __init__(self) -> None:
-        self._periods: dict[str, _Period] = {}  # the one that began first comes first
+        self._calm: dict[str, _Period] = {}  # in the order in which they are forgotten; so are the others
+        self._floods: dict[str, _Period] = {}
 
     def __len__(self) -> int:
-        return len(self._periods)
+        return len(self._calm) + len(self._floods)
 
-    def is_part(self, client_ip: str, now: float) -> bool:
-        """Count a refusal at `now` (monotonic, seconds); tell whether it is part of a flood."""
-        period = self._periods.get(client_ip)
-        if period is None or now >= period.began_at + PERIOD:
-            self._forget(now, client_ip)
-            if period is None and len(self._periods) >= CLIENTS_LIMIT:
-                return True
-            goes_on = period is not None and period.count > SINGLE and now < period.began_at + 2 * PERIOD
-            self._periods.pop(client_ip, None)
-            period = self._periods[client_ip] = _Period(now, flood=goes_on)
+    def count(self, client_ip: str, now: float) -> Part:
+        """Count a refusal at `now` (monotonic, seconds); tell what it is part of."""
+        period = self._calm.get(client_ip) or self._floods.get(client_ip)
+        if period is None or now >= period.ends_at:
+            goes_on = period is not None and period.count > SINGLE and now < period.ends_at + PERIOD
+            self._calm.pop(client_ip, None)
+            self._floods.pop(client_ip, None)
+            self._forget(now)
+            if period is None and len(self) >= CLIENTS_LIMIT:
+                return Part.CROWD
+            period = _Period(now + PERIOD, now + PERIOD)
+            if goes_on:
+                self._begin_flood(client_ip, period, now)
+            else:
+                self._calm[client_ip] = period
         period.count += 1
-        return period.flood or period.count > SINGLE
+        if client_ip in self._floods:
+            return Part.FLOOD
+        if period.count <= SINGLE:
+            return Part.NOTHING
+        del self._calm[client_ip]
+        self._begin_flood(client_ip, period, now)
+        return Part.FLOOD
 
-    def _forget(self, now: float, but: str) -> None:
-        """Forget the addresses whose last period is over, and `but` not."""
-        while self._periods:
-            oldest, period = next(iter(self._periods.items()))
-            if oldest == but or now < period.began_at + PERIOD:
-                return
-            del self._periods[oldest]
+    def _begin_flood(self, client_ip: str, period: _Period, now: float) -> None:
+        """Remember it for two periods: the one that runs, and the next, which tells whether it goes on."""
+        period.forgotten_at = now + 2 * PERIOD
+        self._floods[client_ip] = period
+
+    def _forget(self, now: float) -> None:
+        for periods in (self._calm, self._floods):
+            while periods:
+                oldest, period = next(iter(periods.items()))
+                if now < period.forgotten_at:
+                    break
+                del periods[oldest]

@@ -35,8 +35,8 @@ class Refusals:
     def __len__(self) -> int:
         return len(self._sums)
 
-    def add(self, client_ip: str, refused: Kind, at: float) -> None:
-        """Count one refusal."""
+    def add(self, client_ip: str | None, refused: Kind, at: float) -> None:
+        """Count one refusal; None: of a client that is not told apart from others."""
         key: tuple[str | None, Kind] = (client_ip, refused)
         if key not in self._sums and len(self._sums) >= CLIENTS_LIMIT:
             key = (None, refused)

@@ -6,12 +6,11 @@ The supervisor loads this file too, because it names :func:`main`. So nothing el
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mprelay.config.rules import Rules
     from mprelay.system.oneway import End
 
 
-def main(rules: "Rules", before: "End", answer: "End") -> None:
+def main(question: "End", answer: "End") -> None:
     """Read the rules once (the entry point of the process). Both pipes are its own."""
     from mprelay.reading.process import run  # noqa: PLC0415 - not in the supervisor
 
-    run(rules, before, answer)
+    run(question, answer)

@@ -13,7 +13,7 @@ Rules:
 from typing import Final, NamedTuple
 
 from mprelay.core.admission import Outcome, Verdict
-from mprelay.core.floods import Floods
+from mprelay.core.floods import Floods, Part
 from mprelay.core.ledger import Ledger, Session
 from mprelay.core.protocol import Address, Closed, CloseReason, Connected, PeerEnd, Progress, Side
 from mprelay.core.refusals import Kind, Refusals
@@ -104,8 +104,9 @@ class Book:
                 self.ledger.exhaust()
                 fields = {"active": self.ledger.active}
         ip, port = client
-        if self._floods.is_part(ip, now) or self.summing_up:
-            self.refusals.add(ip, kind, at)
+        part = self._floods.count(ip, now)
+        if self.summing_up or part is not Part.NOTHING:
+            self.refusals.add(None if part is Part.CROWD else ip, kind, at)
         else:
             self._attempted(at, client, message, {"client_ip": ip, "client_port": port, **fields})
 

@@ -26,6 +26,7 @@ from mprelay.core.acl import Acl
 from mprelay.core.ledger import Session
 from mprelay.core.protocol import CloseReason
 from mprelay.core.texts import PROBLEM_LIMIT, cut, quoted, shown
+from mprelay.core.unexpected import describe
 from mprelay.records import catalogue
 from mprelay.records.recorder import Recorder
 from mprelay.supervisor.book import Book
@@ -107,7 +108,10 @@ class Reload:
             other = shown(build.decode(errors="replace"))
             self._failed(f"the process that reads it is of another build: {other}, this relay is {BUILD}")
         else:
-            self._judge(pickle.loads(found))  # noqa: S301 - our own process, of this build
+            try:
+                self._judge(pickle.loads(found))  # noqa: S301 - our own process, of this build
+            except Exception as unexpected:  # noqa: BLE001 - of this build, but perhaps not of this code
+                self._failed(f"the process that reads it gave no list: {describe(unexpected)}")
         if not self._judging:
             self._next()
 
@@ -155,7 +159,8 @@ class Reload:
 
 
 def _problem(wrong: Wrong) -> str:
-    return f"{'the entry' if wrong.text is None else quoted(wrong.text)} {wrong.problem}"
+    place = f" in {wrong.place}" if wrong.place else ""
+    return f"{'the entry' if wrong.text is None else quoted(wrong.text)}{place} {wrong.problem}"
 
 
 class _Process:
@@ -164,7 +169,8 @@ class _Process:
     def __init__(self, loop: Loop, rules: Rules, digests: bytes, on_end: Callable[[bytes, str], None]) -> None:
         self._loop = loop
         self._on_end = on_end
-        self._untold = memoryview(digests)
+        # Not with the arguments: spawn writes those to a pipe, and would wait for ever for a child that died.
+        self._untold = memoryview(pickle.dumps(rules, pickle.HIGHEST_PROTOCOL) + digests)
         self._answer = bytearray()
         self._trouble: str | None = None
         with ExitStack() as undo:
@@ -177,7 +183,7 @@ class _Process:
                     self._words = spawning.FirstWords()
                     undo.callback(self._words.close)
                     process: BaseProcess = spawning.start(
-                        reading.main, (rules, theirs_in, theirs_out), "mprelay: rules", self._words
+                        reading.main, (theirs_in, theirs_out), "mprelay: rules", self._words
                     )
             self._process = process
             for step in (process.close, process.join, process.kill):  # undone from the last

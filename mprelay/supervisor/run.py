@@ -76,14 +76,16 @@ class Run:
     def __init__(self, config: Config, started: float, render: Renderer) -> None:
         self._config = config
         self._started = started  # monotonic
+        self._begun = time.monotonic()  # the parameters are read: the time for the start begins
         self._loop = loop = Loop(started)
         self._state = state = RunState()
         self._deadline: boottime.Deadline | None = None
         self._expires_at: float | None = None
         if config.absolute_timeout:
             # The wall clock is read first here, and last in `_expire`: no expiry is stamped before `expires_at`.
-            self._expires_at = loop.wall + config.absolute_timeout
-            self._deadline = boottime.Deadline(boottime.now() + config.absolute_timeout + _ROUNDING)
+            left = config.absolute_timeout - (time.monotonic() - started)  # reading a long list takes seconds
+            self._expires_at = loop.wall + left
+            self._deadline = boottime.Deadline(boottime.now() + left + _ROUNDING)
         writer = Writer()
         self._outlet = OutletLink(
             loop, state, writer, on_ready=self._on_ready, on_gone=partial(self._happened, Happening.STDOUT_GONE)
@@ -158,6 +160,7 @@ class Run:
 
     def _start(self) -> None:
         """Start all parts, in the order in which a failure costs least."""
+        self._loop.now = self._begun
         garbage.collect_rarely()
         with suppress(OSError):  # a sandbox may refuse it
             os.chdir("/")  # workers inherit the working directory, and the current one may be removed later
@@ -249,7 +252,7 @@ class Run:
     def _on_signal(self) -> None:
         for number in self._loop.take_signals():
             if self._reload is not None and self._reload.is_meant(number):
-                if self._state.phase in {Phase.STARTING, Phase.ACTIVE}:
+                if self._state.phase in {Phase.STARTING, Phase.ACTIVE, Phase.DRAINING}:
                     self._reload.begin()
             else:
                 self.stop(number)
@@ -355,7 +358,7 @@ class Run:
         self._book.stopped(self._state.ending.stop_reason, time.monotonic() - self._started)
         self._recorder.flush()
         reading = self._reload is not None and self._reload.stop()
-        left = self._outlet.finish(self._started + START_LIMIT, lambda: self._hurry) or reading
+        left = self._outlet.finish(self._begun + START_LIMIT, lambda: self._hurry) or reading
         if not self._outlet.written:
             self._happened(Happening.STDOUT_GONE)
         code = self._state.ending.exit_code

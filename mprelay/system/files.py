@@ -14,9 +14,9 @@ import sys
 from typing import Final
 
 if sys.platform == "win32":
-    from mprelay.system.owners_windows import OPEN_FLAGS, privileged, wrong_with
+    from mprelay.system.owners_windows import OPEN_FLAGS, as_named, privileged, wrong_with
 else:
-    from mprelay.system.owners_posix import OPEN_FLAGS, privileged, wrong_with
+    from mprelay.system.owners_posix import OPEN_FLAGS, as_named, privileged, wrong_with
 
 __all__ = ["SIZE_LIMIT", "privileged", "read"]
 
@@ -26,7 +26,7 @@ SIZE_LIMIT: Final = 16 * 1024 * 1024
 
 def read(path: str) -> bytes:
     """Return the bytes of a file. Raises OSError, and ValueError: what is wrong with the file."""
-    descriptor = os.open(path, os.O_RDONLY | OPEN_FLAGS)
+    descriptor = os.open(as_named(path), os.O_RDONLY | OPEN_FLAGS)
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode):
         os.close(descriptor)
@@ -34,7 +34,9 @@ def read(path: str) -> bytes:
     with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor has no path
         if (wrong := wrong_with(found)) is not None:
             raise ValueError(wrong)
-        data = file.read(SIZE_LIMIT + 1)
+        data: bytes | None = file.read(SIZE_LIMIT + 1)
+    if data is None:  # /proc/kmsg and its like, which would wait
+        raise ValueError("has nothing to read now")
     if len(data) > SIZE_LIMIT:
         raise ValueError(f"is longer than {SIZE_LIMIT} bytes")
     return data

@@ -7,8 +7,13 @@ from typing import Final
 
 assert sys.platform != "win32"  # noqa: S101 - for mypy, which checks the other platforms too
 
-OPEN_FLAGS: Final = os.O_NONBLOCK | os.O_CLOEXEC
+OPEN_FLAGS: Final = os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 """Flags of open(2) with which no kind of file holds up whoever opens it."""
+
+
+def as_named(path: str) -> bytes:
+    """Encode a path as it was typed: UTF-8 in any locale, and other bytes as lone surrogates."""
+    return path.encode("utf-8", "surrogateescape")
 
 
 def wrong_with(found: os.stat_result) -> str | None:

@@ -10,6 +10,11 @@ OPEN_FLAGS: Final = os.O_BINARY | os.O_NOINHERIT
 """Flags of open() with which bytes stay what they are."""
 
 
+def as_named(path: str) -> str:
+    """Return a path as it was typed."""
+    return path
+
+
 def wrong_with(_found: os.stat_result) -> str | None:
     """Say why others may decide what is in a file; None: it is not asked."""
     return None

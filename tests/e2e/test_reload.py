@@ -14,6 +14,7 @@ from support.patches import (
     READING_LIMIT,
     REREAD,
     assigned,
+    breakable,
     replaced,
     with_site,
 )
@@ -71,7 +72,7 @@ def test_anything_wrong_leaves_the_list_as_it_was(rules):
         relay.signal(signal.SIGHUP)
         last = relay.wait("acl.reload_failed", 3, level="error", file=str(rules))
         assert [record["line"] for record in relay.all("acl.reload_failed")] == [2, 3, 4]
-        assert last["problem"].startswith("'10.0.0.0/40' must have a prefix length")
+        assert last["problem"].startswith("'10.0.0.0/40' in line 4 of ")
         still_in()
         rules.write_text("x\n" * 11)
         relay.signal(signal.SIGHUP)
@@ -176,6 +177,39 @@ def broken(*given, **named):
         broken.unlink()
         relay.signal(signal.SIGHUP)
         relay.wait("acl.reloaded")
+
+
+def test_a_reading_that_dies_at_once_holds_up_nothing(rules, tmp_path):
+    """It is never told what to read, which is longer than a pipe holds."""
+    broken, env = breakable(tmp_path, "os._exit(9)")
+    acl = ",".join([f"@{rules}", *(f"10.{number >> 8}.{number & 255}.0/24" for number in range(3000))])
+    with listening() as server, Relay(server.getsockname(), acl=acl, env=env) as relay:
+        broken.touch()
+        relay.signal(signal.SIGHUP)
+        failed = relay.wait("acl.reload_failed")
+        assert failed["problem"] == "the process that reads it ended with exit code 9"
+        with relay.connect(source="127.0.0.1") as client, accept(server) as target:
+            echo(client, target)
+        broken.unlink()
+        relay.signal(signal.SIGHUP)
+        assert relay.wait("acl.reloaded")["entries"] == 3001
+
+
+def test_rules_are_read_during_a_drain_too(rules):
+    """Whoever is no longer allowed need not be waited for."""
+    with (
+        listening() as server,
+        Relay(server.getsockname(), "--acl-ends-sessions", "--drain-timeout", "60", acl=f"@{rules}") as relay,
+        relay.connect(source="127.0.0.1") as client,
+        accept(server) as target,
+    ):
+        echo(client, target)
+        relay.signal()
+        relay.wait("relay.draining")
+        rules.write_text("")
+        relay.signal(signal.SIGHUP)
+        relay.wait("session.closed", reason="acl_revoked")
+        assert relay.finish() == 0
 
 
 def test_a_reading_that_hangs_is_given_up_and_holds_up_nothing(rules, tmp_path):
