@@ -72,6 +72,9 @@ def test_every_wrong_entry_has_its_place():
 
 
 def test_only_so_many_wrong_entries_are_told():
+    """Nothing is read behind them."""
+    assert [one.text for one in wrong(",".join(["x"] * 20 + ["@rules"]), {})] == ["x"] * WRONG_LIMIT
+    assert len(wrong("@rules,@rules", {RULES: b"x\n" * 6})) == WRONG_LIMIT
     assert len(wrong("@rules", {RULES: b"x\n" * 1000})) == WRONG_LIMIT
 
 
