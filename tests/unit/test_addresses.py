@@ -40,6 +40,7 @@ def test_the_broadcast_address_of_loopback(ip, expected):
     assert is_broadcast(ip) is expected
 
 
+@pytest.mark.posix("ip(8)")
 def test_an_address_without_a_route_is_no_broadcast_address(network):
     """The same holds for a prohibited route, which the kernel refuses with the same error."""
     with network("route add prohibit 203.0.113.255"):
@@ -48,6 +49,7 @@ def test_an_address_without_a_route_is_no_broadcast_address(network):
         assert is_broadcast("127.255.255.255")
 
 
+@pytest.mark.posix("ip(8)")
 def test_the_broadcast_address_of_a_network(network):
     """It depends on the length of the prefix, which only the interface knows."""
     with network("address add 192.0.2.1/26 broadcast + dev lo"):
@@ -66,6 +68,7 @@ def test_without_a_socket_nothing_is_asked(monkeypatch):
     assert not is_broadcast("127.255.255.255")
 
 
+@pytest.mark.posix("ip(8)")
 def test_own_addresses_are_those_that_can_be_bound(network):
     """This covers both families, without a zone."""
     with network("address add 192.0.2.1/32 dev lo", "address add 2001:db8::1/128 dev lo"):
