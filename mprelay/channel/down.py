@@ -4,8 +4,8 @@ How sockets get into another process is the business of :mod:`mprelay.system.pas
 
 Rules:
 
-1. One message is a batch of tickets with as many sockets, in the same sequence, or it is one order. The
-   supervisor has no cause yet to send an order; workers obey them.
+1. One message is a batch of tickets with as many sockets, in the same sequence, or it is one order, which the
+   worker obeys.
 2. Ownership: after :meth:`Sender.send` returned, the message owns the sockets; the sender closes its copies
    at once and never touches them again. When it raises, the caller still owns them. :meth:`Receiver.receive`
    gives them to its caller.

@@ -203,7 +203,7 @@ class _Process:
         self._tell()
 
     def _tell(self) -> None:
-        """Send as much of the digests as there is room for, and the end after them."""
+        """Send as much of the question as there is room for, and the end after it."""
         writer = self._writer
         if writer is None:
             return
