@@ -109,9 +109,11 @@ class Reload:
             self._failed(f"the process that reads it is of another build: {other}, this relay is {BUILD}")
         else:
             try:
-                self._judge(pickle.loads(found))  # noqa: S301 - our own process, of this build
+                given = pickle.loads(found)  # noqa: S301 - our own process, of this build
             except Exception as unexpected:  # noqa: BLE001 - of this build, but perhaps not of this code
                 self._failed(f"the process that reads it gave no list: {describe(unexpected)}")
+            else:
+                self._judge(given)
         if not self._judging:
             self._next()
 
