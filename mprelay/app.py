@@ -33,6 +33,7 @@ def main(argv: Sequence[str]) -> int:
         cpus.usable(),
         limits.SESSIONS_PER_WORKER,
         addresses.is_broadcast,
+        addresses.can_send_from,
         _working_directory(),
         files.read,
         not files.privileged(),

@@ -17,6 +17,8 @@ class Host(NamedTuple):
     """Sessions that one worker process can hold; None: as many as there are."""
     is_broadcast: Callable[[str], bool] = lambda _ip: False
     """Tells whether an IPv4 address is a broadcast address of a network that the host is in."""
+    can_send_from: Callable[[str], bool] = lambda _ip: True
+    """Tells whether a connection can have this address of the host."""
     directory: str = "/"
     """The working directory, from which files are named."""
     read_file: Callable[[str], bytes] = _read_nothing

@@ -15,6 +15,8 @@ from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
 from typing import Final
 
+from mprelay.core.rates import Rate
+
 UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 """Seconds of each unit."""
 
@@ -22,6 +24,7 @@ CENTURY: Final = 100 * 366 * 86400
 """The longest time, in seconds. A date that far ahead is one that log collectors can still read."""
 
 _WITH_UNIT: Final = "with or without one unit (90s, 10m, 2h, 1d)"
+_RATE_LIMIT: Final = 1_000_000  # connections
 _DIGITS_LIMIT: Final = 20  # a longer number is out of any bound
 _SHORTEST_INTERVAL: Final = 0.01  # seconds between statistics: below, measuring would be most of the work
 _LIMITED_BROADCAST: Final = IPv4Address("255.255.255.255")  # RFC 919
@@ -77,6 +80,16 @@ def interval(text: str) -> float:
     if 0 < value < _SHORTEST_INTERVAL:
         raise ValueError(f"must be 0, or at least {_SHORTEST_INTERVAL} seconds")
     return value
+
+
+def rate(text: str) -> Rate:
+    """Parse a number of connections and the seconds in which they may come: 10/60, 100/1m."""
+    count, slash, period = text.partition("/")
+    with suppress(ValueError):
+        made = Rate(whole(1, _RATE_LIMIT)(count), seconds(period))
+        if slash and made.seconds > 0:
+            return made
+    raise ValueError(f"must be N/S: from 1 to {_RATE_LIMIT} connections in S seconds, as in 10/60 or 100/1m")
 
 
 def buffer(text: str) -> int | None:

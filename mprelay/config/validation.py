@@ -25,6 +25,7 @@ from mprelay.config.parameters import (
 )
 from mprelay.config.rules import Loaded, Rules, WrongRulesError
 from mprelay.config.sources import Given, Source
+from mprelay.core.rates import Rate
 from mprelay.core.texts import quoted
 from mprelay.records.catalogue import Message
 
@@ -46,6 +47,12 @@ class Config:
     workers: int
     max_sessions: int
     acl_ends_sessions: bool
+    max_per_client: int  # 0: no limit
+    max_rate: Rate | None
+    session_timeout: float  # 0: never
+    exit_idle: float  # 0: never
+    source: str | None  # None: the system's choice
+    keepalive: int  # 0: never
     bind: str | None  # None: all interfaces
     log_format: Literal["auto", "json", "text"]
     log_detail: Literal["full", "session"]
@@ -139,6 +146,8 @@ def _check_across(values: Mapping[str, Any], given: Container[str], host: Host) 
     """
     if values["trg_host"] is not None and (wrong := _wrong_with_target(values, host)):
         yield "trg_host", wrong
+    if values["source"] is not None and (wrong := _wrong_with_source(values, host)):
+        yield "source", wrong
     workers, sessions, each = values["workers"], values["max_sessions"], host.sessions_per_worker
     if workers is not None and sessions is not None and each is not None and workers * each < sessions:
         least = fewest_workers(host, sessions)
@@ -161,6 +170,16 @@ def _wrong_with_target(values: Mapping[str, Any], host: Host) -> str | None:
         and _leads_back(target, values["bind"], host.own_addresses())
     ):
         return f"and port {port} are where this relay listens: it would relay to itself"
+    return None
+
+
+def _wrong_with_source(values: Mapping[str, Any], host: Host) -> str | None:
+    """Say why the target cannot be reached from this address; None: it can, as far as this host can tell."""
+    source, target = ip_address(values["source"]), values["trg_host"]
+    if target is not None and ip_address(target).version != source.version:
+        return f"and the target are of two address families: the target is {target}"
+    if source.is_unspecified or source.is_multicast or not host.can_send_from(str(source)):
+        return "is not an address of this host"
     return None
 
 

@@ -2,8 +2,9 @@
 
 Rules:
 
-1. One verdict for each connection. The ACL is asked first, then whether the client still waits, then whether
-   there is a slot. A rejection names the entry that decided.
+1. One verdict for each connection. The ACL is asked first, then how often the client has come and how many
+   sessions it has, then whether it still waits, then whether there is a slot. A rejection names the entry that
+   decided, and a limit its name. Every attempt that the ACL allows takes a token of the client's rate.
 2. At the limit a connection stays in the backlog for a moment. If one session ends just when the next connection
    arrives, the supervisor sees the connection before the worker has reported the end. Only connections that have
    waited for the whole moment are refused.
@@ -11,10 +12,12 @@ Rules:
 4. No clock, no socket: facts about the system are arguments.
 """
 
+from collections.abc import Callable
 from enum import Enum, auto
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from mprelay.core.acl import Acl
+from mprelay.core.rates import Client, Rate, Rates, client_of
 
 
 class Outcome(Enum):
@@ -22,6 +25,7 @@ class Outcome(Enum):
 
     ADMITTED = auto()
     REJECTED = auto()  # by the ACL
+    LIMITED = auto()  # its client came too often, or has too many sessions
     ABANDONED = auto()  # by its client, or after too long a wait
     EXHAUSTED = auto()  # no slot is free
 
@@ -31,25 +35,47 @@ class Verdict(NamedTuple):
 
     outcome: Outcome
     entry: str | None = None  # of the ACL, if that decided
+    limit: Literal["rate", "per_client"] | None = None  # if that decided
 
 
 ADMITTED: Final = Verdict(Outcome.ADMITTED)
 ABANDONED: Final = Verdict(Outcome.ABANDONED)
 EXHAUSTED: Final = Verdict(Outcome.EXHAUSTED)
+TOO_OFTEN: Final = Verdict(Outcome.LIMITED, limit="rate")
+TOO_MANY: Final = Verdict(Outcome.LIMITED, limit="per_client")
 
 
 class Policy:
-    """Decides which connections are admitted."""
+    """Decides which connections are admitted.
 
-    def __init__(self, acl: Acl) -> None:
+    Args:
+        acl: Who may come.
+        rate: How often a client may come; None: as often as it likes.
+        most: Sessions that a client may have at once; 0: as many as it likes.
+        sessions_of: Counts the sessions that a client has.
+
+    """
+
+    def __init__(
+        self,
+        acl: Acl,
+        rate: Rate | None = None,
+        most: int = 0,
+        sessions_of: Callable[[Client], int] = lambda _client: 0,
+    ) -> None:
         self.acl = acl
         """The list in force."""
+        self._rates = None if rate is None else Rates(rate)
+        self._most = most
+        self._sessions_of = sessions_of
+        self._has_limits = rate is not None or most > 0
 
-    def decide(self, client_ip: str, *, free: bool, given_up: bool = False) -> Verdict:
+    def decide(self, client_ip: str, now: float, *, free: bool, given_up: bool = False) -> Verdict:
         """Decide about a connection from `client_ip`.
 
         Args:
             client_ip: As :func:`ipaddress.ip_address` shows it.
+            now: Monotonic, in seconds.
             free: Whether a slot is free.
             given_up: Whether the client is known to have given up.
 
@@ -57,6 +83,12 @@ class Policy:
         allowed, entry = self.acl.decide(client_ip)
         if not allowed:
             return Verdict(Outcome.REJECTED, entry)
+        if self._has_limits:
+            client = client_of(client_ip)
+            if self._rates is not None and not self._rates.take(client, now):
+                return TOO_OFTEN
+            if self._most and self._sessions_of(client) >= self._most:
+                return TOO_MANY
         if given_up:
             return ABANDONED
         return ADMITTED if free else EXHAUSTED

@@ -5,7 +5,7 @@ Rules:
 1. A slot is taken by :meth:`Ledger.admit`, before the hand-over, and given back by :meth:`Ledger.close`,
    exactly once: closing a serial that holds no slot raises :class:`UnknownSession`.
 2. A serial is 1, 2, 3 … and never used again.
-3. At all times ``attempts == rejected + abandoned + exhausted + admitted`` and
+3. At all times ``attempts == rejected + limited + abandoned + exhausted + admitted`` and
    ``admitted == active + sum(closed)``.
 4. No clock, no socket, no process: moments are arguments, in seconds on the monotonic clock, and never go back.
 5. Only a worker's death, the relay's own failure and a reload that ends sessions walk over all sessions.
@@ -17,6 +17,7 @@ from collections import Counter
 from math import inf
 
 from mprelay.core.protocol import Closed, CloseReason, Progress
+from mprelay.core.rates import Client, client_of
 from mprelay.core.roster import Booking, Roster
 
 
@@ -62,14 +63,19 @@ class Session(Booking):
 class Ledger:
     """Slots, serials and totals of one run.
 
-    `timeouts` are the connect timeout and the idle timeout that the workers keep, in seconds.
+    `timeouts` are the connect timeout and the idle timeout that the workers keep, in seconds. With `by_client`
+    the sessions of each client are counted.
     """
 
-    def __init__(self, limit: int, timeouts: tuple[float, float] = (inf, inf)) -> None:
+    def __init__(
+        self, limit: int, timeouts: tuple[float, float] = (inf, inf), *, by_client: bool = False
+    ) -> None:
         self.limit = limit
+        self._of_client: Counter[Client] | None = Counter() if by_client else None
         self.workers = Roster(timeouts)
         self.attempts = 0
         self.rejected = 0
+        self.limited = 0
         self.abandoned = 0
         self.exhausted = 0
         self.admitted = 0
@@ -87,6 +93,11 @@ class Ledger:
         """Count an attempt that the ACL refused."""
         self.attempts += 1
         self.rejected += 1
+
+    def hold_off(self) -> None:
+        """Count an attempt of a client that had come too often, or had too many sessions."""
+        self.attempts += 1
+        self.limited += 1
 
     def abandon(self) -> None:
         """Count an attempt whose client had given up, or had waited for too long."""
@@ -111,7 +122,13 @@ class Ledger:
         self.admitted += 1
         session = self._active[self.admitted] = Session(self.admitted, client_ip, client_port, now)
         self.workers.expect(session)
+        if self._of_client is not None:
+            self._of_client[client_of(client_ip)] += 1
         return session
+
+    def sessions_of(self, client: Client) -> int:
+        """Count the sessions of a client, if the ledger counts them."""
+        return 0 if self._of_client is None else self._of_client[client]
 
     def of(self, worker: int, serial: int) -> Session | None:
         """Look up a session that holds a slot and that `worker` has. None: there is no such session."""
@@ -133,6 +150,11 @@ class Ledger:
         if session is None:
             raise UnknownSession(serial)
         self.workers.release(session)
+        if self._of_client is not None:
+            client = client_of(session.client_ip)
+            self._of_client[client] -= 1
+            if not self._of_client[client]:
+                del self._of_client[client]
         self.closed[reason] += 1
         return session
 

@@ -18,7 +18,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 from mprelay.core.exits import Exit
 from mprelay.core.protocol import CloseReason
 
-StopReason: TypeAlias = Literal["expired", "drained", "signal", "failed"]
+StopReason: TypeAlias = Literal["expired", "drained", "signal", "failed", "idle"]
 
 
 class Phase(Enum):
@@ -42,6 +42,7 @@ class Happening(Enum):
     DRAIN_TIMEOUT = auto()
     NO_SESSION_LEFT = auto()
     EXPIRED = auto()  # the absolute timeout
+    IDLE = auto()  # no session for as long as the user wants to wait for one
     NO_WORKER_LEFT = auto()
     LISTENER_FAILED = auto()  # messages 11 to 13
     POOL_FAILED = auto()  # message 14
@@ -126,7 +127,7 @@ def _at_the_end(phase: Phase) -> dict[Happening, Step]:
 
 TABLE: Final[dict[Phase, dict[Happening, Step]]] = {
     Phase.STARTING: _ROW_BEFORE_DRAINING | {Happening.ALL_READY: Step(Phase.ACTIVE, Action.SERVE)},
-    Phase.ACTIVE: _ROW_BEFORE_DRAINING,
+    Phase.ACTIVE: _ROW_BEFORE_DRAINING | {Happening.IDLE: _END_STEP._replace(stop_reason="idle")},
     Phase.DRAINING: _ROW_BEFORE_THE_END
     | {
         Happening.SIGNAL: _CUT_SHORT_STEP,

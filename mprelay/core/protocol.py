@@ -38,6 +38,7 @@ class CloseReason(StrEnum):
     WORKER_LOST = "worker_lost"
     KILLED = "killed"
     ACL_REVOKED = "acl_revoked"
+    SESSION_TIMEOUT = "session_timeout"
 
 
 Side: TypeAlias = Literal["client", "target"]
@@ -61,6 +62,9 @@ class Settings(NamedTuple):
     target_port: int
     connect_timeout: float  # seconds, from admission
     idle_timeout: float  # seconds without a byte moved
+    session_timeout: float | None  # seconds, from admission; None: never
+    source: str | None  # the address to connect from; None: the system's choice
+    keepalive: int | None  # seconds without a word, after which a side is asked whether it lives; None: never
     buffer: int | None  # bytes for each direction; None: the worker chooses
     pipes: int  # pipes that it may lend to flows, at most
     any_address: bool  # whether clients can reach the relay at more than one address

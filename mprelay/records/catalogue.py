@@ -138,6 +138,13 @@ CONNECTION_ACCEPT_FAILED: Final = Message(
     "Error number {errno} was returned during requester connection attempt.",
     ("error", "errno", "count"),
 )
+CONNECTION_LIMITED: Final = Message(
+    "connection.limited",
+    "warning",
+    None,
+    "Connection from {client_ip} was dropped because of the limit for its client ({limit}).",
+    ("limit", "active"),
+)
 CONNECTION_ABANDONED: Final = Message(
     "connection.abandoned",
     "warning",
@@ -288,6 +295,9 @@ SESSION_CLOSED: Final[dict[CloseReason, Message]] = {
     ),
     CloseReason.WORKER_LOST: _closed("error", None, _CONNECTING + "was lost with its worker."),
     CloseReason.KILLED: _closed("info", None, _CONNECTING + "was terminated by the operator."),
+    CloseReason.SESSION_TIMEOUT: _closed(
+        "info", None, _CONNECTING + "exceeded the session timeout and has been terminated."
+    ),
     CloseReason.ACL_REVOKED: _closed(
         "info", None, _CONNECTING + "was terminated because the ACL no longer allows its client."
     ),
@@ -337,6 +347,7 @@ RELAY_STATS: Final = Message(
         "max_sessions",
         "attempts",
         "rejected",
+        "limited",
         "abandoned",
         "exhausted",
         "admitted",
@@ -363,6 +374,7 @@ RELAY_STOPPED: Final = Message(
         "uptime_s",
         "attempts",
         "rejected",
+        "limited",
         "abandoned",
         "exhausted",
         "admitted",
@@ -447,7 +459,7 @@ FIELDS: Final[dict[str, Field]] = {
     "errno": Field("integer", "the number of that errno"),
     "count": Field("integer", "how many there were since the last such record"),
     "waited_ms": Field("number", "milliseconds from the handshake until the relay took the connection"),
-    "refused": Field("string", "why connections were refused: rejected, abandoned or exhausted"),
+    "refused": Field("string", "why connections were refused: rejected, limited, abandoned or exhausted"),
     "first_at": Field("string", "when the first of them was refused"),
     "last_at": Field("string", "when the last of them was refused"),
     "paused_s": Field("number", "seconds for which nobody was admitted"),
@@ -509,6 +521,8 @@ FIELDS: Final[dict[str, Field]] = {
     "active": Field("integer", "sessions that hold a slot now"),
     "attempts": Field("integer", "connections so far"),
     "rejected": Field("integer", "connections so far that the ACL refused"),
+    "limited": Field("integer", "connections so far whose client had come too often, or had too many sessions"),
+    "limit": Field("string", "which one: rate, or per_client"),
     "abandoned": Field("integer", "connections so far whose client had given up, or had waited for too long"),
     "exhausted": Field("integer", "connections so far for which there was no slot"),
     "admitted": Field("integer", "sessions so far"),

@@ -35,6 +35,7 @@ class _Refusal(NamedTuple):
 
 _REFUSALS: Final = {
     Outcome.REJECTED: _Refusal("rejected", catalogue.CONNECTION_REJECTED),
+    Outcome.LIMITED: _Refusal("limited", catalogue.CONNECTION_LIMITED),
     Outcome.ABANDONED: _Refusal("abandoned", catalogue.CONNECTION_ABANDONED),
     Outcome.EXHAUSTED: _Refusal("exhausted", catalogue.CONNECTION_POOL_EXHAUSTED),
 }
@@ -97,6 +98,9 @@ class Book:
             case Outcome.REJECTED:
                 self.ledger.reject()
                 fields = {"acl": verdict.entry}
+            case Outcome.LIMITED:
+                self.ledger.hold_off()
+                fields = {"limit": verdict.limit, "active": self.ledger.active}
             case Outcome.ABANDONED:
                 self.ledger.abandon()
                 fields = {"waited_ms": waited_ms}
@@ -228,6 +232,7 @@ class Book:
         return {
             "attempts": ledger.attempts,
             "rejected": ledger.rejected,
+            "limited": ledger.limited,
             "abandoned": ledger.abandoned,
             "exhausted": ledger.exhausted,
             "admitted": ledger.admitted,

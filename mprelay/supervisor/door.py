@@ -71,7 +71,7 @@ class Door:
         self._target_ip = config.trg_host
         self._connect_timeout = config.connect_timeout
         _, read = config.acl
-        self._policy = Policy(read.acl)
+        self._policy = Policy(read.acl, config.max_rate, config.max_per_client, book.ledger.sessions_of)
         self.listener = Listener(loop, recorder, config.bind, config.fwd_port, self._on_connection)
         self._connections_wait = False
         self._patience = Patience()
@@ -199,7 +199,7 @@ class Door:
                 self._patience.queued -= 1
             ip = sockets.plain_ip(address[0])
             waited_ms = self._waited_in_vain(client) if self._examining else None
-            verdict = self._policy.decide(ip, free=slots > 0, given_up=waited_ms is not None)
+            verdict = self._policy.decide(ip, now, free=slots > 0, given_up=waited_ms is not None)
             session = book.enter((ip, address[1]), verdict, at, now, waited_ms or 0.0)
             if session is None:
                 sockets.refuse(client)

@@ -58,6 +58,7 @@ from mprelay.supervisor.checks import check_clock, check_platform
 from mprelay.supervisor.crew import START_LIMIT, Crew
 from mprelay.supervisor.door import Door
 from mprelay.supervisor.failure import Failure
+from mprelay.supervisor.idleness import Idleness
 from mprelay.supervisor.loop import Loop
 from mprelay.supervisor.outlet_link import OutletLink
 from mprelay.supervisor.reload import Reload
@@ -93,7 +94,11 @@ class Run:
         self._recorder = recorder = Recorder(render, self._outlet.put, labels=config.labels)
         self._book = book = Book(
             recorder,
-            Ledger(config.max_sessions, (config.connect_timeout, config.idle_timeout)),
+            Ledger(
+                config.max_sessions,
+                (config.connect_timeout, config.idle_timeout),
+                by_client=config.max_per_client > 0,
+            ),
             (config.trg_host, config.trg_port),
             inbound_ip=config.bind,
             every_message=config.log_detail == "full",
@@ -109,6 +114,10 @@ class Run:
             on_ready=self._on_ready,
         )
         self._door = Door(config, loop, state, recorder=recorder, writer=writer, book=book, crew=crew)
+        self._idle: Idleness | None = None
+        if config.exit_idle:
+            stop = partial(self._happened, Happening.IDLE)
+            self._idle = Idleness(config.exit_idle, loop, book.ledger, stop)
         rules, _ = config.acl
         self._reload: Reload | None = None
         if rules.has_files:
@@ -153,6 +162,8 @@ class Run:
                 self._happened(Happening.NO_SESSION_LEFT)
             if self._state.phase is Phase.ENDING and self._crew.empty:
                 self._happened(Happening.NO_WORKER_LEFT)
+        elif self._idle is not None:
+            self._idle.look()
         self._recorder.flush()  # before `update_watch`, which looks at the backlog of records
         self._door.update_watch()
 
@@ -188,6 +199,9 @@ class Run:
             target_port=config.trg_port,
             connect_timeout=config.connect_timeout,
             idle_timeout=config.idle_timeout,
+            session_timeout=config.session_timeout or None,
+            source=config.source,
+            keepalive=config.keepalive or None,
             buffer=config.buffer,
             pipes=share.pipes,
             any_address=config.bind is None,

@@ -12,6 +12,7 @@ from typing import Final
 
 from mprelay.system.sockets import family_of
 
+_NO_PORT: Final = 0  # the system chooses one
 _ANY_PORT: Final = 9
 """The discard service, though any port would do: connect(2) of a datagram socket sends no packet (udp(7))."""
 
@@ -30,6 +31,14 @@ def is_broadcast(ip: str) -> bool:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
                 probe.connect((ip, _ANY_PORT))
                 return True
+    return False
+
+
+def can_send_from(ip: str) -> bool:
+    """Tell whether a connection can have this address of this host."""
+    with suppress(OSError), socket.socket(family_of(ip), socket.SOCK_STREAM) as probe:
+        probe.bind((ip, _NO_PORT))
+        return True
     return False
 
 

@@ -22,6 +22,7 @@ import errno
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from socket import SocketType
 from typing import Any, Final, NamedTuple
@@ -34,6 +35,8 @@ if sys.platform == "win32":
         DONTWAIT,
         END_MAY_BE_RESET,
         LINGER_OFF,
+        bound_unacknowledged,
+        choose_port_late,
         prepare_listener,
         received,
         refuse,
@@ -50,6 +53,8 @@ else:
         DONTWAIT,
         END_MAY_BE_RESET,
         LINGER_OFF,
+        bound_unacknowledged,
+        choose_port_late,
         prepare_listener,
         received,
         refuse,
@@ -87,6 +92,8 @@ __all__ = [
     "was_reset",
 ]
 
+_PROBES: Final = 3  # questions to a silent side
+_LONGEST_PAUSE: Final = 75  # seconds between them, tcp(7)'s default
 _PEEK: Final = int(socket.MSG_PEEK) | DONTWAIT
 _NO_IPV6_ERRNOS: Final = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT}
 
@@ -217,6 +224,34 @@ def has_unread(sock: SocketType) -> bool:
         return bool(sock.recv(1, _PEEK))
     except OSError:
         return False
+
+
+def send_from(sock: SocketType, ip: str) -> int:
+    """Let a connection that is to be made have this address of the host; return 0, or the errno."""
+    choose_port_late(sock)
+    try:
+        sock.bind((ip, 0))
+    except OSError as failure:
+        return failure.errno or errno.EADDRNOTAVAIL
+    return 0
+
+
+def keep_alive(sock: SocketType, seconds: int) -> None:
+    """Ask a side that has been silent for so long whether it lives, and end its connection if it is dead.
+
+    A side that does not acknowledge data for as long counts as dead too, where the system can tell.
+    """
+    pause = max(1, min(seconds // _PROBES, _LONGEST_PAUSE))
+    values = {
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE): 1,
+        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE): seconds,
+        (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL): pause,
+        (socket.IPPROTO_TCP, socket.TCP_KEEPCNT): _PROBES,
+    }
+    with suppress(OSError):  # the connection is gone already, which is found out elsewhere
+        for (level, option), value in values.items():
+            sock.setsockopt(level, option, value)
+        bound_unacknowledged(sock, (seconds + pause * _PROBES) * 1000)
 
 
 def next_error(sock: SocketType) -> int:

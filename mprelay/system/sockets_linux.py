@@ -32,6 +32,7 @@ ABORT_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 LINGER_OFF: Final = struct.pack("ii", 0, 0)
 
 _OPTIONAL_OPTIONS: Final = ((socket.IPPROTO_TCP, socket.TCP_NODELAY), (socket.SOL_SOCKET, socket.SO_OOBINLINE))
+_BIND_ADDRESS_NO_PORT: Final = 24  # linux/in.h
 _NON_BLOCKING_STREAM: Final = int(socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0))
 _ioctl_answer: Final = array("i", [0])
 _TCP_INFO: Final = struct.Struct("=B23xI16xI")
@@ -108,3 +109,17 @@ def tcp_info(sock: SocketType) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return state, unacknowledged, last_data_sent
+
+
+def choose_port_late(sock: SocketType) -> None:
+    """Let the port be chosen by connect(2), which knows the other end (IP_BIND_ADDRESS_NO_PORT, ip(7)).
+
+    Chosen by bind(2), each port would serve one connection only, wherever it leads.
+    """
+    with suppress(OSError):  # a kernel before 4.2
+        sock.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
+
+
+def bound_unacknowledged(sock: SocketType, milliseconds: int) -> None:
+    """End the connection if sent data is not acknowledged for so long (tcp(7)). Raises OSError."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)

@@ -104,3 +104,11 @@ def unacknowledged(_sock: SocketType) -> int | None:
 def tcp_info(_sock: SocketType) -> tuple[int, int, int] | None:
     """Return the state of a TCP socket: the system does not tell."""
     return None
+
+
+def choose_port_late(_sock: SocketType) -> None:
+    """The system chooses the port of an address at once."""
+
+
+def bound_unacknowledged(_sock: SocketType, _milliseconds: int) -> None:
+    """The system has a bound of its own: it gives up after a few retransmissions."""

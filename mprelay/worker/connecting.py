@@ -36,6 +36,8 @@ class Connector:
         self._pumps = pumps
         self._address: Address = (settings.target_ip, settings.target_port)
         self._family = sockets.family_of(settings.target_ip)
+        self._source = settings.source
+        self._keepalive = settings.keepalive
 
     def open(self, ticket: Ticket, descriptor: int | None) -> None:
         """Begin the session of a ticket. From here the client's socket, with this descriptor, is ours."""
@@ -70,7 +72,11 @@ class Connector:
             return
         session = Session(worker, ticket, address, (client, target), (up, down))
         worker.deadlines.connect(session)
-        number = target.connect_ex(address)
+        if self._keepalive is not None:
+            sockets.keep_alive(client, self._keepalive)
+            sockets.keep_alive(target, self._keepalive)
+        number = 0 if self._source is None else sockets.send_from(target, self._source)
+        number = number or target.connect_ex(address)
         if number not in sockets.CONNECT_BEGUN:
             _not_connected(session, number)
             return

@@ -33,9 +33,11 @@ Session = TypeVar("Session", bound=Timed)
 class Deadlines(Generic[Session]):
     """The deadlines of one worker."""
 
-    def __init__(self, connect_timeout: float, idle_timeout: float) -> None:
+    def __init__(self, connect_timeout: float, idle_timeout: float, session_timeout: float | None = None) -> None:
         self._connect_timeout = connect_timeout
         self._idle_timeout = idle_timeout
+        self._session_timeout = session_timeout
+        self._living: OrderedDict[Session, None] = OrderedDict()  # if there is a session timeout: oldest first
         self.look_at: float | None = None
         """When to see what is due; None: nothing can be."""
         self.expiry: float | None = None
@@ -64,6 +66,8 @@ class Deadlines(Generic[Session]):
             self.look_by(next(iter(self.connecting)).admitted_at + self._connect_timeout)
         if self.idle:
             self.look_by(next(iter(self.idle)).active_at + self._idle_timeout)
+        if self._session_timeout is not None and self._living:
+            self.look_by(next(iter(self._living)).admitted_at + self._session_timeout)
         if self._looks:
             self.look_by(self._looks[0][0])
         if self.progress_at is not None:
@@ -77,9 +81,12 @@ class Deadlines(Generic[Session]):
         self.find_nearest()
 
     def connect(self, session: Session) -> None:
-        """Begin the connect timeout, which counts from the admission."""
+        """Begin the connect timeout and the session timeout, which count from the admission."""
         self.connecting[session] = None
         self.look_by(session.admitted_at + self._connect_timeout)
+        if self._session_timeout is not None:
+            self._living[session] = None
+            self.look_by(session.admitted_at + self._session_timeout)
 
     def connected(self, session: Session, now: float) -> None:
         """Begin the idle timeout in the place of the connect timeout."""
@@ -107,6 +114,8 @@ class Deadlines(Generic[Session]):
         """Forget a session that has ended."""
         self.connecting.pop(session, None)
         self.idle.pop(session, None)
+        if self._session_timeout is not None:
+            self._living.pop(session, None)
         if session.look:
             self._lingering.pop(session.look, None)
 
@@ -129,6 +138,13 @@ class Deadlines(Generic[Session]):
         """Return a session whose idle timeout is over. It must end, or be active, before the next call."""
         for session in self.idle:
             return session if session.active_at + self._idle_timeout <= now else None
+        return None
+
+    def session_timed_out(self, now: float) -> Session | None:
+        """Return a session whose session timeout is over. It must end before the next call."""
+        if self._session_timeout is not None:
+            for session in self._living:
+                return session if session.admitted_at + self._session_timeout <= now else None
         return None
 
     def look_due(self, now: float) -> Session | None:

@@ -18,7 +18,7 @@ import time
 from mprelay.channel.down import Receiver
 from mprelay.channel.up import Uplink
 from mprelay.core.lifecycle import Input
-from mprelay.core.protocol import Kill, NewDeadline, Settings
+from mprelay.core.protocol import CloseReason, Kill, NewDeadline, Settings
 from mprelay.system import poller
 from mprelay.system.boottime import Deadline
 from mprelay.worker import connecting
@@ -39,7 +39,9 @@ class Loop:
         sessions: dict[int, tuple[Session, Pump, Pump]] = {}
         self._poller = make_poller(sessions)
         self._poller.add(inbox.fileno(), poller.READ)
-        self._deadlines: Deadlines[Session] = Deadlines(settings.connect_timeout, settings.idle_timeout)
+        self._deadlines: Deadlines[Session] = Deadlines(
+            settings.connect_timeout, settings.idle_timeout, settings.session_timeout
+        )
         self._reports = Reports(uplink, self._poller)
         self._pumps = Pumps(settings.buffer, settings.pipes)
         self._worker = Worker(settings, self._poller, self._deadlines, self._reports, sessions)
@@ -104,6 +106,8 @@ class Loop:
             self._end_all(Input.EXPIRED)
         if not deadlines.all_seen(seen, poller.Poller.EVENTS_AT_ONCE, len(worker.sessions)):
             return  # and look again in the next turn
+        while (session := deadlines.session_timed_out(now)) is not None:
+            session.kill(CloseReason.SESSION_TIMEOUT)
         while (session := deadlines.connect_timed_out(now)) is not None:
             session.happened(Input.CONNECT_TIMEOUT)
         while (session := deadlines.look_due(now)) is not None:

@@ -35,6 +35,7 @@ EVENTS: dict[str, set[tuple[int | None, str]]] = {
     "connection.accepted": {(18, "info")},
     "connection.pool_exhausted": {(21, "warning")},
     "connection.accept_failed": {(22, "error")},
+    "connection.limited": {(None, "warning")},
     "connection.abandoned": {(None, "warning")},
     "connection.refused_more": {(None, "warning")},
     "admission.paused": {(None, "warning")},
@@ -77,6 +78,7 @@ REASONS = {
     "worker_lost": (None, "error"),
     "killed": (None, "info"),
     "acl_revoked": (None, "info"),
+    "session_timeout": (None, "info"),
 }
 LIFE = [
     "connection.attempt",
@@ -162,6 +164,8 @@ TYPES = {
     "attempts": "integer",
     "rejected": "integer",
     "abandoned": "integer",
+    "limited": "integer",
+    "limit": "string",
     "exhausted": "integer",
     "admitted": "integer",
     "closed": {"*": "integer"},
@@ -173,7 +177,8 @@ TYPES = {
     "sessions": "integer",
 }
 _PYTHON = {"string": str, "integer": int, "number": float, "boolean": bool}
-CONNECTION_EVENTS = {*LIFE, "connection.rejected", "connection.abandoned", "connection.pool_exhausted"}
+REFUSALS = ("connection.rejected", "connection.limited", "connection.abandoned", "connection.pool_exhausted")
+CONNECTION_EVENTS = {*LIFE, *REFUSALS}
 
 
 def parse(output: bytes) -> list[Record]:
@@ -241,7 +246,7 @@ def check_record(record: Record) -> None:
     if event == "connection.abandoned":
         assert record["waited_ms"] >= 0
     if event == "connection.refused_more":
-        assert record["refused"] in {"rejected", "abandoned", "exhausted"}
+        assert record["refused"] in {"rejected", "limited", "abandoned", "exhausted"}
         assert record["count"] >= 1
         assert record["first_at"] <= record["last_at"] <= record["timestamp"]
     if event == "admission.resumed":
@@ -348,12 +353,14 @@ def _reconcile(records: list[Record], detail: str) -> None:
     )
     assert last["closed"] == dict(Counter(record["reason"] for record in closed))
     assert last["admitted"] == sum(last["closed"].values())
-    assert last["attempts"] == last["rejected"] + last["abandoned"] + last["exhausted"] + last["admitted"]
+    kinds = ("rejected", "limited", "abandoned", "exhausted", "admitted")
+    assert last["attempts"] == sum(last[kind] for kind in kinds)
     summed: Counter[str] = Counter()
     for record in records:
         if record["event"] == "connection.refused_more":
             summed[record["refused"]] += record["count"]
     assert last["rejected"] == events["connection.rejected"] + summed["rejected"]
+    assert last["limited"] == events["connection.limited"] + summed["limited"]
     assert last["abandoned"] == events["connection.abandoned"] + summed["abandoned"]
     assert last["exhausted"] == events["connection.pool_exhausted"] + summed["exhausted"]
     for side in ("bytes_from_client", "bytes_from_target"):

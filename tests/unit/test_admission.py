@@ -1,9 +1,23 @@
 """Admission: which clients may come in, and when."""
 
+from collections import Counter
+
 import pytest
 
 from mprelay.core.acl import NO_ENTRY, Acl, Entry
-from mprelay.core.admission import ABANDONED, ADMITTED, EXHAUSTED, Outcome, Patience, Policy, PortSearch, Verdict
+from mprelay.core.admission import (
+    ABANDONED,
+    ADMITTED,
+    EXHAUSTED,
+    TOO_MANY,
+    TOO_OFTEN,
+    Outcome,
+    Patience,
+    Policy,
+    PortSearch,
+    Verdict,
+)
+from mprelay.core.rates import Rate
 
 REJECTED = Verdict(Outcome.REJECTED, NO_ENTRY)
 
@@ -22,7 +36,7 @@ REJECTED = Verdict(Outcome.REJECTED, NO_ENTRY)
 def test_one_verdict_for_each_connection(client, given_up, free, verdict):
     """The ACL decides first, then the client, then the slots."""
     policy = Policy(Acl.of([Entry.parse("192.0.2.0/24")]))
-    assert policy.decide(client, free=free, given_up=given_up) == verdict
+    assert policy.decide(client, 0.0, free=free, given_up=given_up) == verdict
 
 
 def test_no_client_is_refused_before_the_moment_is_over():
@@ -76,3 +90,25 @@ def test_the_first_session_after_a_failure_shows_whether_there_are_ports():
     ports.admitted(9)
     ports.end()
     assert [ports.running, ports.found, ports.tells(9)] == [False, False, False]
+
+
+def test_limits_come_after_the_acl_and_before_everything_else():
+    """Every attempt that the ACL allows takes a token, also one that is refused for another reason."""
+    sessions = Counter({"192.0.2.7": 2})
+    acl = Acl.of([Entry.parse("192.0.2.0/24")])
+    policy = Policy(acl, Rate(2, 60.0), 2, sessions.__getitem__)
+    assert policy.decide("198.51.100.1", 0.0, free=True).outcome is Outcome.REJECTED
+    assert policy.decide("192.0.2.1", 0.0, free=False) == EXHAUSTED
+    assert policy.decide("192.0.2.1", 0.0, free=True) == ADMITTED
+    assert policy.decide("192.0.2.1", 0.0, free=True, given_up=True) == TOO_OFTEN
+    assert policy.decide("192.0.2.1", 31.0, free=True) == ADMITTED
+    assert policy.decide("192.0.2.7", 0.0, free=True, given_up=True) == TOO_MANY
+    assert policy.decide("192.0.2.7", 0.0, free=False) == TOO_MANY
+    assert policy.decide("192.0.2.7", 0.0, free=True) == TOO_OFTEN
+
+
+def test_a_network_of_ipv6_is_one_client():
+    policy = Policy(Acl.of([Entry.parse("ANY")]), Rate(1, 60.0))
+    assert policy.decide("2001:db8::1", 0.0, free=True) == ADMITTED
+    assert policy.decide("2001:db8::2", 0.0, free=True) == TOO_OFTEN
+    assert policy.decide("2001:db8:0:1::2", 0.0, free=True) == ADMITTED

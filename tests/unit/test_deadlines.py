@@ -184,3 +184,23 @@ class Anything(RuleBasedStateMachine):
 
 
 TestAnything = Anything.TestCase
+
+
+def test_the_session_timeout_counts_from_the_admission_whatever_moves():
+    """The oldest session ends first. It may still be connecting."""
+    deadlines = Deadlines(CONNECT, IDLE, 2.5)
+    old, young = Timed(0.0), Timed(1.0)
+    for session in (old, young):
+        deadlines.connect(session)
+    deadlines.connected(old, 0.5)
+    deadlines.find_nearest()
+    assert deadlines.look_at == 2.5
+    assert deadlines.session_timed_out(2.4) is None
+    assert deadlines.session_timed_out(2.5) is old
+    deadlines.forget(old)
+    deadlines.find_nearest()
+    assert deadlines.look_at == min(3.5, 1.0 + CONNECT)
+    assert deadlines.session_timed_out(3.4) is None
+    assert deadlines.session_timed_out(9.0) is young
+    deadlines.forget(young)
+    assert deadlines.session_timed_out(9.0) is None

@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from mprelay.core.ledger import Ledger, NoSlot, UnknownSession
 from mprelay.core.protocol import CloseReason, Progress
+from mprelay.core.rates import client_of
 from mprelay.core.roster import LATE_LIMIT, PROBATION, PROGRESS_AFTER, SLACK, NoRoom, Silent
 from mprelay.worker.deadlines import PROGRESS_INTERVAL
 
@@ -353,3 +354,18 @@ def test_nothing_is_expected_of_a_session_without_a_worker():
     assert not ledger.workers.unreported
     ledger.close(serial, CloseReason.HANDOFF_FAILED)
     assert ledger.active == 0
+
+
+def test_the_sessions_of_each_client_are_counted_if_asked_for():
+    """A network of IPv6 is one client. Nothing is kept of a client without sessions."""
+    ledger = Ledger(9, by_client=True)
+    first = ledger.admit("2001:db8::1", 1, 0.0)
+    second = ledger.admit("2001:db8::2", 1, 0.0)
+    ledger.admit("192.0.2.1", 1, 0.0)
+    client = client_of("2001:db8::9")
+    assert [ledger.sessions_of(one) for one in (client, "192.0.2.1", "192.0.2.2")] == [2, 1, 0]
+    ledger.close(first.serial, CloseReason.DRAINED)
+    assert ledger.sessions_of(client) == 1
+    ledger.close(second.serial, CloseReason.WORKER_LOST)
+    assert ledger._of_client == {"192.0.2.1": 1}
+    assert Ledger(9).sessions_of("192.0.2.1") == 0

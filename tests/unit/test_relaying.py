@@ -74,6 +74,9 @@ class Running:
             "pipes": 2,
             "deadline": None,
             "any_address": True,
+            "session_timeout": None,
+            "source": None,
+            "keepalive": None,
         } | settings
         ours, theirs = passing.channel()
         self.sender = Sender(ours, os.getpid())
