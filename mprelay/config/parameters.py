@@ -240,6 +240,14 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         help="address of this host that the target sees (default: the system's choice)",
     ),
     Parameter(
+        name="proxy_protocol",
+        metavar="V",
+        option="--proxy-protocol",
+        values="v1, v2",
+        parse=choice("v1", "v2"),
+        help="tell the target who the client is, by a PROXY header of this version before the client's bytes",
+    ),
+    Parameter(
         name="keepalive",
         metavar="S",
         option="--keepalive",

@@ -52,6 +52,7 @@ class Config:
     session_timeout: float  # 0: never
     exit_idle: float  # 0: never
     source: str | None  # None: the system's choice
+    proxy_protocol: Literal["v1", "v2"] | None
     keepalive: int  # 0: never
     bind: str | None  # None: all interfaces
     log_format: Literal["auto", "json", "text"]

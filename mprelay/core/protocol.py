@@ -64,6 +64,7 @@ class Settings(NamedTuple):
     idle_timeout: float  # seconds without a byte moved
     session_timeout: float | None  # seconds, from admission; None: never
     source: str | None  # the address to connect from; None: the system's choice
+    proxy_protocol: Literal["v1", "v2"] | None  # how the target is told who the client is; None: not at all
     keepalive: int | None  # seconds without a word, after which a side is asked whether it lives; None: never
     buffer: int | None  # bytes for each direction; None: the worker chooses
     pipes: int  # pipes that it may lend to flows, at most

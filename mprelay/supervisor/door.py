@@ -70,6 +70,7 @@ class Door:
         self._crew = crew
         self._target_ip = config.trg_host
         self._connect_timeout = config.connect_timeout
+        self._names_clients = config.proxy_protocol is not None  # the workers tell the target who they are
         _, read = config.acl
         self._policy = Policy(read.acl, config.max_rate, config.max_per_client, book.ledger.sessions_of)
         self.listener = Listener(loop, recorder, config.bind, config.fwd_port, self._on_connection)
@@ -243,7 +244,7 @@ class Door:
 
     def _hand_over(self, worker: int, batch: _Batch, tried: frozenset[int]) -> None:
         """Hand `batch` over to `worker`; on failure, each session to the least loaded worker not in `tried`."""
-        tickets = [Ticket(session.serial, session.admitted_at) for session, _ in batch]
+        tickets = [self._ticket(session) for session, _ in batch]
         try:
             self._crew.send(worker, tickets, [client for _, client in batch])
         except OSError as failure:
@@ -260,6 +261,10 @@ class Door:
         for session, client in batch:
             socket.close(client)  # the message owns the socket now
             self._book.allocated(session, self._loop.wall)
+
+    def _ticket(self, session: Session) -> Ticket:
+        client = (session.client_ip, session.client_port) if self._names_clients else None
+        return Ticket(session.serial, session.admitted_at, client)
 
     def _accept_failed(self, failure: OSError) -> None:
         """Pause accepting, unless the listener was replaced, or a client has reset its connection.

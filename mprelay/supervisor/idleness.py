@@ -16,6 +16,10 @@ class Idleness:
         self._alarm = loop.unset_alarm(on_idle)
         self._admitted = -1  # sessions so far, when it was last seen that none is there
 
+    def stop(self) -> None:
+        """Wait no longer."""
+        self._alarm.cancel()
+
     def look(self) -> None:
         """See whether there are sessions. Call it in each turn in which the relay serves."""
         if self._ledger.active:

@@ -201,6 +201,7 @@ class Run:
             idle_timeout=config.idle_timeout,
             session_timeout=config.session_timeout or None,
             source=config.source,
+            proxy_protocol=config.proxy_protocol,
             keepalive=config.keepalive or None,
             buffer=config.buffer,
             pipes=share.pipes,
@@ -328,6 +329,8 @@ class Run:
     def _drain(self, signal: int | None) -> None:
         """Close the door, and let sessions finish within the drain timeout."""
         self._door.close()
+        if self._idle is not None:
+            self._idle.stop()
         self._crew.drain()
         self._start_limit.cancel()
         self._recorder.write(

@@ -236,6 +236,15 @@ def send_from(sock: SocketType, ip: str) -> int:
     return 0
 
 
+def send_first(sock: SocketType, data: bytes) -> int:
+    """Send a few bytes on a connection that has sent none; return 0, or the errno. There is room for them."""
+    try:
+        sent = sock.send(data, DONTWAIT)
+    except OSError as failure:
+        return failure.errno or errno.EPIPE
+    return 0 if sent == len(data) else errno.ENOBUFS
+
+
 def keep_alive(sock: SocketType, seconds: int) -> None:
     """Ask a side that has been silent for so long whether it lives, and end its connection if it is dead.
 

@@ -5,6 +5,7 @@ whether the client has something to say or has reset.
 """
 
 import errno
+from collections.abc import Callable
 from socket import SocketType
 from typing import Final
 
@@ -38,6 +39,11 @@ class Connector:
         self._family = sockets.family_of(settings.target_ip)
         self._source = settings.source
         self._keepalive = settings.keepalive
+        self._make_header: Callable[[Address, Address], bytes] | None = None
+        if settings.proxy_protocol is not None:
+            from mprelay.worker import proxy_header  # noqa: PLC0415 - only where it is needed
+
+            self._make_header = proxy_header.MAKERS[settings.proxy_protocol]
 
     def open(self, ticket: Ticket, descriptor: int | None) -> None:
         """Begin the session of a ticket. From here the client's socket, with this descriptor, is ours."""
@@ -72,6 +78,9 @@ class Connector:
             return
         session = Session(worker, ticket, address, (client, target), (up, down))
         worker.deadlines.connect(session)
+        if self._make_header is not None and ticket.client is not None:
+            listener = (sockets.local_ip(client) or ticket.client[0], sockets.local_port(client))
+            session.header = self._make_header(ticket.client, listener)
         if self._keepalive is not None:
             sockets.keep_alive(client, self._keepalive)
             sockets.keep_alive(target, self._keepalive)
@@ -127,6 +136,8 @@ def _on_outcome(session: Session, edge: int) -> None:
         # which TCP takes for a simultaneous open (RFC 9293, 3.5). Each client would talk to itself.
         _not_connected(session, errno.ECONNREFUSED)
         return
+    if session.header:
+        number = number or sockets.send_first(session.target, session.header)
     session.happened(_CONNECTED)
     if number:
         # The target took the connection, and reset it before we came to look. What it sent is still there.

@@ -195,6 +195,10 @@ def make_v2(client: Address, listener: Address) -> bytes:
     return _V2_HEAD.pack(_V2_START, _V2_VERSION << 4 | _PROXY, kind, len(body)) + body
 
 
+MAKERS: Final = {"v1": make_v1, "v2": make_v2}
+"""By version: what makes a header."""
+
+
 def _alike(one: Address, other: Address) -> tuple[Address, Address]:
     """Show both as IPv6 if one is: a header has one family."""
     if (":" in one[0]) == (":" in other[0]):

@@ -155,6 +155,7 @@ class Session:
         "client",
         "connected",
         "down",
+        "header",
         "look",
         "outbound_port",
         "serial",
@@ -182,6 +183,8 @@ class Session:
         self.up, self.down = pumps
         self.connected = False
         """Whether the target is connected."""
+        self.header = b""
+        """What the target hears before the client's bytes: who the client is."""
         self.outbound_port = 0
         """Our port of the connection to the target; 0: not connected, or no longer known."""
         self.look = 0

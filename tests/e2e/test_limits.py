@@ -90,6 +90,23 @@ def test_a_relay_that_nobody_uses_stops():
         assert 1.9 < moment(stopped["timestamp"]) - ended < 20
 
 
+def test_a_relay_that_drains_does_not_stop_as_idle():
+    """Its last session goes on for longer than nobody may be there."""
+    options = ("--exit-idle", "1", "--drain-timeout", "60")
+    with listening() as server, Relay(server.getsockname(), *options) as relay:
+        with relay.connect() as client, accept(server) as target:
+            echo(client, target)
+            relay.signal()
+            relay.wait("relay.draining")
+            client.settimeout(1.5)
+            with pytest.raises(TimeoutError):
+                client.recv(1)
+            client.settimeout(20)
+            echo(client, target)
+        assert relay.finish() == 0
+    assert relay.records[-1]["reason"] == "drained"
+
+
 def test_the_target_sees_the_source():
     with listening() as server, Relay(server.getsockname(), "--source", "127.0.0.77") as relay:
         for _ in range(3):

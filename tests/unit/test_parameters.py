@@ -198,6 +198,7 @@ def test_workers_that_cannot_even_hold_the_default_are_refused():
         ("session_timeout", None, ["0", "0.5", "8h"], ["-1", "x"]),
         ("exit_idle", None, ["0", "10m"], ["-1", "x"]),
         ("source", None, ["127.0.0.1"], ["localhost", "eth0", "127.0.0.1/8"]),
+        ("proxy_protocol", None, ["v1", "v2"], ["", "1", "V1", "v3", "none"]),
         ("keepalive", None, ["0", "1", "32767", "1m"], ["0.5", "32768", "x"]),
         ("stats_interval", None, ["0", "60", "0.01", "0d"], ["-0.1", "never", "0.001", "0.001s"]),
     ],

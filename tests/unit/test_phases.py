@@ -39,6 +39,7 @@ def test_happenings_from_outside_are_legal_at_any_time(phase):
     inside = {
         Happening.ALL_READY,
         Happening.DRAIN_TIMEOUT,
+        Happening.IDLE,
         Happening.NO_SESSION_LEFT,
         Happening.NO_WORKER_LEFT,
     }
@@ -51,6 +52,7 @@ ENDINGS = {
         (Happening.ALL_READY, Happening.SIGNAL, Happening.EXPIRED),
         ("expired", CloseReason.RELAY_EXPIRED, Exit.OK),
     ),
+    "idle": ((Happening.ALL_READY, Happening.IDLE), ("idle", CloseReason.WORKER_LOST, Exit.OK)),
     "drained": ((Happening.SIGNAL, Happening.NO_SESSION_LEFT), ("drained", CloseReason.DRAINED, Exit.OK)),
     "cap": ((Happening.SIGNAL, Happening.DRAIN_TIMEOUT), ("signal", CloseReason.DRAINED, Exit.OK)),
     "second signal": ((Happening.SIGNAL, Happening.SIGNAL), ("signal", CloseReason.DRAINED, Exit.OK)),

@@ -76,6 +76,7 @@ class Running:
             "any_address": True,
             "session_timeout": None,
             "source": None,
+            "proxy_protocol": None,
             "keepalive": None,
         } | settings
         ours, theirs = passing.channel()
