@@ -259,6 +259,38 @@ def test_a_cable_that_stays_cut(cabled):
         assert ends_with_reset(client)
 
 
+@pytest.mark.parametrize("who", ["nobody", "the client", "the relay"])
+def test_a_dead_side_is_found_by_asking_it(cabled, who):
+    """Nobody says anything, or what a side says never arrives. The idle timeout would come much later."""
+    with (
+        Site(cabled, "--keepalive", "1") as site,
+        site.connect(site.near) as client,
+        accept(site.server) as target,
+    ):
+        echo(client, target)
+        site.cable.cut = True
+        if who == "the client":
+            client.sendall(b"lost on the way")
+        elif who == "the relay":
+            target.sendall(b"lost on the way")
+        closed = site.relay.wait("session.closed")
+        assert (closed["error"], closed["error_from"]) == ("ETIMEDOUT", "target")
+        assert ends_with_reset(client)
+        site.cable.cut = False
+
+
+def test_a_side_that_is_silent_and_lives_is_left_alone(cabled):
+    """It is asked several times, and answers."""
+    with (
+        Site(cabled, "--keepalive", "1", "--stats-interval", "1") as site,
+        site.connect(site.near) as client,
+        accept(site.server) as target,
+    ):
+        echo(client, target)
+        site.relay.ticks(5)
+        echo(client, target)
+
+
 @pytest.mark.wall_clock("the connect timeout, and a second")
 def test_a_target_behind_a_cut_cable(cabled):
     """The connect timeout ends the session, not earlier. The next session works like any other."""
