@@ -101,8 +101,8 @@ class Deadlines(Generic[Session]):
             self.progress_at = now + PROGRESS_INTERVAL
             self.look_by(self.progress_at)
 
-    def bury_and_judge(self, session: Session, at: float) -> None:
-        """Look at a session that lingers at `at`, and not at the moment that was set for it before."""
+    def look_later(self, session: Session, at: float) -> None:
+        """Look at a session that lingers when it is `at`, and not at the moment that was set for it before."""
         self._last_look += 1
         self._lingering.pop(session.look, None)
         session.look = self._last_look

@@ -352,7 +352,7 @@ class Session:
         worker = self._worker
         worker.mark_active(self)
         limit = lingering.time_limit(self, worker.settings.idle_timeout)
-        worker.deadlines.bury_and_judge(self, worker.now + min(lingering.WINDOWS_FILL, limit / 2))
+        worker.deadlines.look_later(self, worker.now + min(lingering.WINDOWS_FILL, limit / 2))
 
     def _after_reset(self, action: Action) -> None:
         """Do what is left to do for the other side."""
@@ -386,7 +386,7 @@ class Session:
         if other.sink_ready():  # a send fails now, which shows that something could not be delivered
             self.drive(other)
         if self.state in _AWAITING:
-            self._worker.deadlines.bury_and_judge(self, self._worker.now + lingering.AWAIT_END)
+            self._worker.deadlines.look_later(self, self._worker.now + lingering.AWAIT_END)
 
     def _await_progress(self) -> None:
         """Give those which are there the linger time from now on, however long nothing has moved before.
@@ -423,7 +423,7 @@ class Session:
         if now >= at:
             self.happened(Input.LINGER_TIMEOUT)
         else:
-            worker.deadlines.bury_and_judge(self, at)
+            worker.deadlines.look_later(self, at)
 
     def _meets_error(self) -> bool:
         """Look for errors that no edge tells of. True: one changed the state, and what follows is arranged."""

@@ -68,9 +68,9 @@ def test_the_session_that_was_quiet_longest_is_idle_first(deadlines):
 def test_each_look_is_returned_once_and_only_the_last_that_was_set(deadlines):
     """A new look replaces the earlier one. A look at a session that ended is not returned."""
     one, other = Timed(), Timed()
-    deadlines.bury_and_judge(one, 2.0)
-    deadlines.bury_and_judge(other, 1.0)
-    deadlines.bury_and_judge(one, 3.0)
+    deadlines.look_later(one, 2.0)
+    deadlines.look_later(other, 1.0)
+    deadlines.look_later(one, 3.0)
     assert deadlines.look_at == 1.0
     assert deadlines.look_due(0.9) is None
     assert deadlines.look_due(2.5) is other
@@ -165,7 +165,7 @@ class Anything(RuleBasedStateMachine):
         """The session is looked at later."""
         if session := self._any(self.deadlines.idle, number):
             self.lingering[session] = self.now + seconds
-            self.deadlines.bury_and_judge(session, self.now + seconds)
+            self.deadlines.look_later(session, self.now + seconds)
 
     @rule(number=st.integers(0, 9))
     def one_ends(self, number):
