@@ -28,10 +28,12 @@ from mprelay.core.protocol import (
     IP_LENGTH_LIMIT,
     PORTS_END,
     Address,
+    Admit,
     CloseReason,
     Kill,
     NewDeadline,
     Order,
+    Refuse,
     Ticket,
 )
 from mprelay.system import passing
@@ -131,6 +133,26 @@ def _make_deadline(values: list[Any]) -> NewDeadline:
     raise NotMessage("values that are no deadline")
 
 
+def _admit_values(order: Admit) -> list[Any]:
+    return [order.number, tuple(order.ticket)]
+
+
+def _make_admit(values: list[Any]) -> Admit:
+    if len(values) == 2 and _is_serial(values[0]):  # noqa: PLR2004 - as _admit_values says
+        return Admit(values[0], _make_ticket(values[1]))
+    raise NotMessage("values that are no admission")
+
+
+def _refuse_values(order: Refuse) -> list[Any]:
+    return [order.number]
+
+
+def _make_refuse(values: list[Any]) -> Refuse:
+    if len(values) == 1 and _is_serial(values[0]):
+        return Refuse(values[0])
+    raise NotMessage("values that are no refusal")
+
+
 def _types(values: list[Any]) -> tuple[type, ...]:
     return tuple(type(value) for value in values)
 
@@ -147,6 +169,8 @@ KINDS: Final = (
     Kind("tickets", Ticket, _ticket_values, _make_tickets),
     Kind("kill", Kill, _kill_values, _make_kill),
     Kind("deadline", NewDeadline, _deadline_values, _make_deadline),
+    Kind("admit", Admit, _admit_values, _make_admit),
+    Kind("refuse", Refuse, _refuse_values, _make_refuse),
 )
 """All kinds of message in JSON."""
 

@@ -34,11 +34,14 @@ import orjson
 from mprelay.core.protocol import (
     IP_LENGTH_LIMIT,
     PORTS_END,
+    PROBLEM_LIMIT,
+    Announced,
     Closed,
     CloseReason,
     Connected,
     Crashed,
     Event,
+    NotAnnounced,
     PeerEnd,
     Progress,
     Ready,
@@ -50,7 +53,7 @@ EVENTS_PER_FRAME: Final = 13
 """Events in one frame, at most. The largest (Closed, all numbers of 64 bits) takes less than 310 bytes: a test
 measures it."""
 
-KINDS: Final = (Ready, Connected, Progress, Closed, Crashed)
+KINDS: Final = (Ready, Connected, Progress, Closed, Crashed, Announced, NotAnnounced)
 """All kinds of event. Its index here is the code of a kind in a frame."""
 
 _CODES: Final = {kind: code for code, kind in enumerate(KINDS)}
@@ -58,6 +61,8 @@ _READY: Final = _CODES[Ready]
 _CLOSED: Final = _CODES[Closed]
 _CONNECTED: Final = _CODES[Connected]
 _PROGRESS: Final = _CODES[Progress]
+_ANNOUNCED: Final = _CODES[Announced]
+_NOT_ANNOUNCED: Final = _CODES[NotAnnounced]
 _type: Final[Callable[[object], type]] = (
     type  # `type` itself also takes three arguments, which mypy rejects in map
 )
@@ -79,6 +84,9 @@ _SHAPES: Final[dict[tuple[type, ...], int]] = {
     (int, int, float, float, int): _CODES[Connected],
     (int, int, int, int, int, int): _CODES[Progress],
     (int, float, str, str): _CODES[Crashed],
+    (int, int, float, str, int): _ANNOUNCED,
+    (int, int, float, type(None), int): _ANNOUNCED,
+    (int, int, float, str): _NOT_ANNOUNCED,
 } | {
     (int, int, float, float, *texts, int, int, int, int): _CLOSED
     for texts in product(_STR_OR_NONE, repeat=6)  # reason, error, whose, how each side ended, inbound address
@@ -132,10 +140,7 @@ def unpack(packed: Any) -> Event:  # noqa: ANN401 - that is the question
             and 0 <= to_client <= from_target < _BYTES_END
             and name in _REASONS
             and (error is None or (error.isascii() and len(error) <= _ERRNO_NAME_LIMIT))
-            and (
-                inbound is None
-                or (inbound.isascii() and len(inbound) <= IP_LENGTH_LIMIT and inbound.isprintable())
-            )
+            and (inbound is None or _is_plain(inbound, IP_LENGTH_LIMIT))
             and error_from in _SIDES
             and client_end in _PEER_ENDS
             and target_end in _PEER_ENDS
@@ -155,16 +160,24 @@ def unpack(packed: Any) -> Event:  # noqa: ANN401 - that is the question
             return progress
     elif code == _READY:
         _, at, build = packed
-        if (
-            0.0 <= at < _TIMESTAMPS_END
-            and len(build) <= _BUILD_NAME_LIMIT
-            and build.isascii()
-            and build.isprintable()
-        ):
+        if 0.0 <= at < _TIMESTAMPS_END and _is_plain(build, _BUILD_NAME_LIMIT):
             return Ready(at, build)
+    elif code == _ANNOUNCED:
+        _, number, at, ip, port = packed
+        known = ip is None or _is_plain(ip, IP_LENGTH_LIMIT)
+        if 0.0 <= at < _TIMESTAMPS_END and known and 0 <= port < PORTS_END:
+            return Announced(number, at, ip, port)
+    elif code == _NOT_ANNOUNCED:
+        _, number, at, problem = packed
+        if 0.0 <= at < _TIMESTAMPS_END and _is_plain(problem, PROBLEM_LIMIT):
+            return NotAnnounced(number, at, problem)
     elif 0.0 <= packed[1] < _TIMESTAMPS_END:
         return Crashed(*packed[1:])
     raise NotEvents("figures beyond all bounds")
+
+
+def _is_plain(text: str, limit: int) -> bool:
+    return len(text) <= limit and text.isascii() and text.isprintable()
 
 
 class Queue(queues.SimpleQueue[Any]):

@@ -22,7 +22,7 @@ from mprelay.config.parsers import (
     whole,
     whole_seconds,
 )
-from mprelay.config.rules import Loaded, Rules
+from mprelay.config.rules import Loaded, Rules, read_proxies
 from mprelay.records import catalogue
 from mprelay.records.catalogue import Message
 
@@ -246,6 +246,15 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         values="v1, v2",
         parse=choice("v1", "v2"),
         help="tell the target who the client is, by a PROXY header of this version before the client's bytes",
+    ),
+    Parameter(
+        name="accept_proxy",
+        metavar="LIST",
+        option="--accept-proxy",
+        values="IP/mask, with commas between",
+        parse=read_proxies,
+        help="networks of proxies: a connection from there must begin with a PROXY header (version 1 or 2), and "
+        "the ACL and all limits judge the client that it names",
     ),
     Parameter(
         name="keepalive",

@@ -89,14 +89,21 @@ class Rules:
             if item.startswith(_FILE):
                 _read_file(item.removeprefix(_FILE), read_file, entries, wrong, quotes=quotes)
                 continue
-            try:
-                entries.append(Entry.parse(item))
-            except ValueError as failure:
-                whole = Wrong(None, None, self.written, "has an empty entry, before or behind a comma")
-                wrong.append(Wrong(None, None, item, str(failure)) if item or not self.written else whole)
+            _parse_item(Entry.parse, item, self.written, entries, wrong)
         if wrong:
             raise WrongRulesError(wrong[:WRONG_LIMIT])
         return entries
+
+
+def read_proxies(text: str) -> Acl:
+    """Read the networks of proxies, with commas between. Raises WrongRulesError."""
+    entries: list[Entry] = []
+    wrong: list[Wrong] = []
+    for item in text.split(","):
+        _parse_item(Entry.parse_network, item, text, entries, wrong)
+    if wrong:
+        raise WrongRulesError(wrong[:WRONG_LIMIT])
+    return Acl.of(entries)
 
 
 class Loaded(NamedTuple):
@@ -129,6 +136,17 @@ def reread(rules: Rules, before: Iterable[int], read_file: Callable[[str], bytes
     except WrongRulesError as failure:
         return Reread(None, 0, 0, failure.wrong)
     return Reread(loaded, *changes(before, loaded.digests), ())
+
+
+def _parse_item(
+    parse: Callable[[str], Entry], item: str, written: str, entries: list[Entry], wrong: list[Wrong]
+) -> None:
+    """Parse an item of the list that was `written`, and add the entry, or what is wrong with it."""
+    try:
+        entries.append(parse(item))
+    except ValueError as failure:
+        whole = Wrong(None, None, written, "has an empty entry, before or behind a comma")
+        wrong.append(Wrong(None, None, item, str(failure)) if item or not written else whole)
 
 
 def _digests(entries: Iterable[Entry]) -> "array[int]":

@@ -25,6 +25,7 @@ from mprelay.config.parameters import (
 )
 from mprelay.config.rules import Loaded, Rules, WrongRulesError
 from mprelay.config.sources import Given, Source
+from mprelay.core.acl import Acl
 from mprelay.core.rates import Rate
 from mprelay.core.texts import quoted
 from mprelay.records.catalogue import Message
@@ -53,6 +54,7 @@ class Config:
     exit_idle: float  # 0: never
     source: str | None  # None: the system's choice
     proxy_protocol: Literal["v1", "v2"] | None
+    accept_proxy: Acl | None  # proxies, whose connections begin with a PROXY header
     keepalive: int  # 0: never
     bind: str | None  # None: all interfaces
     log_format: Literal["auto", "json", "text"]

@@ -46,7 +46,17 @@ class Entry(NamedTuple):
         if len(text) > _ENTRY_LIMIT:
             raise ValueError(f"must have at most {_ENTRY_LIMIT} characters")
         bare = text.removeprefix("!")
-        return cls(text, bare is text, None if bare.upper() == "ANY" else _network(bare))
+        return cls(text, bare is text, None if bare.upper() == "ANY" else _network(bare, "ANY, or "))
+
+    @classmethod
+    def parse_network(cls, text: str) -> "Entry":
+        """Parse an entry that allows a network, but not every address. Errors are those of :meth:`parse`."""
+        if len(text) > _ENTRY_LIMIT:
+            raise ValueError(f"must have at most {_ENTRY_LIMIT} characters")
+        network = _network(text)
+        if not network.prefixlen:
+            raise ValueError("must not be all addresses")
+        return cls(text, allows=True, network=network)
 
     def __str__(self) -> str:
         network = "ANY" if self.network is None else str(self.network)
@@ -128,14 +138,14 @@ def _decide(parts: _Parts, client_ip: str) -> Decision:
     return Decision(bool(parts.allows[index]), written)
 
 
-def _network(text: str) -> Network:
+def _network(text: str, or_else: str = "") -> Network:
     address, slash, mask = text.partition("/")
     if "%" in address:
         raise ValueError("must not have a zone")
     try:
         ip = ip_address(address)
     except ValueError:
-        raise ValueError("must be ANY, or an address and its mask, as in 192.0.2.0/24") from None
+        raise ValueError(f"must be {or_else}an address and its mask, as in 192.0.2.0/24") from None
     if not slash:
         raise ValueError(f"has no mask: {address}/{ip.max_prefixlen} is this address alone")
     if isinstance(ip, IPv4Address):

@@ -28,6 +28,7 @@ class Outcome(Enum):
     LIMITED = auto()  # its client came too often, or has too many sessions
     ABANDONED = auto()  # by its client, or after too long a wait
     EXHAUSTED = auto()  # no slot is free
+    PROXY_INVALID = auto()  # no PROXY header came, or a wrong one
 
 
 class Verdict(NamedTuple):
@@ -36,6 +37,7 @@ class Verdict(NamedTuple):
     outcome: Outcome
     entry: str | None = None  # of the ACL, if that decided
     limit: Literal["rate", "per_client"] | None = None  # if that decided
+    problem: str | None = None  # with the PROXY header
 
 
 ADMITTED: Final = Verdict(Outcome.ADMITTED)
@@ -70,7 +72,9 @@ class Policy:
         self._sessions_of = sessions_of
         self._has_limits = rate is not None or most > 0
 
-    def decide(self, client_ip: str, now: float, *, free: bool, given_up: bool = False) -> Verdict:
+    def decide(
+        self, client_ip: str, now: float, *, free: bool, given_up: bool = False, proxy: str | None = None
+    ) -> Verdict:
         """Decide about a connection from `client_ip`.
 
         Args:
@@ -78,6 +82,7 @@ class Policy:
             now: Monotonic, in seconds.
             free: Whether a slot is free.
             given_up: Whether the client is known to have given up.
+            proxy: The address of the proxy that has announced the client.
 
         """
         allowed, entry = self.acl.decide(client_ip)
@@ -85,7 +90,8 @@ class Policy:
             return Verdict(Outcome.REJECTED, entry)
         if self._has_limits:
             client = client_of(client_ip)
-            if self._rates is not None and not self._rates.take(client, now):
+            bucket = client if proxy is None else (proxy, client)
+            if self._rates is not None and not self._rates.take(bucket, now):
                 return TOO_OFTEN
             if self._most and self._sessions_of(client) >= self._most:
                 return TOO_MANY

@@ -5,8 +5,9 @@ Rules:
 1. A slot is taken by :meth:`Ledger.admit`, before the hand-over, and given back by :meth:`Ledger.close`,
    exactly once: closing a serial that holds no slot raises :class:`UnknownSession`.
 2. A serial is 1, 2, 3 … and never used again.
-3. At all times ``attempts == rejected + limited + abandoned + exhausted + admitted`` and
-   ``admitted == active + sum(closed)``.
+3. At all times ``attempts == rejected + limited + abandoned + proxy_invalid + exhausted + admitted`` and
+   ``admitted == active + sum(closed)``. A connection whose PROXY header is awaited holds a slot
+   (:meth:`Ledger.reserve`) and is counted when it has been judged.
 4. No clock, no socket, no process: moments are arguments, in seconds on the monotonic clock, and never go back.
 5. Only a worker's death, the relay's own failure and a reload that ends sessions walk over all sessions.
 6. The :class:`~mprelay.core.roster.Roster` knows which worker has a session and when its next report is due. The
@@ -16,7 +17,7 @@ Rules:
 from collections import Counter
 from math import inf
 
-from mprelay.core.protocol import Closed, CloseReason, Progress
+from mprelay.core.protocol import Address, Closed, CloseReason, Progress
 from mprelay.core.rates import Client, client_of
 from mprelay.core.roster import Booking, Roster
 
@@ -42,12 +43,17 @@ class Session(Booking):
         "client_port",
         "connect_ms",
         "outbound_port",
+        "proxy",
     )
 
-    def __init__(self, serial: int, client_ip: str, client_port: int, admitted_at: float) -> None:
+    def __init__(
+        self, serial: int, client_ip: str, client_port: int, admitted_at: float, proxy: Address | None
+    ) -> None:
         self.serial = serial
         self.client_ip = client_ip
         self.client_port = client_port
+        self.proxy = proxy
+        """Who has announced the client; None: the client has connected itself."""
         self.admitted_at = admitted_at
         self.worker = None
         self.heard_at = admitted_at
@@ -77,17 +83,25 @@ class Ledger:
         self.rejected = 0
         self.limited = 0
         self.abandoned = 0
+        self.proxy_invalid = 0
         self.exhausted = 0
         self.admitted = 0
         self.bytes_from_client = 0
         self.bytes_from_target = 0
         self.closed: Counter[CloseReason] = Counter()
+        self.reserved = 0
+        """Slots that connections hold whose PROXY header is awaited."""
         self._active: dict[int, Session] = {}
 
     @property
     def active(self) -> int:
-        """How many slots are taken."""
+        """How many sessions there are."""
         return len(self._active)
+
+    @property
+    def free(self) -> int:
+        """How many slots are free."""
+        return self.limit - self.reserved - len(self._active)
 
     def reject(self) -> None:
         """Count an attempt that the ACL refused."""
@@ -105,22 +119,42 @@ class Ledger:
         self.abandoned += 1
 
     @property
+    def unused(self) -> bool:
+        """Whether no slot is taken."""
+        return not self._active and not self.reserved
+
+    def disbelieve(self) -> None:
+        """Count an attempt without the PROXY header that it must have."""
+        self.attempts += 1
+        self.proxy_invalid += 1
+
+    @property
     def full(self) -> bool:
         """Whether all slots are taken."""
-        return len(self._active) >= self.limit
+        return len(self._active) + self.reserved >= self.limit
 
     def exhaust(self) -> None:
         """Count an attempt for which no slot was free."""
         self.attempts += 1
         self.exhausted += 1
 
-    def admit(self, client_ip: str, client_port: int, now: float) -> Session:
+    def reserve(self) -> None:
+        """Take a slot for a connection that is not judged yet. Raises NoSlot."""
+        if self.full:
+            raise NoSlot
+        self.reserved += 1
+
+    def unreserve(self) -> None:
+        """Give such a slot back: the connection is being judged."""
+        self.reserved -= 1
+
+    def admit(self, client_ip: str, client_port: int, now: float, proxy: Address | None = None) -> Session:
         """Count an attempt and take a slot for it. Raises NoSlot at the limit, and then counts nothing."""
-        if len(self._active) >= self.limit:
+        if len(self._active) + self.reserved >= self.limit:
             raise NoSlot
         self.attempts += 1
         self.admitted += 1
-        session = self._active[self.admitted] = Session(self.admitted, client_ip, client_port, now)
+        session = self._active[self.admitted] = Session(self.admitted, client_ip, client_port, now, proxy)
         self.workers.expect(session)
         if self._of_client is not None:
             self._of_client[client_of(client_ip)] += 1

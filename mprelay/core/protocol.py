@@ -6,6 +6,9 @@ Rules:
 2. A ticket travels with a socket. The holder of the ticket owns that socket (see :mod:`mprelay.channel.down`).
 3. For each ticket that a worker receives it reports :class:`Connected` at most once and :class:`Closed`
    exactly once, unless the worker dies; then the supervisor closes the session in its place.
+   A connection whose PROXY header is awaited comes by a ticket too, with a number in the place of a serial
+   (:data:`AWAITED_FROM`). The worker reports :class:`Announced` or :class:`NotAnnounced` once. After
+   :class:`Announced` the supervisor says by an order what becomes of the connection.
 4. An order has no answer. Its effect shows in the events.
 5. Moments: ``at`` is Unix time in seconds (for a record's timestamp); durations were measured on the
    monotonic clock, which parent and child share on Linux (``CLOCK_MONOTONIC`` counts from boot).
@@ -54,6 +57,12 @@ IP_LENGTH_LIMIT: Final = 45
 PORTS_END: Final = 2**16
 """Every port is below this."""
 
+AWAITED_FROM: Final = 2**63
+"""From here on a serial is the number of a connection that is no session yet: its PROXY header is awaited."""
+
+HEADER_TIME: Final = 3.0
+"""Seconds that a PROXY header may take."""
+
 
 class Settings(NamedTuple):
     """The settings of a worker (down, once, with the arguments of its process)."""
@@ -65,6 +74,7 @@ class Settings(NamedTuple):
     session_timeout: float | None  # seconds, from admission; None: never
     source: str | None  # the address to connect from; None: the system's choice
     proxy_protocol: Literal["v1", "v2"] | None  # how the target is told who the client is; None: not at all
+    awaits_headers: bool  # whether there are connections whose PROXY header is awaited
     keepalive: int | None  # seconds without a word, after which a side is asked whether it lives; None: never
     buffer: int | None  # bytes for each direction; None: the worker chooses
     pipes: int  # pipes that it may lend to flows, at most
@@ -95,7 +105,20 @@ class NewDeadline(NamedTuple):
     deadline: float | None  # as mprelay.system.boottime counts, seconds; None: never
 
 
-Order: TypeAlias = Kill | NewDeadline
+class Admit(NamedTuple):
+    """An awaited connection becomes a session (down)."""
+
+    number: int
+    ticket: Ticket
+
+
+class Refuse(NamedTuple):
+    """An awaited connection is refused (down)."""
+
+    number: int
+
+
+Order: TypeAlias = Kill | NewDeadline | Admit | Refuse
 
 
 class Ready(NamedTuple):
@@ -159,4 +182,24 @@ class Crashed(NamedTuple):
     error: str  # exception type and text, shortened
 
 
-Event: TypeAlias = Ready | Connected | Progress | Closed | Crashed
+class Announced(NamedTuple):
+    """The PROXY header of an awaited connection is whole (up, once). The worker waits for the answer."""
+
+    number: int
+    at: float
+    client_ip: str | None  # None: the header names nobody
+    client_port: int
+
+
+class NotAnnounced(NamedTuple):
+    """An awaited connection has no PROXY header, and is closed (up, once)."""
+
+    number: int
+    at: float
+    problem: str  # of at most PROBLEM_LIMIT characters, ASCII
+
+
+PROBLEM_LIMIT: Final = 100
+"""Characters of a problem, at most."""
+
+Event: TypeAlias = Ready | Connected | Progress | Closed | Crashed | Announced | NotAnnounced

@@ -31,6 +31,10 @@ _INTERFACE_BITS: Final = 64
 Client: TypeAlias = str | int
 """One client, as limits know it: an IPv4 address, or the upper half of an IPv6 address."""
 
+Bucket: TypeAlias = Client | tuple[str, Client]
+"""Whose bucket it is: a client's, or that of a client which a proxy has announced. So a proxy that lies uses up
+only buckets of its own."""
+
 
 @lru_cache(_CACHED_CLIENTS)
 def client_of(ip: str) -> Client:
@@ -51,18 +55,18 @@ class Rates:
     def __init__(self, rate: Rate) -> None:
         self._pause = rate.seconds / rate.connections  # seconds in which one token comes back
         self._burst = rate.seconds - self._pause  # how far ahead `full_at` may be for another token
-        self._full_at: dict[Client, float] = {}  # whoever has taken a token last comes last
+        self._full_at: dict[Bucket, float] = {}  # whoever has taken a token last comes last
 
     def __len__(self) -> int:
         return len(self._full_at)
 
-    def take(self, client: Client, now: float) -> bool:
+    def take(self, bucket: Bucket, now: float) -> bool:
         """Take a token at `now` (monotonic, seconds); False: there is none."""
-        full_at = self._full_at.pop(client, now)
+        full_at = self._full_at.pop(bucket, now)
         if full_at - now > self._burst + _ROUNDING:
-            self._full_at[client] = full_at
+            self._full_at[bucket] = full_at
             return False
-        self._full_at[client] = max(full_at, now) + self._pause
+        self._full_at[bucket] = max(full_at, now) + self._pause
         if len(self._full_at) > CLIENTS_LIMIT:
             self._forget_one()
         return True

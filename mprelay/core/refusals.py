@@ -10,7 +10,7 @@ Rules:
 
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-Kind: TypeAlias = Literal["rejected", "limited", "abandoned", "exhausted"]
+Kind: TypeAlias = Literal["rejected", "limited", "abandoned", "exhausted", "proxy_invalid"]
 
 CLIENTS_LIMIT: Final = 4096
 """Sums that are kept by client."""

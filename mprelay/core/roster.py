@@ -8,7 +8,8 @@ Rules:
 2. A worker must report its sessions: each within the connect timeout after the admission, and again within the
    idle timeout after the previous report. A session that is not reported in time is *overdue* and makes its
    worker *late*. A late worker gets no new session until it has reported all overdue ones.
-3. Sessions wait for their reports in two queues, in the order in which they become overdue. Only the heads of the
+   The same holds for a connection whose PROXY header is awaited, and the time that the header may take.
+3. They wait for their reports in three queues, in the order in which they become overdue. Only the heads of the
    queues are ever looked at.
 4. No clock, no process: moments are arguments, in seconds on the monotonic clock, and never go back.
 """
@@ -17,6 +18,8 @@ from collections import OrderedDict
 from collections.abc import Container
 from math import inf
 from typing import Final, NamedTuple
+
+from mprelay.core.protocol import HEADER_TIME
 
 SLACK: Final = 0.25
 """Seconds that a report may take after it is due."""
@@ -86,6 +89,7 @@ class Roster:
         self.unreported: OrderedDict[int, Booking] = OrderedDict()
         """Sessions that have not been reported, and are not overdue, by admission."""
         self._reported: OrderedDict[int, Booking] = OrderedDict()  # by last report
+        self._awaited: OrderedDict[int, Booking] = OrderedDict()  # connections whose header is awaited
         self._late: dict[int, _Late] = {}
 
     # -- room ------------------------------------------------------------------------------------------------
@@ -162,6 +166,20 @@ class Roster:
         """Expect the first report of a session that was admitted just now."""
         self.unreported[session.serial] = session
 
+    def await_header(self, connection: Booking) -> None:
+        """Expect what a worker says of the PROXY header of a connection that was accepted just now."""
+        self._awaited[connection.serial] = connection
+
+    def hand_on(self, connection: Booking, session: Booking | None = None) -> None:
+        """Note that a worker has told of a header, or never will. `session` takes the connection's place."""
+        if self._awaited.pop(connection.serial, None) is None:
+            self._catch_up(connection)
+        if session is None:
+            self._unbook(connection)
+        else:
+            session.worker = connection.worker
+        connection.worker = None
+
     def heard(self, session: Booking, now: float) -> None:
         """Note a report of a session, the first or a further one. `now` must not be earlier than the report."""
         queue = self._reported if session.reported else self.unreported
@@ -197,17 +215,25 @@ class Roster:
         A report only puts that moment off. After an admission it is at most `first_report` seconds away.
         """
         moments = [late.oldest[0] + LATE_LIMIT for late in self._late.values()]
-        for queue, limit in ((self.unreported, self.first_report), (self._reported, self._next_report)):
+        for queue, limit in self._waits():
             if queue:
                 moments.append(next(iter(queue.values())).heard_at + limit)
         return min(moments, default=inf)
+
+    def _waits(self) -> tuple[tuple[OrderedDict[int, Booking], float], ...]:
+        """Return what is waited for, in queues, each with the seconds that a report may take."""
+        return (
+            (self.unreported, self.first_report),
+            (self._awaited, HEADER_TIME + SLACK),
+            (self._reported, self._next_report),
+        )
 
     def judge(self, now: float) -> list[Silent]:
         """Find overdue sessions; return the workers that have been late for too long.
 
         All reports of the workers must be read before. Each worker that is returned must be closed after.
         """
-        for queue, limit in ((self.unreported, self.first_report), (self._reported, self._next_report)):
+        for queue, limit in self._waits():
             while queue:
                 session = next(iter(queue.values()))
                 if session.heard_at + limit > now:

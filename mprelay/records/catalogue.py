@@ -152,6 +152,13 @@ CONNECTION_ABANDONED: Final = Message(
     "Connection from {client_ip} was dropped because the client had given up, or had waited for too long.",
     ("waited_ms",),
 )
+CONNECTION_PROXY_INVALID: Final = Message(
+    "connection.proxy_invalid",
+    "warning",
+    None,
+    "Connection from {client_ip} was dropped because it {problem}.",
+    ("problem",),
+)
 CONNECTION_REFUSED_MORE: Final = Message(
     "connection.refused_more",
     "warning",
@@ -349,6 +356,7 @@ RELAY_STATS: Final = Message(
         "rejected",
         "limited",
         "abandoned",
+        "proxy_invalid",
         "exhausted",
         "admitted",
         "bytes_from_client",
@@ -376,6 +384,7 @@ RELAY_STOPPED: Final = Message(
         "rejected",
         "limited",
         "abandoned",
+        "proxy_invalid",
         "exhausted",
         "admitted",
         "bytes_from_client",
@@ -446,6 +455,8 @@ FIELDS: Final[dict[str, Field]] = {
     # A connection.
     "client_ip": Field("string", "the client's address; null: of several clients", nullable=True),
     "client_port": Field("integer", "the client's port"),
+    "proxy_ip": Field("string", "the address of the proxy that announced the client"),
+    "proxy_port": Field("integer", "the proxy's port"),
     "session": Field("integer", "the serial number of an admitted session: 1, 2, 3 …"),
     "target_ip": Field("string", "the target's address"),
     "target_port": Field("integer", "the target's port"),
@@ -459,7 +470,9 @@ FIELDS: Final[dict[str, Field]] = {
     "errno": Field("integer", "the number of that errno"),
     "count": Field("integer", "how many there were since the last such record"),
     "waited_ms": Field("number", "milliseconds from the handshake until the relay took the connection"),
-    "refused": Field("string", "why connections were refused: rejected, limited, abandoned or exhausted"),
+    "refused": Field(
+        "string", "why connections were refused: rejected, limited, abandoned, proxy_invalid or exhausted"
+    ),
     "first_at": Field("string", "when the first of them was refused"),
     "last_at": Field("string", "when the last of them was refused"),
     "paused_s": Field("number", "seconds for which nobody was admitted"),
@@ -524,6 +537,7 @@ FIELDS: Final[dict[str, Field]] = {
     "limited": Field("integer", "connections so far whose client had come too often, or had too many sessions"),
     "limit": Field("string", "which one: rate, or per_client"),
     "abandoned": Field("integer", "connections so far whose client had given up, or had waited for too long"),
+    "proxy_invalid": Field("integer", "connections so far from a listed proxy without a good PROXY header"),
     "exhausted": Field("integer", "connections so far for which there was no slot"),
     "admitted": Field("integer", "sessions so far"),
     "closed": Field("object", "how many sessions ended, by reason", values="integer"),

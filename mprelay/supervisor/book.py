@@ -38,6 +38,7 @@ _REFUSALS: Final = {
     Outcome.LIMITED: _Refusal("limited", catalogue.CONNECTION_LIMITED),
     Outcome.ABANDONED: _Refusal("abandoned", catalogue.CONNECTION_ABANDONED),
     Outcome.EXHAUSTED: _Refusal("exhausted", catalogue.CONNECTION_POOL_EXHAUSTED),
+    Outcome.PROXY_INVALID: _Refusal("proxy_invalid", catalogue.CONNECTION_PROXY_INVALID),
 }
 
 
@@ -77,21 +78,37 @@ class Book:
     # -- connections -----------------------------------------------------------------------------------------
 
     def enter(
-        self, client: Address, verdict: Verdict, at: float, now: float, waited_ms: float = 0.0
+        self,
+        client: Address,
+        verdict: Verdict,
+        at: float,
+        now: float,
+        *,
+        waited_ms: float = 0.0,
+        proxy: Address | None = None,
     ) -> Session | None:
-        """Enter a connection that was accepted `at` (Unix time); return its session if it is admitted.
+        """Enter a connection that was judged `at` (Unix time); return its session if it is admitted.
 
         Messages 16 and then 18, 17, 21 or ours. `now` is monotonic, in seconds; `waited_ms` is in milliseconds.
         """
         if verdict.outcome is not _ADMITTED:
-            self._refuse(client, verdict, at, now, waited_ms)
+            self._refuse(client, verdict, at, now, waited_ms=waited_ms, proxy=proxy)
             return None
-        session = self.ledger.admit(*client, now)
+        session = self.ledger.admit(*client, now, proxy)
         if self._every_message:
-            self._attempted(at, client, catalogue.CONNECTION_ACCEPTED, self._facts(session))
+            self._attempted(at, _who(client, proxy), catalogue.CONNECTION_ACCEPTED, self._facts(session))
         return session
 
-    def _refuse(self, client: Address, verdict: Verdict, at: float, now: float, waited_ms: float) -> None:
+    def _refuse(
+        self,
+        client: Address,
+        verdict: Verdict,
+        at: float,
+        now: float,
+        *,
+        waited_ms: float,
+        proxy: Address | None,
+    ) -> None:
         kind, message = _REFUSALS[verdict.outcome]
         fields: dict[str, object]
         match verdict.outcome:
@@ -107,16 +124,21 @@ class Book:
             case Outcome.EXHAUSTED:
                 self.ledger.exhaust()
                 fields = {"active": self.ledger.active}
-        ip, port = client
+            case Outcome.PROXY_INVALID:
+                self.ledger.disbelieve()
+                fields = {"problem": verdict.problem}
+        ip, _ = client
         part = self._floods.count(ip, now)
         if self.summing_up or part is not Part.NOTHING:
             self.refusals.add(None if part is Part.CROWD else ip, kind, at)
         else:
-            self._attempted(at, client, message, {"client_ip": ip, "client_port": port, **fields})
+            who = _who(client, proxy)
+            self._attempted(at, who, message, who | fields)
 
-    def _attempted(self, at: float, client: Address, outcome: Message, fields: dict[str, object]) -> None:
+    def _attempted(
+        self, at: float, attempt: dict[str, object], outcome: Message, fields: dict[str, object]
+    ) -> None:
         if self._every_message:
-            attempt = {"client_ip": client[0], "client_port": client[1]}
             self._recorder.happened(at, (catalogue.CONNECTION_ATTEMPT, attempt), (outcome, fields))
         else:
             self._recorder.happened(at, (outcome, fields))
@@ -222,6 +244,8 @@ class Book:
         }
         if session.worker is not None:
             facts["worker"] = session.worker
+        if session.proxy is not None:
+            facts["proxy_ip"], facts["proxy_port"] = session.proxy
         return facts
 
     # -- the run ---------------------------------------------------------------------------------------------
@@ -234,6 +258,7 @@ class Book:
             "rejected": ledger.rejected,
             "limited": ledger.limited,
             "abandoned": ledger.abandoned,
+            "proxy_invalid": ledger.proxy_invalid,
             "exhausted": ledger.exhausted,
             "admitted": ledger.admitted,
             "bytes_from_client": min(ledger.bytes_from_client, LARGEST_INTEGER),
@@ -250,6 +275,14 @@ class Book:
             **self.totals(),
             closed={reason.value: count for reason, count in self.ledger.closed.items()},
         )
+
+
+def _who(client: Address, proxy: Address | None) -> dict[str, object]:
+    """Return the fields that all records of a connection share."""
+    who: dict[str, object] = {"client_ip": client[0], "client_port": client[1]}
+    if proxy is not None:
+        who["proxy_ip"], who["proxy_port"] = proxy
+    return who
 
 
 def _with_error(message: Message, error: str | None) -> Message:

@@ -28,9 +28,9 @@ from mprelay.records.recorder import Recorder
 from mprelay.records.writer import Writer
 from mprelay.supervisor.book import Book
 from mprelay.supervisor.failure import Failure
-from mprelay.supervisor.kills import Kills
 from mprelay.supervisor.loop import Alarm, Loop
 from mprelay.supervisor.member import GRACE, Member
+from mprelay.supervisor.orders import Orders
 from mprelay.supervisor.reports import EVENTS_IN_PIPE, Report, Reports
 from mprelay.supervisor.watchdog import Watchdog
 from mprelay.system import signals
@@ -58,7 +58,9 @@ class Crew:
         book: Book,
         on_report: Callable[[int, Report, float], bool],
         on_ready: Callable[[], None],
+        on_gone: Callable[[int, str], None],
     ) -> None:
+        """Make them; `on_gone` is told which worker is gone, and how, when its sessions are closed."""
         self._loop = loop
         self._state = state
         self._recorder = recorder
@@ -66,6 +68,7 @@ class Crew:
         self._book = book
         self._size = size
         self._on_ready = on_ready
+        self._on_gone = on_gone
         self._capacity = 0
         self._members: dict[int, Member] = {}
         self._dead: list[Member] = []
@@ -74,7 +77,7 @@ class Crew:
         self.reports = Reports(
             loop, recorder, book.workers, self._members, on_report=on_report, on_ready=self._on_worker_ready
         )
-        self.kills = Kills(loop, self._members)
+        self.orders = Orders(loop, self._members)
         self.watchdog = Watchdog(loop, book.workers, self.reports)
 
     # -- the start -------------------------------------------------------------------------------------------
@@ -208,6 +211,9 @@ class Crew:
         reason = self._state.ending.session_end if asked_for else CloseReason.WORKER_LOST
         for session in lost:
             self._book.lost(session, self._loop.wall, self._loop.now, reason)
+        self._on_gone(
+            member.number, "had no header when the relay ended" if asked_for else "was lost with its worker"
+        )
         if self._state.phase in (Phase.STARTING, Phase.ACTIVE):
             self._replace(member, code)
 

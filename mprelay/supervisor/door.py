@@ -20,28 +20,26 @@ from typing import Final, TypeAlias
 from mprelay.channel.down import BATCH
 from mprelay.config.validation import Config
 from mprelay.core.acl import Acl
-from mprelay.core.admission import Patience, Policy, PortSearch
+from mprelay.core.admission import ABANDONED, EXHAUSTED, Patience, Policy, PortSearch
 from mprelay.core.ledger import Session
 from mprelay.core.phases import Phase, RunState
 from mprelay.core.protocol import CloseReason, Ticket
 from mprelay.core.roster import NoRoom
 from mprelay.records import catalogue
 from mprelay.records.recorder import Recorder
-from mprelay.records.writer import HIGH, Writer
+from mprelay.records.writer import Writer
+from mprelay.supervisor.announcements import Announcements
 from mprelay.supervisor.book import Book
 from mprelay.supervisor.crew import Crew
 from mprelay.supervisor.listener import Listener
 from mprelay.supervisor.loop import Loop
+from mprelay.supervisor.sums import Sums
 from mprelay.system import addresses, oneway, sockets
 from mprelay.system.errnos import errno_name
 
 _ACCEPT_PAUSE: Final = 0.1  # seconds without accepting after accept(2) failed, to avoid a busy loop
 _NO_PORTS_PAUSE: Final = 1.0  # seconds without accepting after a worker found no local port towards the target
 _SLOT_PATIENCE: Final = oneway.REPORT_TIME  # seconds that a connection waits for a slot before it is refused
-_ROOM_FOR_REFUSALS: Final = HIGH // 2  # bytes of waiting records, above which refusals are summed up
-_SUMS_INTERVAL: Final = 10.0  # seconds until refusals that were summed up are recorded
-_SUMS_IN_BATCH: Final = 256  # records of sums written together; they take a quarter of the room for refusals
-_SUMS_RETRY_PAUSE: Final = 1.0  # seconds until the remaining sums are tried
 
 _ACTIVE: Final = Phase.ACTIVE  # before 3.12, finding an enum member takes as long as a dozen other steps
 _Batch: TypeAlias = list[tuple[Session, int]]
@@ -80,7 +78,19 @@ class Door:
         self.ports = PortSearch()
         """Whether there are local ports towards the target."""
         self._pause = loop.unset_alarm(self._on_pause_over)  # while it is pending, no connection is accepted
-        self._sums = loop.unset_alarm(self._write_refusals)
+        self._sums = Sums(loop, writer, book)
+        self.announcements = Announcements(
+            config.accept_proxy,
+            loop,
+            state,
+            book=book,
+            crew=crew,
+            policy=self._policy,
+            ports=self.ports,
+            sums=self._sums,
+        )
+        """The connections that must begin with a PROXY header."""
+        self._may_be_proxied = config.accept_proxy is not None
         self._paused = False
         self._resumed_at = loop.now
         self._examining = False  # clients that connected before `_resumed_at` may have given up
@@ -169,7 +179,7 @@ class Door:
         self._crew.reports.hear_all()  # a report that came since this turn's wait may free a slot
         if not self._may_accept():
             return False  # … or end the relay, or a worker that had room
-        if self._patience.refusable or self._book.ledger.active < self._book.ledger.limit:
+        if self._patience.refusable or not self._book.ledger.full:
             return True
         waiting = self.listener.waiting()
         self._patience.begin(waiting or BATCH, counted=bool(waiting))
@@ -179,10 +189,11 @@ class Door:
     def _accept(self) -> None:
         """Accept a batch of connections: judge and book each, then hand over one message to each worker."""
         book, at, now = self._book, self._loop.wall, self._loop.now
-        book.summing_up = self._writer.backlog > _ROOM_FOR_REFUSALS
+        announcements = self.announcements
+        self._sums.begin()
         batches: dict[int, _Batch] = {}
         failed: OSError | None = None
-        slots = book.ledger.limit - book.ledger.active
+        slots = book.ledger.free
         for _ in range(BATCH):
             if not slots and not self._patience.refusable:
                 break
@@ -200,8 +211,18 @@ class Door:
                 self._patience.queued -= 1
             ip = sockets.plain_ip(address[0])
             waited_ms = self._waited_in_vain(client) if self._examining else None
+            if self._may_be_proxied and announcements.trusts(ip):
+                if waited_ms is not None or not slots:
+                    verdict = EXHAUSTED if waited_ms is None else ABANDONED
+                    announcements.refuse(client, (ip, address[1]), verdict, waited_ms or 0.0)
+                    continue
+                announcements.begin(client, (ip, address[1]))
+                slots = book.ledger.free
+                if slots and not book.workers.has_room():
+                    break
+                continue
             verdict = self._policy.decide(ip, now, free=slots > 0, given_up=waited_ms is not None)
-            session = book.enter((ip, address[1]), verdict, at, now, waited_ms or 0.0)
+            session = book.enter((ip, address[1]), verdict, at, now, waited_ms=waited_ms or 0.0)
             if session is None:
                 sockets.refuse(client)
                 continue
@@ -213,8 +234,7 @@ class Door:
                 break
             if slots and not book.workers.has_room():
                 break
-        if book.refusals and not self._sums.pending:
-            self._sums.move(now + _SUMS_INTERVAL)
+        self._sums.end()
         for worker, batch in batches.items():
             self._hand_over(worker, batch, frozenset((worker,)))
         if batches:
@@ -234,13 +254,6 @@ class Door:
             return None
         late = arrival.waited_ms > self._connect_timeout * 1000
         return float(arrival.waited_ms) if arrival.reset or late else None
-
-    def _write_refusals(self) -> None:
-        """Record sums of refusals, as far as there is room for records."""
-        if self._writer.backlog <= _ROOM_FOR_REFUSALS:
-            self._book.write_refusals(_SUMS_IN_BATCH)
-        if self._book.refusals:
-            self._sums.move(self._loop.now + _SUMS_RETRY_PAUSE)
 
     def _hand_over(self, worker: int, batch: _Batch, tried: frozenset[int]) -> None:
         """Hand `batch` over to `worker`; on failure, each session to the least loaded worker not in `tried`."""

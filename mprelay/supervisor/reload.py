@@ -30,8 +30,8 @@ from mprelay.core.unexpected import describe
 from mprelay.records import catalogue
 from mprelay.records.recorder import Recorder
 from mprelay.supervisor.book import Book
-from mprelay.supervisor.kills import Kills
 from mprelay.supervisor.loop import Loop
+from mprelay.supervisor.orders import Orders
 from mprelay.system import oneway, signals, spawning
 
 _LIMIT: Final = 60.0  # seconds for one reading
@@ -49,7 +49,7 @@ class Reload:
         *,
         recorder: Recorder,
         book: Book,
-        kills: Kills,
+        orders: Orders,
         on_read: Callable[[Acl], None],
         ends_sessions: bool,
     ) -> None:
@@ -58,7 +58,7 @@ class Reload:
         self._digests = loaded.digests
         self._recorder = recorder
         self._book = book
-        self._kills = kills
+        self._orders = orders
         self._on_read = on_read
         self._ends_sessions = ends_sessions
         self._had_terminal = signals.has_terminal()
@@ -137,7 +137,7 @@ class Reload:
         """End the sessions whose clients are no longer allowed, a part in each turn; then record the reading."""
         now, later = sessions[:_SESSIONS_IN_TURN], sessions[_SESSIONS_IN_TURN:]
         revoked = [session for session in now if not acl.decide(session.client_ip).allowed]
-        self._kills.end(revoked, CloseReason.ACL_REVOKED)
+        self._orders.end(revoked, CloseReason.ACL_REVOKED)
         count += len(revoked)
         if later:
             self._loop.after(0, partial(self._end_sessions, acl, later, found, count))

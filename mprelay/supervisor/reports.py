@@ -12,7 +12,16 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final, TypeAlias
 
-from mprelay.core.protocol import Closed, Connected, Crashed, Event, Progress, Ready
+from mprelay.core.protocol import (
+    Announced,
+    Closed,
+    Connected,
+    Crashed,
+    Event,
+    NotAnnounced,
+    Progress,
+    Ready,
+)
 from mprelay.core.roster import Roster, Silent
 from mprelay.records import catalogue
 from mprelay.records.recorder import Recorder
@@ -26,8 +35,8 @@ EVENTS_IN_TURN: Final = 1536
 EVENTS_IN_PIPE: Final = oneway.HOLDS // 8
 """More events than a worker's pipe holds, even of the shortest kind in a frame each."""
 
-Report: TypeAlias = Connected | Progress | Closed
-"""An event about one of a worker's sessions."""
+Report: TypeAlias = Connected | Progress | Closed | Announced | NotAnnounced
+"""An event about one of a worker's sessions, or connections that are not judged yet."""
 
 
 class Reports:
@@ -77,6 +86,8 @@ class Reports:
         for event in events:
             match event:
                 case Connected() | Closed() | Progress() if on_report(number, event, now):
+                    pass
+                case Announced() | NotAnnounced() if on_report(number, event, now):
                     pass
                 case Ready() if not member.ready:
                     self._on_ready(member, event)

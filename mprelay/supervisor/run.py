@@ -46,7 +46,15 @@ from mprelay.channel.down import BATCH
 from mprelay.config.validation import Config
 from mprelay.core.ledger import Ledger
 from mprelay.core.phases import Action, Happening, Phase, RunState
-from mprelay.core.protocol import Closed, CloseReason, Connected, Progress, Settings
+from mprelay.core.protocol import (
+    Announced,
+    Closed,
+    CloseReason,
+    Connected,
+    NotAnnounced,
+    Progress,
+    Settings,
+)
 from mprelay.core.texts import ACL_LIMIT, NAME_LIMIT, cut, shown
 from mprelay.core.unexpected import describe, place_of
 from mprelay.records import catalogue
@@ -112,6 +120,7 @@ class Run:
             book=book,
             on_report=self._on_report,
             on_ready=self._on_ready,
+            on_gone=lambda worker, how: self._door.announcements.lost(worker, how),  # noqa: PLW0108 - made below
         )
         self._door = Door(config, loop, state, recorder=recorder, writer=writer, book=book, crew=crew)
         self._idle: Idleness | None = None
@@ -126,7 +135,7 @@ class Run:
                 config.acl,
                 recorder=recorder,
                 book=book,
-                kills=crew.kills,
+                orders=crew.orders,
                 on_read=self._door.judge_by,
                 ends_sessions=config.acl_ends_sessions,
             )
@@ -158,7 +167,7 @@ class Run:
         except Failure as failure:
             self._fail(failure)
         if self._state.phase is not _ACTIVE:
-            if self._state.phase is Phase.DRAINING and not self._book.ledger.active:
+            if self._state.phase is Phase.DRAINING and self._book.ledger.unused:
                 self._happened(Happening.NO_SESSION_LEFT)
             if self._state.phase is Phase.ENDING and self._crew.empty:
                 self._happened(Happening.NO_WORKER_LEFT)
@@ -202,6 +211,7 @@ class Run:
             session_timeout=config.session_timeout or None,
             source=config.source,
             proxy_protocol=config.proxy_protocol,
+            awaits_headers=config.accept_proxy is not None,
             keepalive=config.keepalive or None,
             buffer=config.buffer,
             pipes=share.pipes,
@@ -292,6 +302,8 @@ class Run:
                 if event.error in NO_LOCAL_PORT and event.reason is CloseReason.CONNECT_FAILED:
                     self._door.on_port_missing()
                     return True
+            case Announced() | NotAnnounced():
+                return self._door.announcements.on_report(worker, event)
         if self._door.ports.running:
             self._door.on_port_found(event.serial)
         return True
@@ -367,6 +379,7 @@ class Run:
         now, wall = time.monotonic(), time.time()
         for session in self._book.ledger.all_active():
             self._book.lost(session, wall, now, self._state.ending.session_end)
+        self._door.announcements.lost(None, "had no header when the relay ended")
 
     def _finish(self) -> int:
         """Write the remaining records; return the exit code. The door is closed and no worker is left."""

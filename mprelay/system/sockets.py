@@ -69,6 +69,7 @@ __all__ = [
     "CONNECT_BEGUN",
     "DONTWAIT",
     "END_MAY_BE_RESET",
+    "PEEK",
     "Arrival",
     "ListenerError",
     "acceptor",
@@ -94,7 +95,8 @@ __all__ = [
 
 _PROBES: Final = 3  # questions to a silent side
 _LONGEST_PAUSE: Final = 75  # seconds between them, tcp(7)'s default
-_PEEK: Final = int(socket.MSG_PEEK) | DONTWAIT
+PEEK: Final = int(socket.MSG_PEEK) | DONTWAIT
+"""Flags of recv(2): see what waits, and leave it there."""
 _NO_IPV6_ERRNOS: Final = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT}
 
 _TCP_CLOSE: Final = 7  # linux/tcp_states.h
@@ -221,7 +223,7 @@ def pending_error(sock: SocketType) -> int:
 def has_unread(sock: SocketType) -> bool:
     """Tell whether data waits to be received, and take none of it. A reset leaves the data before it."""
     try:
-        return bool(sock.recv(1, _PEEK))
+        return bool(sock.recv(1, PEEK))
     except OSError:
         return False
 
@@ -266,7 +268,7 @@ def keep_alive(sock: SocketType, seconds: int) -> None:
 def next_error(sock: SocketType) -> int:
     """Take the error that a read would give now; 0: there is data, an end, or nothing yet."""
     try:
-        is_end = not sock.recv(1, _PEEK)
+        is_end = not sock.recv(1, PEEK)
     except BlockingIOError:
         return 0
     except OSError as failure:

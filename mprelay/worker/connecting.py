@@ -49,16 +49,20 @@ class Connector:
         """Begin the session of a ticket. From here the client's socket, with this descriptor, is ours."""
         if descriptor is None:
             # The kernel had no descriptor left for it in this process, and has closed the connection.
-            self._refuse(ticket, CloseReason.HANDOFF_FAILED, errno_name(errno.EMFILE))
+            self.refuse(ticket, CloseReason.HANDOFF_FAILED, errno_name(errno.EMFILE))
             return
-        worker = self._worker
         try:
             client = sockets.received(descriptor)
         except OSError as failure:
-            self._refuse(ticket, CloseReason.REQUESTER_CHANNEL_FAILED, stream_error(failure.errno))
+            self.refuse(ticket, CloseReason.REQUESTER_CHANNEL_FAILED, stream_error(failure.errno))
             return
+        self.begin(ticket, client)
+
+    def begin(self, ticket: Ticket, client: SocketType, reached: Address | None = None) -> None:
+        """Begin the session of a client's socket. It `reached` that address first, if a proxy said so."""
+        worker = self._worker
         if worker.expired:
-            self._refuse(ticket, CloseReason.RELAY_EXPIRED, None, client)
+            self.refuse(ticket, CloseReason.RELAY_EXPIRED, None, client)
             return
         address, family = self._address, self._family
         if ticket.target is not None:
@@ -66,7 +70,7 @@ class Connector:
         try:
             target = sockets.target_socket(family)
         except OSError as failure:
-            self._refuse(ticket, CloseReason.TARGET_SOCKET_FAILED, errno_name(failure.errno), client)
+            self.refuse(ticket, CloseReason.TARGET_SOCKET_FAILED, errno_name(failure.errno), client)
             return
         no_buffer = CloseReason.REQUESTER_BUFFER_FAILED
         try:
@@ -74,12 +78,12 @@ class Connector:
             no_buffer = CloseReason.TARGET_BUFFER_FAILED
             down = self._pumps.make(target, client)
         except MemoryError:
-            self._refuse(ticket, no_buffer, errno_name(errno.ENOMEM), client, target)
+            self.refuse(ticket, no_buffer, errno_name(errno.ENOMEM), client, target)
             return
         session = Session(worker, ticket, address, (client, target), (up, down))
         worker.deadlines.connect(session)
         if self._make_header is not None and ticket.client is not None:
-            listener = (sockets.local_ip(client) or ticket.client[0], sockets.local_port(client))
+            listener = reached or (sockets.local_ip(client) or ticket.client[0], sockets.local_port(client))
             session.header = self._make_header(ticket.client, listener)
         if self._keepalive is not None:
             sockets.keep_alive(client, self._keepalive)
@@ -99,7 +103,7 @@ class Connector:
         except OSError as failure:
             session.happened(no_channel, errno_name(failure.errno))
 
-    def _refuse(self, ticket: Ticket, reason: CloseReason, error: str | None, *owned: SocketType) -> None:
+    def refuse(self, ticket: Ticket, reason: CloseReason, error: str | None, *owned: SocketType) -> None:
         """End a session that could not begin, and reset what it has."""
         worker = self._worker
         inbound_ip = sockets.local_ip(owned[0]) if owned and worker.settings.any_address else None

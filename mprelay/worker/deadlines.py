@@ -44,6 +44,8 @@ class Deadlines(Generic[Session]):
         """The absolute timeout; None: there is none, or it has passed."""
         self.progress_at: float | None = None
         """When the byte counts are to be reported; None: none has changed."""
+        self.header_at: float | None = None
+        """When the PROXY header that has been awaited longest is overdue; None: none is awaited."""
         self.connecting: OrderedDict[Session, None] = OrderedDict()
         self.idle: OrderedDict[Session, None] = OrderedDict()
         """The connected sessions, the one that has been quiet longest first. Whoever sets a session's `active_at`
@@ -72,6 +74,8 @@ class Deadlines(Generic[Session]):
             self.look_by(self._looks[0][0])
         if self.progress_at is not None:
             self.look_by(self.progress_at)
+        if self.header_at is not None:
+            self.look_by(self.header_at)
 
     # -- what sets a deadline --------------------------------------------------------------------------------
 

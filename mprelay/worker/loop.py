@@ -14,11 +14,12 @@ Rules:
 """
 
 import time
+from typing import TYPE_CHECKING
 
 from mprelay.channel.down import Receiver
 from mprelay.channel.up import Uplink
 from mprelay.core.lifecycle import Input
-from mprelay.core.protocol import CloseReason, Kill, NewDeadline, Settings
+from mprelay.core.protocol import Admit, CloseReason, Kill, NewDeadline, Refuse, Settings
 from mprelay.system import poller
 from mprelay.system.boottime import Deadline
 from mprelay.worker import connecting
@@ -28,6 +29,9 @@ from mprelay.worker.level import make_poller
 from mprelay.worker.pump import ORDINARY_EDGE, Pump, Pumps
 from mprelay.worker.reports import Reports
 from mprelay.worker.session import Session, Worker
+
+if TYPE_CHECKING:
+    from mprelay.worker.headers import Headers
 
 
 class Loop:
@@ -46,6 +50,14 @@ class Loop:
         self._pumps = Pumps(settings.buffer, settings.pipes)
         self._worker = Worker(settings, self._poller, self._deadlines, self._reports, sessions)
         self._connector = Connector(self._worker, settings, self._pumps)
+        self._headers: Headers | None = None
+        self._open = self._connector.open
+        """open(ticket, descriptor) takes a connection that was handed over."""
+        if settings.awaits_headers:
+            from mprelay.worker import headers  # noqa: PLC0415 - only where it is needed
+
+            self._headers = headers.Headers(self._worker, self._connector)
+            self._open = self._headers.open
         self._expiry: Deadline | None = None
         """The absolute timeout. Its descriptor tells of it in time even after the machine has slept; `_deadlines`
         does however many other events there are."""
@@ -57,6 +69,8 @@ class Loop:
         while self._turn():
             pass
         self._end_all(Input.STOPPED)
+        if self._headers is not None:
+            self._headers.close()
         self._pumps.close()
         if self._expiry is not None:
             self._expiry.close()
@@ -87,6 +101,8 @@ class Loop:
                 messages_wait = True
             elif self._expiry is not None and descriptor == self._expiry.fileno():
                 deadlines.expire_at(worker.now)
+            elif self._headers is not None:
+                self._headers.on_ready(descriptor)
         if worker.bulk.waiting:
             worker.bulk.work_off()
         if deadlines.look_at is not None and worker.now >= deadlines.look_at:
@@ -104,6 +120,8 @@ class Loop:
         if deadlines.has_expired(now):
             worker.expired = True
             self._end_all(Input.EXPIRED)
+            if self._headers is not None:
+                self._headers.close()
         if not deadlines.all_seen(seen, poller.Poller.EVENTS_AT_ONCE, len(worker.sessions)):
             return  # and look again in the next turn
         while (session := deadlines.session_timed_out(now)) is not None:
@@ -118,6 +136,8 @@ class Loop:
                 deadlines.idle.move_to_end(session)
             else:
                 session.happened(Input.IDLE_TIMEOUT)
+        if self._headers is not None:
+            self._headers.end_late(now)
         if deadlines.progress_at is not None and now >= deadlines.progress_at:
             again = not self._reports.progress() or self._pumps.reclaim()
             deadlines.progress_at = now + PROGRESS_INTERVAL if again else None
@@ -130,11 +150,13 @@ class Loop:
             return False
         if type(message) is list:
             for ticket, descriptor in message:
-                self._connector.open(ticket, descriptor)
+                self._open(ticket, descriptor)
         elif isinstance(message, Kill):
             self._kill(message)
         elif isinstance(message, NewDeadline):
             self._expire_at(message.deadline)
+        elif self._headers is not None and isinstance(message, Admit | Refuse):
+            self._headers.obey(message)
         return True
 
     def _kill(self, kill: Kill) -> None:

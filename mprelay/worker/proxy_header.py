@@ -14,6 +14,7 @@ Rules:
 
 import socket
 import struct
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 from mprelay.core.protocol import Address
@@ -55,6 +56,7 @@ class Header(NamedTuple):
 
     size: int  # bytes
     client: Address | None  # None: whoever connected
+    reached: Address | None = None  # the address that the client reached, if the header names it
 
 
 def parse(data: bytes) -> Header | None:
@@ -86,10 +88,8 @@ def _parse_v1(data: bytes) -> Header | None:
         raise NoHeader("must have two addresses and two ports")
     _, _, source, target, source_port, target_port = words
     client = (_address(family, source), _port(source_port))
-    if all(_is_no_address(other, target) for other in _V1_FAMILIES.values()):  # nginx mixes the families
-        raise NoHeader(f"has the address {_quoted(target)}, which is none")
-    _port(target_port)
-    return Header(size, client)
+    reached = (_any_address(target), _port(target_port))
+    return Header(size, client, reached)
 
 
 def _address(family: socket.AddressFamily, text: bytes) -> str:
@@ -99,12 +99,12 @@ def _address(family: socket.AddressFamily, text: bytes) -> str:
         raise NoHeader(f"has the address {_quoted(text)}, which is none of its family") from None
 
 
-def _is_no_address(family: socket.AddressFamily, text: bytes) -> bool:
-    try:
-        _address(family, text)
-    except NoHeader:
-        return True
-    return False
+def _any_address(text: bytes) -> str:
+    """Read an address of either family: nginx mixes them in a line."""
+    for family in _V1_FAMILIES.values():
+        with suppress(NoHeader):
+            return _address(family, text)
+    raise NoHeader(f"has the address {_quoted(text)}, which is none")
 
 
 def _port(text: bytes) -> int:
@@ -143,9 +143,10 @@ def _parse_v2(data: bytes) -> Header | None:
     family, addresses = _V2_ADDRESSES[kind]
     if length < addresses.size:
         raise NoHeader(f"has {length} bytes behind its head, too few for its addresses")
-    source, _, port, _ = addresses.unpack_from(data, _V2_HEAD.size)
+    source, target, port, target_port = addresses.unpack_from(data, _V2_HEAD.size)
     _check_blocks(data[:size], _V2_HEAD.size + addresses.size)
-    return Header(size, (socket.inet_ntop(family, source), port))
+    client = (socket.inet_ntop(family, source), port)
+    return Header(size, client, (socket.inet_ntop(family, target), target_port))
 
 
 def _check_blocks(header: bytes, at: int) -> None:

@@ -37,6 +37,7 @@ EVENTS: dict[str, set[tuple[int | None, str]]] = {
     "connection.accept_failed": {(22, "error")},
     "connection.limited": {(None, "warning")},
     "connection.abandoned": {(None, "warning")},
+    "connection.proxy_invalid": {(None, "warning")},
     "connection.refused_more": {(None, "warning")},
     "admission.paused": {(None, "warning")},
     "admission.resumed": {(None, "info")},
@@ -164,6 +165,9 @@ TYPES = {
     "attempts": "integer",
     "rejected": "integer",
     "abandoned": "integer",
+    "proxy_invalid": "integer",
+    "proxy_ip": "string",
+    "proxy_port": "integer",
     "limited": "integer",
     "limit": "string",
     "exhausted": "integer",
@@ -177,7 +181,13 @@ TYPES = {
     "sessions": "integer",
 }
 _PYTHON = {"string": str, "integer": int, "number": float, "boolean": bool}
-REFUSALS = ("connection.rejected", "connection.limited", "connection.abandoned", "connection.pool_exhausted")
+REFUSALS = (
+    "connection.rejected",
+    "connection.limited",
+    "connection.abandoned",
+    "connection.proxy_invalid",
+    "connection.pool_exhausted",
+)
 CONNECTION_EVENTS = {*LIFE, *REFUSALS}
 
 
@@ -234,6 +244,10 @@ def check_record(record: Record) -> None:
         check_how_it_ended(record)
     else:
         assert kind in EVENTS[event], record
+    assert ("proxy_ip" in record) == ("proxy_port" in record)
+    if event == "connection.proxy_invalid":
+        assert (record["client_ip"], record["client_port"]) == (record["proxy_ip"], record["proxy_port"]), record
+        assert record["problem"]
     if event in CONNECTION_EVENTS:
         assert not record["client_ip"].startswith("::ffff:")
         assert 0 < record["client_port"] < 65536
@@ -246,7 +260,7 @@ def check_record(record: Record) -> None:
     if event == "connection.abandoned":
         assert record["waited_ms"] >= 0
     if event == "connection.refused_more":
-        assert record["refused"] in {"rejected", "limited", "abandoned", "exhausted"}
+        assert record["refused"] in {"rejected", "limited", "abandoned", "proxy_invalid", "exhausted"}
         assert record["count"] >= 1
         assert record["first_at"] <= record["last_at"] <= record["timestamp"]
     if event == "admission.resumed":
@@ -313,6 +327,7 @@ def check_run(records: list[Record], *, detail: str = "full", ended: bool = True
         order = [LIFE.index(event) for event in events]
         assert order == sorted(set(order)), (serial, events)
         assert len({(r["client_ip"], r["client_port"], r["target_ip"], r["target_port"]) for r in life}) == 1
+        assert len({(r.get("proxy_ip"), r.get("proxy_port")) for r in life}) == 1
     _check_workers(records, ended=ended)
     if not ended or not records or records[0]["event"] == "config.invalid":
         return
@@ -353,7 +368,7 @@ def _reconcile(records: list[Record], detail: str) -> None:
     )
     assert last["closed"] == dict(Counter(record["reason"] for record in closed))
     assert last["admitted"] == sum(last["closed"].values())
-    kinds = ("rejected", "limited", "abandoned", "exhausted", "admitted")
+    kinds = ("rejected", "limited", "abandoned", "proxy_invalid", "exhausted", "admitted")
     assert last["attempts"] == sum(last[kind] for kind in kinds)
     summed: Counter[str] = Counter()
     for record in records:
@@ -362,6 +377,7 @@ def _reconcile(records: list[Record], detail: str) -> None:
     assert last["rejected"] == events["connection.rejected"] + summed["rejected"]
     assert last["limited"] == events["connection.limited"] + summed["limited"]
     assert last["abandoned"] == events["connection.abandoned"] + summed["abandoned"]
+    assert last["proxy_invalid"] == events["connection.proxy_invalid"] + summed["proxy_invalid"]
     assert last["exhausted"] == events["connection.pool_exhausted"] + summed["exhausted"]
     for side in ("bytes_from_client", "bytes_from_target"):
         assert last[side] == sum(record[side] for record in closed)

@@ -39,6 +39,14 @@ def test_one_verdict_for_each_connection(client, given_up, free, verdict):
     assert policy.decide(client, 0.0, free=free, given_up=given_up) == verdict
 
 
+def test_a_client_has_another_bucket_with_each_proxy():
+    """So a proxy that lies cannot use up the tokens of those who come by themselves."""
+    policy = Policy(Acl.of([Entry.parse("ANY")]), Rate(1, 60.0))
+    for proxy in (None, "192.0.2.1", "192.0.2.2"):
+        decided = [policy.decide("198.51.100.1", 0.0, free=True, proxy=proxy) for _ in range(2)]
+        assert decided == [ADMITTED, TOO_OFTEN]
+
+
 def test_no_client_is_refused_before_the_moment_is_over():
     """Clients that came after the moment began are not refused either."""
     patience = Patience()

@@ -129,7 +129,7 @@ def test_each_verdict_is_counted_and_written():
     kept = Kept(limit=1)
     client = ("192.0.2.7", 4711)
     kept.book.enter(client, Verdict(Outcome.REJECTED, "10.0.0.0/8"), 1.0, 1.0)
-    kept.book.enter(client, ABANDONED, 1.0, 1.0, 3000.0)
+    kept.book.enter(client, ABANDONED, 1.0, 1.0, waited_ms=3000.0)
     kept.admit(client, 1.0, 1.0)
     kept.book.enter(client, EXHAUSTED, 1.0, 1.0)
     with pytest.raises(NoSlot):
@@ -158,3 +158,30 @@ def test_refusals_are_summed_up_when_the_log_has_no_room_for_them():
     assert (total["client_ip"], total["refused"], total["count"]) == ("192.0.2.7", "rejected", 3)
     assert (total["first_at"], total["last_at"]) == ("1970-01-01T00:00:01.000000Z", "1970-01-01T00:00:03.000000Z")
     assert stopped["rejected"] == 3
+
+
+def test_all_records_of_a_proxied_connection_name_the_proxy():
+    """It is counted once, as what it was."""
+    kept = Kept()
+    client, proxy = ("198.51.100.7", 4711), ("192.0.2.7", 80)
+    invalid = Verdict(Outcome.PROXY_INVALID, problem="is of version 3")
+    kept.book.enter(proxy, invalid, 1.0, 1.0, proxy=proxy)
+    kept.book.enter(client, Verdict(Outcome.REJECTED, "no entry"), 1.0, 1.0, proxy=proxy)
+    session = kept.book.enter(client, ADMITTED, 1.0, 1.0, proxy=proxy)
+    kept.book.workers.open(1, 9)
+    kept.book.workers.place(session, 1.0)
+    kept.book.allocated(session, 1.0)
+    kept.book.lost(session, 2.0, 2.0, CloseReason.WORKER_LOST)
+    kept.recorder.flush()
+    records = kept.records()
+    assert [record["event"] for record in records] == [
+        *("connection.attempt", "connection.proxy_invalid"),
+        *("connection.attempt", "connection.rejected"),
+        *("connection.attempt", "connection.accepted", "session.allocated", "session.closed"),
+    ]
+    assert {(record["proxy_ip"], record["proxy_port"]) for record in records} == {proxy}
+    assert {record["client_ip"] for record in records[:2]} == {"192.0.2.7"}
+    assert {record["client_ip"] for record in records[2:]} == {"198.51.100.7"}
+    assert records[1]["message"] == "Connection from 192.0.2.7 was dropped because it is of version 3."
+    totals = kept.book.totals()
+    assert (totals["attempts"], totals["proxy_invalid"], totals["rejected"], totals["admitted"]) == (3, 1, 1, 1)

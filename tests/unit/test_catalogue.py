@@ -54,7 +54,16 @@ def test_one_name_is_one_type():
 def test_each_field_is_documented():
     """The fields of a record, and those shown in its sentence, are documented, and no others."""
     common = {"timestamp", "level", "event", "message", "msg_id", "seq", "relay_id", "labels"}
-    connection = {"client_ip", "client_port", "session", "target_ip", "target_port", "worker"}
+    connection = {
+        "client_ip",
+        "client_port",
+        "proxy_ip",
+        "proxy_port",
+        "session",
+        "target_ip",
+        "target_port",
+        "worker",
+    }
     carried = set()
     for message in catalogue.MESSAGES:
         carried.update(message.fields, re.findall(r"{(\w+)}", message.sentence))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mprelay.channel import build, down
 from mprelay.channel.down import BATCH, KILL_BATCH, MESSAGE_SIZE, NotMessage, Receiver, Sender
-from mprelay.core.protocol import CloseReason, Kill, NewDeadline, Ticket
+from mprelay.core.protocol import AWAITED_FROM, Admit, CloseReason, Kill, NewDeadline, Refuse, Ticket
 from mprelay.system import passing
 
 with contextlib.suppress(ImportError):  # Windows has none
@@ -209,6 +209,9 @@ def test_the_largest_batch_fits_in_one_message(ends):
         NewDeadline(1234.5),
         NewDeadline(0.0),
         NewDeadline(None),
+        Admit(AWAITED_FROM, LARGEST),
+        Admit(2**64 - 1, Ticket(1, 0.0, CLIENT)),
+        Refuse(AWAITED_FROM),
     ],
 )
 def test_an_order_arrives_in_its_place(ends, order):
@@ -308,6 +311,14 @@ GOOD_TICKET = (1, 1.5, None, None, None)
         as_json("deadline", "1.0"),
         as_json("deadline", 1.0, 1.0),
         b'["deadline", NaN]',
+        as_json("admit"),
+        as_json("admit", 1),
+        as_json("admit", "1", GOOD_TICKET),
+        as_json("admit", 1, GOOD_TICKET[:-1]),
+        as_json("admit", 1, GOOD_TICKET, None),
+        as_json("refuse"),
+        as_json("refuse", -1),
+        as_json("refuse", 1, 1),
         as_json("tickets"),
         as_json("tickets", *[GOOD_TICKET] * (BATCH + 1)),
         as_json("tickets", GOOD_TICKET[:-1]),

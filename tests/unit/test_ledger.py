@@ -9,15 +9,19 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from mprelay.core.ledger import Ledger, NoSlot, UnknownSession
-from mprelay.core.protocol import CloseReason, Progress
+from mprelay.core.protocol import AWAITED_FROM, HEADER_TIME, CloseReason, Progress
 from mprelay.core.rates import client_of
-from mprelay.core.roster import LATE_LIMIT, PROBATION, PROGRESS_AFTER, SLACK, NoRoom, Silent
+from mprelay.core.roster import LATE_LIMIT, PROBATION, PROGRESS_AFTER, SLACK, Booking, NoRoom, Silent
 from mprelay.worker.deadlines import PROGRESS_INTERVAL
 
 LIMIT = 6
 CAPACITY = 3
-CONNECT, IDLE = 3.0, 20.0
+CONNECT, IDLE = 2.0, 20.0
 FIRST, NEXT = CONNECT + SLACK, IDLE + PROGRESS_AFTER + SLACK
+
+
+class Awaiting(Booking):
+    """A connection whose header is awaited."""
 
 
 class Books(RuleBasedStateMachine):
@@ -28,20 +32,26 @@ class Books(RuleBasedStateMachine):
         self.ledger = Ledger(LIMIT, (CONNECT, IDLE))
         self.now = 100.0
         self.held = {}  # serial: worker or None
+        self.awaited = {}  # number: worker or None, of connections whose header is awaited
+        self.bookings = {}  # the same, as the roster knows them
         self.up = set()  # workers that may get sessions, late ones included
         self.handicaps = {}  # worker: (sessions, until)
         self.heard = {}  # serial: (last report, how long until the next)
         self.reported = set()
         self.owed = {}  # late worker: serial: (since when it is overdue, its last report)
         self.ended = Counter()
-        self.attempts = self.rejected = self.abandoned = self.exhausted = 0
+        self.attempts = self.rejected = self.abandoned = self.exhausted = self.disbelieved = self.limited = 0
         self.moved: dict[int, tuple[int, ...]] = {}  # from the client and from the target, by serial
-        self.last_serial = 0
+        self.last_serial = self.last_number = 0
 
     def loads(self):
         """The sessions of each worker that may get new ones."""
         ready = self.up - set(self.owed)
-        return {worker: sum(held == worker for held in self.held.values()) for worker in ready}
+        return {worker: self.load(worker) for worker in ready}
+
+    def load(self, worker):
+        """The sessions of a worker, and its connections that may become some."""
+        return [*self.held.values(), *self.awaited.values()].count(worker)
 
     def weight(self, worker, load):
         """The apparent load of a worker, its handicap included."""
@@ -64,7 +74,7 @@ class Books(RuleBasedStateMachine):
     @rule(worker=st.integers(1, 3), replaces=st.booleans())
     def worker_comes(self, worker, replaces):
         """A worker becomes ready, or the replacement of a dead one does."""
-        if worker not in self.up and worker not in self.held.values():
+        if worker not in self.up and not self.load(worker):
             self.handicaps.pop(worker, None)
             if replaces:
                 self.handicaps[worker] = max(self.loads().values(), default=0), self.now + PROBATION
@@ -79,6 +89,13 @@ class Books(RuleBasedStateMachine):
         self.rejected += 1
 
     @rule()
+    def hold_off(self):
+        """A client has come too often."""
+        self.ledger.hold_off()
+        self.attempts += 1
+        self.limited += 1
+
+    @rule()
     def abandon(self):
         """A client has given up."""
         self.ledger.abandon()
@@ -89,7 +106,7 @@ class Books(RuleBasedStateMachine):
     def admit(self):
         """A client connects, and its session is placed if a worker has room."""
         self.attempts += 1
-        assert self.ledger.full == (len(self.held) == LIMIT)
+        assert self.ledger.full == (len(self.held) + len(self.awaited) == LIMIT)
         if self.ledger.full:
             with pytest.raises(NoSlot):
                 self.ledger.admit("192.0.2.7", 1234, self.now)
@@ -134,7 +151,7 @@ class Books(RuleBasedStateMachine):
             if last + within > self.now:
                 continue
             del self.heard[serial]
-            worker = self.held[serial]
+            worker = self.held.get(serial) or self.awaited.get(serial)
             if worker in self.up:
                 self.owed.setdefault(worker, {})[serial] = self.now, last
         expected = {
@@ -179,11 +196,51 @@ class Books(RuleBasedStateMachine):
             self.ledger.close(serial, reason)
         assert self.session(serial) is None
 
-    @precondition(lambda self: self.heard)
+    @rule()
+    def await_header(self):
+        """A proxy connects, and a worker waits for its header."""
+        if self.ledger.full:
+            with pytest.raises(NoSlot):
+                self.ledger.reserve()
+            return
+        self.ledger.reserve()
+        booking = Awaiting()
+        booking.serial, booking.worker = AWAITED_FROM + self.last_number, None
+        booking.heard_at, booking.reported = self.now, False
+        self.last_number += 1
+        self.ledger.workers.await_header(booking)
+        self.bookings[booking.serial] = booking
+        self.awaited[booking.serial] = None
+        self.heard[booking.serial] = self.now, HEADER_TIME + SLACK
+        if self.ledger.workers.has_room():
+            self.awaited[booking.serial] = self.ledger.workers.place(booking, self.now)
+
+    @precondition(lambda self: self.awaited)
+    @rule(data=st.data(), admitted=st.booleans())
+    def judge_header(self, data, admitted):
+        """A header has come, or never will. The connection becomes a session, or is refused."""
+        number = data.draw(st.sampled_from(sorted(self.awaited)))
+        booking, worker = self.bookings.pop(number), self.awaited.pop(number)
+        self.answer(number)
+        self.ledger.unreserve()
+        self.attempts += 1
+        if not admitted:
+            self.ledger.disbelieve()
+            self.disbelieved += 1
+            self.ledger.workers.hand_on(booking)
+            return
+        session = self.ledger.admit("192.0.2.7", 1234, self.now, ("192.0.2.1", 80))
+        self.ledger.workers.hand_on(booking, session)
+        self.last_serial += 1
+        assert (session.serial, session.worker) == (self.last_serial, worker)
+        self.held[session.serial] = worker
+        self.heard[session.serial] = self.now, FIRST
+
+    @precondition(lambda self: set(self.heard) & set(self.held))
     @rule(data=st.data())
     def place_elsewhere(self, data):
         """A hand-over failed, so the session goes to another worker, or to none."""
-        serial = data.draw(st.sampled_from(sorted(self.heard)))
+        serial = data.draw(st.sampled_from(sorted(set(self.heard) & set(self.held))))
         before = self.held[serial]
         but = set() if before is None else {before}
         try:
@@ -223,7 +280,7 @@ class Books(RuleBasedStateMachine):
         moments = [last + within for last, within in self.heard.values()]
         moments += [next(iter(serials.values()))[0] + LATE_LIMIT for serials in self.owed.values()]
         assert self.ledger.workers.due() == min(moments, default=inf)
-        all_reported = all(within == NEXT for _last, within in self.heard.values())
+        all_reported = all(self.heard[serial][1] == NEXT for serial in set(self.heard) & set(self.held))
         assert bool(self.ledger.workers.unreported) != all_reported
 
     @invariant()
@@ -237,15 +294,20 @@ class Books(RuleBasedStateMachine):
         book = self.ledger
         assert 0 <= book.active == len(self.held) <= LIMIT
         assert (book.attempts, book.rejected, book.exhausted) == (self.attempts, self.rejected, self.exhausted)
-        assert book.abandoned == self.abandoned
-        assert book.attempts == book.rejected + book.abandoned + book.exhausted + book.admitted
+        assert (book.abandoned, book.proxy_invalid) == (self.abandoned, self.disbelieved)
+        assert book.limited == self.limited
+        assert book.attempts == sum(
+            (book.rejected, book.limited, book.abandoned, book.proxy_invalid, book.exhausted, book.admitted)
+        )
+        assert book.free == LIMIT - len(self.held) - len(self.awaited)
+        assert book.unused == (not self.held and not self.awaited)
         assert book.admitted == book.active + sum(book.closed.values())
         assert +book.closed == +self.ended
         totals = [sum(sizes) for sizes in zip((0, 0), *self.moved.values(), strict=True)]
         assert [book.bytes_from_client, book.bytes_from_target] == totals
         assert [session.serial for session in book.all_active()] == sorted(self.held)
         for worker in (1, 2, 3):
-            assert book.workers.load(worker) == sum(held == worker for held in self.held.values())
+            assert book.workers.load(worker) == self.load(worker)
             for serial in range(book.admitted + 2):
                 assert (book.of(worker, serial) is not None) == (self.held.get(serial) == worker)
 
@@ -369,3 +431,16 @@ def test_the_sessions_of_each_client_are_counted_if_asked_for():
     ledger.close(second.serial, CloseReason.WORKER_LOST)
     assert ledger._of_client == {"192.0.2.1": 1}
     assert Ledger(9).sessions_of("192.0.2.1") == 0
+
+
+def test_a_connection_that_is_not_judged_holds_a_slot():
+    """There is none for a session then, nor for another such connection."""
+    ledger = Ledger(1)
+    ledger.reserve()
+    assert (ledger.full, ledger.unused, ledger.free) == (True, False, 0)
+    with pytest.raises(NoSlot):
+        ledger.reserve()
+    with pytest.raises(NoSlot):
+        ledger.admit("192.0.2.7", 1234, 1.0)
+    ledger.unreserve()
+    assert ledger.unused

@@ -199,6 +199,21 @@ def test_workers_that_cannot_even_hold_the_default_are_refused():
         ("exit_idle", None, ["0", "10m"], ["-1", "x"]),
         ("source", None, ["127.0.0.1"], ["localhost", "eth0", "127.0.0.1/8"]),
         ("proxy_protocol", None, ["v1", "v2"], ["", "1", "V1", "v3", "none"]),
+        (
+            "accept_proxy",
+            None,
+            ["192.0.2.1/32", "10.0.0.0/255.0.0.0,2001:db8::/32", "0.0.0.0/1"],
+            [
+                "0.0.0.0/0",
+                "::/0",
+                "::ffff:0.0.0.0/96",
+                "192.0.2.1",
+                "ANY",
+                "!192.0.2.0/24",
+                "@proxies",
+                "x" * 101,
+            ],
+        ),
         ("keepalive", None, ["0", "1", "32767", "1m"], ["0.5", "32768", "x"]),
         ("stats_interval", None, ["0", "60", "0.01", "0d"], ["-0.1", "never", "0.001", "0.001s"]),
     ],
@@ -436,3 +451,21 @@ def test_a_duration_is_one_number_and_at_most_one_unit(text):
     else:
         with pytest.raises(ValueError, match="90s, 10m, 2h, 1d"):
             whole_seconds(0, 10**9)(text)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "wrong"),
+    [
+        ("192.0.2.9", "192.0.2.1", None),
+        ("192.0.2.9", "2001:db8::1", "and the target are of two address families: the target is 2001:db8::1"),
+        ("0.0.0.0", "192.0.2.1", "is not an address of this host"),  # noqa: S104 - nothing listens
+        ("224.0.0.1", "192.0.2.1", "is not an address of this host"),
+        ("192.0.2.8", "192.0.2.1", "is not an address of this host"),
+        ("192.0.2.9", "nobody", None),  # the target is wrong by itself
+    ],
+)
+def test_a_source_is_an_address_that_can_reach_the_target(source, target, wrong):
+    host = Host(can_send_from=lambda ip: ip == "192.0.2.9")
+    _, problems = validate(GOOD | {"trg_host": [target], "source": [source]}, host)
+    told = [problem.problem for problem in problems if problem.parameter == "source"]
+    assert told == ([] if wrong is None else [f"--source {source!r} {wrong}."])

@@ -11,6 +11,7 @@ from mprelay.worker.proxy_header import HEADER_LIMIT, Header, NoHeader, crc32c, 
 
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 V4 = ("192.0.2.1", 56324)
+REACHED = ("198.51.100.7", 443)
 V4_BYTES = bytes([192, 0, 2, 1, 198, 51, 100, 7]) + struct.pack("!HH", 56324, 443)
 V6_BYTES = (
     ipaddress.ip_address("2001:db8::1").packed + ipaddress.ip_address("::1").packed + struct.pack("!HH", 1, 2)
@@ -34,37 +35,37 @@ def with_crc(rest, kind=0x11, wrong=0):
 
 
 GOOD = [
-    (b"PROXY TCP4 192.0.2.1 198.51.100.7 56324 443\r\n", V4),
-    (b"PROXY TCP6 2001:DB8:0::1 ::1 0 65535\r\n", ("2001:db8::1", 0)),
-    (b"PROXY TCP6 2001:db8::1 192.0.2.1 1 2\r\n", ("2001:db8::1", 1)),
-    (b"PROXY UNKNOWN\r\n", None),
-    (b"PROXY UNKNOWN ffff:f...f:ffff whatever 1\r\n", None),
-    (v2(), V4),
-    (v2(V4_BYTES + tlv(4, b"noop") + tlv(0xEA, b"")), V4),
-    (v2(V6_BYTES, 0x21), ("2001:db8::1", 1)),
-    (v2(V6_BYTES, 0x21, 0x20), None),
-    (v2(b"", 0x00, 0x20), None),
-    (v2(b"12345", 0x00), None),
-    (v2(b"x" * 12, 0x11, 0x20), None),
-    (with_crc(V4_BYTES + tlv(1, b"h2")), V4),
-    (v2(V4_BYTES + tlv(4, bytes(HEADER_LIMIT - 16 - 12 - 3))), V4),
+    (b"PROXY TCP4 192.0.2.1 198.51.100.7 56324 443\r\n", V4, REACHED),
+    (b"PROXY TCP6 2001:DB8:0::1 ::1 0 65535\r\n", ("2001:db8::1", 0), ("::1", 65535)),
+    (b"PROXY TCP6 2001:db8::1 192.0.2.1 1 2\r\n", ("2001:db8::1", 1), ("192.0.2.1", 2)),
+    (b"PROXY UNKNOWN\r\n", None, None),
+    (b"PROXY UNKNOWN ffff:f...f:ffff whatever 1\r\n", None, None),
+    (v2(), V4, REACHED),
+    (v2(V4_BYTES + tlv(4, b"noop") + tlv(0xEA, b"")), V4, REACHED),
+    (v2(V6_BYTES, 0x21), ("2001:db8::1", 1), ("::1", 2)),
+    (v2(V6_BYTES, 0x21, 0x20), None, None),
+    (v2(b"", 0x00, 0x20), None, None),
+    (v2(b"12345", 0x00), None, None),
+    (v2(b"x" * 12, 0x11, 0x20), None, None),
+    (with_crc(V4_BYTES + tlv(1, b"h2")), V4, REACHED),
+    (v2(V4_BYTES + tlv(4, bytes(HEADER_LIMIT - 16 - 12 - 3))), V4, REACHED),
 ]
 
 
-@pytest.mark.parametrize(("header", "client"), GOOD)
+@pytest.mark.parametrize(("header", "client", "reached"), GOOD)
 @pytest.mark.parametrize(
     "data", [b"", b"GET / HTTP/1.0\r\n", b"PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\n", bytes(70_000)]
 )
-def test_a_header_is_read_and_what_follows_is_data(header, client, data):
-    assert parse(header + data) == Header(len(header), client)
+def test_a_header_is_read_and_what_follows_is_data(header, client, reached, data):
+    assert parse(header + data) == Header(len(header), client, reached)
 
 
-@pytest.mark.parametrize(("header", "client"), GOOD)
-def test_a_header_that_is_not_whole_is_waited_for(header, client):
+@pytest.mark.parametrize(("header", "client", "reached"), GOOD)
+def test_a_header_that_is_not_whole_is_waited_for(header, client, reached):
     """It may come byte by byte."""
     for size in range(len(header)):
         assert parse(header[:size]) is None
-    assert parse(header) == Header(len(header), client)
+    assert parse(header) == Header(len(header), client, reached)
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,7 @@ class Running:
             "session_timeout": None,
             "source": None,
             "proxy_protocol": None,
+            "awaits_headers": False,
             "keepalive": None,
         } | settings
         ours, theirs = passing.channel()

@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mprelay.config.host import Host
-from mprelay.config.rules import WRONG_LIMIT, Rules, Wrong, WrongRulesError, changes, reread
+from mprelay.config.rules import (
+    WRONG_LIMIT,
+    Rules,
+    Wrong,
+    WrongRulesError,
+    changes,
+    read_proxies,
+    reread,
+)
 from mprelay.config.sources import ARGUMENT, Given
 from mprelay.config.validation import validate
 
@@ -151,3 +159,24 @@ def test_rules_are_read_again_as_a_whole_or_not_at_all():
     found = reread(rules, before, files.__getitem__, quotes=False)
     assert (found.loaded, found.added, found.removed) == (None, 0, 0)
     assert [(wrong.line, wrong.text) for wrong in found.wrong] == [(2, None), (3, None)]
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("10.0.0.0/8,192.0.2.1/32", []),
+        ("0.0.0.0/0", ["0.0.0.0/0"]),
+        ("192.0.2.0/33,198.51.100.0/24,x/8", ["192.0.2.0/33", "x/8"]),
+        ("192.0.2.0/24,", ["192.0.2.0/24,"]),
+        (",".join("x" * (WRONG_LIMIT + 5)), ["x"] * WRONG_LIMIT),
+    ],
+)
+def test_each_wrong_proxy_of_a_list_is_told(text, wrong):
+    """An empty one by the list that it stands in."""
+    if wrong:
+        with pytest.raises(WrongRulesError) as told:
+            read_proxies(text)
+        assert [one.text for one in told.value.wrong] == wrong
+    else:
+        assert read_proxies(text).decide("10.1.2.3").allowed
+        assert not read_proxies(text).decide("192.0.2.2").allowed

@@ -12,7 +12,18 @@ import orjson
 import pytest
 
 from mprelay.channel.up import EVENTS_PER_FRAME, EventReader, Queue, Uplink, pack, unpack
-from mprelay.core.protocol import Closed, CloseReason, Connected, Crashed, Progress, Ready
+from mprelay.core.protocol import (
+    AWAITED_FROM,
+    PROBLEM_LIMIT,
+    Announced,
+    Closed,
+    CloseReason,
+    Connected,
+    Crashed,
+    NotAnnounced,
+    Progress,
+    Ready,
+)
 
 with contextlib.suppress(ImportError):  # Windows has none
     import fcntl
@@ -190,6 +201,9 @@ def test_a_killed_worker_leaves_whole_frames_and_then_the_end(queue):
         Closed(1, 1.0, 1.0, *[None] * 6, 0, 0, 0, 0),
         LARGEST._replace(error_from="target", client_end="end", target_end=None),
         Crashed(1.0, "place", "error"),
+        Announced(AWAITED_FROM, 1.0, "2001:db8::1", 65535),
+        Announced(2**64 - 1, 1.0, None, 0),
+        NotAnnounced(AWAITED_FROM, 1.0, "x" * PROBLEM_LIMIT),
     ],
 )
 def test_events_travel_as_plain_tuples(event):
@@ -256,6 +270,14 @@ GOOD = [(2, 1, 2, 3, 3, 2)]
         frame(orjson.dumps([pack(LARGEST._replace(bytes_from_target=-1))])),
         frame(orjson.dumps([(*pack(LARGEST)[:5], "E" * 33, *pack(LARGEST)[6:])])),
         frame(orjson.dumps([(*pack(LARGEST)[:5], "Eé", *pack(LARGEST)[6:])])),
+        frame(orjson.dumps([(5, 1, 1.0, "1" * 46, 1)])),
+        frame(orjson.dumps([(5, 1, 1.0, "\x1b", 1)])),
+        frame(orjson.dumps([(5, 1, 1.0, "::1", 65536)])),
+        frame(orjson.dumps([(5, 1, 1.0, None, -1)])),
+        frame(orjson.dumps([(5, 1, 1e11, None, 0)])),
+        frame(orjson.dumps([(6, 1, 1e11, "no header")])),
+        frame(orjson.dumps([(6, 1, 1.0, "x" * (PROBLEM_LIMIT + 1))])),
+        frame(orjson.dumps([(6, 1, 1.0, "é")])),
     ],
 )
 def test_a_report_that_no_worker_sends_is_a_crash_and_the_end(queue, sent):

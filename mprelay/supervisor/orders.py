@@ -1,4 +1,4 @@
-"""Sessions that are ended by an order: which worker is told, and again if its channel was full."""
+"""Orders to the workers: which worker is told, and again if its channel was full."""
 
 import errno
 from collections import defaultdict
@@ -7,24 +7,29 @@ from typing import Final
 
 from mprelay.channel.down import KILL_BATCH
 from mprelay.core.ledger import Session
-from mprelay.core.protocol import CloseReason, Kill
+from mprelay.core.protocol import CloseReason, Kill, Order
 from mprelay.supervisor.loop import Loop
 from mprelay.supervisor.member import Member
 
 _RETRY_PAUSE: Final = 0.05  # seconds until a full channel is tried again
 
 
-class Kills:
-    """Tells workers which of their sessions to end."""
+class Orders:
+    """Gives orders to workers. A worker that is gone, or going, needs none."""
 
     def __init__(self, loop: Loop, members: Mapping[int, Member]) -> None:
         self._loop = loop
         self._members = members
-        self._waiting: dict[int, list[Kill]] = defaultdict(list)  # by worker
+        self._waiting: dict[int, list[Order]] = defaultdict(list)  # by worker
         self._retry = loop.unset_alarm(self._send)
 
+    def give(self, worker: int, order: Order) -> None:
+        """Give an order."""
+        self._waiting[worker].append(order)
+        self._send()
+
     def end(self, sessions: Iterable[Session], reason: CloseReason) -> None:
-        """End these sessions, which were handed over. A worker that is gone has none to end."""
+        """End these sessions, which were handed over."""
         serials: dict[int, list[int]] = defaultdict(list)
         for session in sessions:
             if session.worker is not None:
@@ -36,15 +41,15 @@ class Kills:
 
     def _send(self) -> None:
         for worker in list(self._waiting):
-            kills = self._waiting.pop(worker)
+            orders = self._waiting.pop(worker)
             member = self._members.get(worker)
-            while member is not None and kills:
+            while member is not None and orders:
                 try:
-                    member.order(kills[0])
+                    member.order(orders[0])
                 except OSError as failure:
                     if failure.errno == errno.EAGAIN:
-                        self._waiting[worker] = kills
+                        self._waiting[worker] = orders
                     break  # else it is dying, and its sessions with it
-                del kills[0]
+                del orders[0]
         if self._waiting:
             self._retry.move(self._loop.now + _RETRY_PAUSE)
