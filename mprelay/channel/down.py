@@ -30,8 +30,9 @@ from mprelay.core.protocol import (
     Address,
     Admit,
     CloseReason,
+    Expiry,
     Kill,
-    NewDeadline,
+    NewExpiry,
     Order,
     Refuse,
     Ticket,
@@ -61,7 +62,7 @@ _new: Final = tuple.__new__  # the constructor of a named tuple takes twice as l
 _REASONS: Final = {reason.value: reason for reason in CloseReason}
 _SERIALS_END: Final = 2**64
 _MOMENTS_END: Final = 1e11
-"""Seconds since the machine was started are below: three thousand years."""
+"""Seconds since the machine was started, or since 1970, are below: three thousand years."""
 
 
 Received: TypeAlias = list[tuple[Ticket, int | None]] | Order
@@ -123,14 +124,17 @@ def _make_kill(values: list[Any]) -> Kill:
     raise NotMessage("values that are no kill")
 
 
-def _deadline_values(order: NewDeadline) -> list[Any]:
-    return [order.deadline]
+def _expiry_values(order: NewExpiry) -> list[Any]:
+    return [None if order.expiry is None else tuple(order.expiry)]
 
 
-def _make_deadline(values: list[Any]) -> NewDeadline:
-    if len(values) == 1 and (values[0] is None or _is_moment(values[0])):
-        return NewDeadline(values[0])
-    raise NotMessage("values that are no deadline")
+def _make_expiry(values: list[Any]) -> NewExpiry:
+    match values:
+        case [None]:
+            return NewExpiry(None)
+        case [[at, bool(wall)]] if _is_moment(at):
+            return NewExpiry(Expiry(at, wall))
+    raise NotMessage("values that are no expiry")
 
 
 def _admit_values(order: Admit) -> list[Any]:
@@ -168,7 +172,7 @@ def _is_moment(value: Any) -> bool:  # noqa: ANN401
 KINDS: Final = (
     Kind("tickets", Ticket, _ticket_values, _make_tickets),
     Kind("kill", Kill, _kill_values, _make_kill),
-    Kind("deadline", NewDeadline, _deadline_values, _make_deadline),
+    Kind("expiry", NewExpiry, _expiry_values, _make_expiry),
     Kind("admit", Admit, _admit_values, _make_admit),
     Kind("refuse", Refuse, _refuse_values, _make_refuse),
 )

@@ -16,6 +16,7 @@ from mprelay.config.parsers import (
     choice,
     interval,
     label,
+    moment,
     rate,
     seconds,
     target,
@@ -156,6 +157,14 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         parse=whole_seconds(0, CENTURY),
         help="seconds after which the relay closes itself",
         default="0",
+    ),
+    Parameter(
+        name="expires_at",
+        metavar="TIME",
+        option="--expires-at",
+        values="RFC 3339: 2026-12-31T18:00:00+01:00",
+        parse=moment,
+        help="when the relay closes itself, by the wall clock; in the place of A_TO",
     ),
     Parameter(
         name="buffer",

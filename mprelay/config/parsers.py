@@ -10,8 +10,10 @@ Rules:
 """
 
 import math
+import re
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
 from typing import Final
 
@@ -27,6 +29,10 @@ _WITH_UNIT: Final = "with or without one unit (90s, 10m, 2h, 1d)"
 _RATE_LIMIT: Final = 1_000_000  # connections
 _DIGITS_LIMIT: Final = 20  # a longer number is out of any bound
 _SHORTEST_INTERVAL: Final = 0.01  # seconds between statistics: below, measuring would be most of the work
+_RFC_3339: Final = re.compile(
+    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(\.\d{1,9})?([Zz]|[+-]\d\d:[0-5]\d)", re.ASCII
+)
+_LAST_MOMENT: Final = datetime(9999, 12, 31, tzinfo=UTC).timestamp()  # a later year may have five digits in UTC
 _LIMITED_BROADCAST: Final = IPv4Address("255.255.255.255")  # RFC 919
 _THIS_NETWORK: Final = IPv4Network("0.0.0.0/8")  # RFC 1122, 3.2.1.3; connect(2) gives EINVAL
 
@@ -80,6 +86,22 @@ def interval(text: str) -> float:
     if 0 < value < _SHORTEST_INTERVAL:
         raise ValueError(f"must be 0, or at least {_SHORTEST_INTERVAL} seconds")
     return value
+
+
+def moment(text: str) -> float:
+    """Parse a moment of the wall clock (RFC 3339, 5.6); return Unix time."""
+    if (found := _RFC_3339.fullmatch(text)) is None:
+        raise ValueError("must be a date, a time and an offset, as in 2026-12-31T18:00:00+01:00 or …T17:00:00Z")
+    date, clock, fraction, offset = found.groups(default="")
+    if clock.endswith(":60"):
+        raise ValueError("must not be a leap second, which this clock does not show")
+    try:
+        at = datetime.fromisoformat(f"{date}T{clock}{'+00:00' if offset in 'Zz' else offset}").timestamp()
+    except ValueError:
+        raise ValueError("must be a date and a time that exist, with an offset below 24 hours") from None
+    if not 0 <= at <= _LAST_MOMENT:
+        raise ValueError("must be a moment from 1970 to 9999")
+    return at + float(f"0{fraction}")
 
 
 def rate(text: str) -> Rate:

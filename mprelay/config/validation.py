@@ -44,6 +44,7 @@ class Config:
     connect_timeout: int
     idle_timeout: int
     absolute_timeout: int  # 0: never
+    expires_at: float | None  # Unix time
     buffer: int | None  # None: auto
     workers: int
     max_sessions: int
@@ -151,6 +152,8 @@ def _check_across(values: Mapping[str, Any], given: Container[str], host: Host) 
         yield "trg_host", wrong
     if values["source"] is not None and (wrong := _wrong_with_source(values, host)):
         yield "source", wrong
+    if values["expires_at"] is not None and values["absolute_timeout"]:
+        yield "expires_at", "must not be given beside an absolute timeout"
     workers, sessions, each = values["workers"], values["max_sessions"], host.sessions_per_worker
     if workers is not None and sessions is not None and each is not None and workers * each < sessions:
         least = fewest_workers(host, sessions)

@@ -79,7 +79,14 @@ class Settings(NamedTuple):
     buffer: int | None  # bytes for each direction; None: the worker chooses
     pipes: int  # pipes that it may lend to flows, at most
     any_address: bool  # whether clients can reach the relay at more than one address
-    deadline: float | None  # absolute timeout as mprelay.system.boottime counts, seconds; None: never
+    expiry: "Expiry | None"  # when the relay closes itself; None: never
+
+
+class Expiry(NamedTuple):
+    """When the relay closes itself."""
+
+    at: float  # seconds, as mprelay.system.boottime counts them
+    wall: bool = False  # seconds of Unix time instead
 
 
 class Ticket(NamedTuple):
@@ -99,10 +106,10 @@ class Kill(NamedTuple):
     reason: CloseReason
 
 
-class NewDeadline(NamedTuple):
-    """The absolute timeout has changed (down)."""
+class NewExpiry(NamedTuple):
+    """The relay will close itself at another moment (down)."""
 
-    deadline: float | None  # as mprelay.system.boottime counts, seconds; None: never
+    expiry: Expiry | None  # None: never
 
 
 class Admit(NamedTuple):
@@ -118,7 +125,7 @@ class Refuse(NamedTuple):
     number: int
 
 
-Order: TypeAlias = Kill | NewDeadline | Admit | Refuse
+Order: TypeAlias = Kill | NewExpiry | Admit | Refuse
 
 
 class Ready(NamedTuple):

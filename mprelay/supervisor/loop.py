@@ -51,6 +51,7 @@ class Loop:
 
     _poller: poller.Poller
     _signals: signals.Signals
+    _deadline_alarm: Alarm
 
     def __init__(self, now: float) -> None:
         self.now = now
@@ -128,12 +129,17 @@ class Loop:
         """Make this call first in each turn from `deadline` on, even if the machine sleeps. Raises Failure."""
         self._deadline = deadline
         self._deadline_call = call
-        self.at(deadline.monotonic, call)
+        self._deadline_alarm = self.at(deadline.ask_at(), self._look_at_deadline)
         if deadline.fileno() >= 0:
             try:
                 self._poller.add(deadline.fileno(), READ | poller.EDGE)  # to wake, nothing else
             except OSError as failure:
                 raise init_failed("epoll", failure.errno, failure.strerror) from failure
+
+    def _look_at_deadline(self) -> None:
+        """Wake again if the deadline has not come yet, because the wall clock was set back. Else `turn` calls."""
+        if self._deadline is not None and not self._deadline.reached():
+            self._deadline_alarm.move(self._deadline.ask_at())
 
     def take_signals(self) -> list[int]:
         """Return the stop signals that came since the last call."""

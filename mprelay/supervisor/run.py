@@ -51,6 +51,7 @@ from mprelay.core.protocol import (
     Closed,
     CloseReason,
     Connected,
+    Expiry,
     NotAnnounced,
     Progress,
     Settings,
@@ -90,7 +91,10 @@ class Run:
         self._state = state = RunState()
         self._deadline: boottime.Deadline | None = None
         self._expires_at: float | None = None
-        if config.absolute_timeout:
+        if config.expires_at is not None:
+            self._expires_at = config.expires_at
+            self._deadline = boottime.Deadline(config.expires_at, wall=True)
+        elif config.absolute_timeout:
             # The wall clock is read first here, and last in `_expire`: no expiry is stamped before `expires_at`.
             left = config.absolute_timeout - (time.monotonic() - started)  # reading a long list takes seconds
             self._expires_at = loop.wall + left
@@ -191,6 +195,9 @@ class Run:
             if self._deadline is not None:
                 self._loop.at_deadline(self._deadline, self.expire)
             self._outlet.start()
+            if self._deadline is not None and self._deadline.reached():
+                self.expire()
+                return
             self._door.start()
             self._start_crew()
             self._origin = origin.find()  # while the first worker starts
@@ -216,7 +223,7 @@ class Run:
             buffer=config.buffer,
             pipes=share.pipes,
             any_address=config.bind is None,
-            deadline=None if self._deadline is None else self._deadline.at,
+            expiry=None if self._deadline is None else Expiry(self._deadline.at, self._deadline.wall),
         )
         self._start_limit.move(self._loop.now + START_LIMIT)
         self._crew.start(settings, share.sessions)
@@ -295,9 +302,10 @@ class Run:
                 if session is None:
                     return False
                 if event.reason is CloseReason.RELAY_EXPIRED:
-                    if self._deadline is None or not self._deadline.reached():
+                    if self._deadline is None or not (self._deadline.wall or self._deadline.reached()):
                         return False
-                    self.expire()  # a worker noticed it first; the expiry is recorded before the sessions it ends
+                    if self._deadline.reached():  # else the wall clock was set back since
+                        self.expire()  # a worker noticed it first; that is recorded before what it ends
                 self._book.closed(session, event, event.reason or self._state.ending.session_end)
                 if event.error in NO_LOCAL_PORT and event.reason is CloseReason.CONNECT_FAILED:
                     self._door.on_port_missing()
@@ -357,6 +365,7 @@ class Run:
         """Record the expiry, and end. The door is closed before the record is written."""
         self._door.close()
         late = 0.0 if self._deadline is None else self._deadline.late()
+        late = max(0.0, min(late, time.monotonic() - self._started))  # the wall clock may have been set
         self._recorder.write(catalogue.RELAY_EXPIRED, time.time() - late)  # wall clock last: see `__init__`
         self._end()
 

@@ -35,21 +35,25 @@ def now() -> float:
     return time.monotonic() if _CLOCK is None else time.clock_gettime(_CLOCK)
 
 
-def timer(at: float) -> int:
-    """Make a timer that fires at `at`, or at once if that has passed; -1 if the system has none."""
-    if _CLOCK is None:
+def timer(at: float, *, wall: bool = False) -> int:
+    """Make a timer that fires at `at`, or at once if that has passed; -1 if the system has none.
+
+    On the `wall` clock it follows when that clock is set (clock_settime(2)).
+    """
+    clock = time.CLOCK_REALTIME if wall else _CLOCK
+    if clock is None:
         return -1
     moment = int(at * 1e9) + _TIMER_DELAY
     made: int = -1
     with suppress(ImportError, AttributeError, OSError):  # a Python, a C library or a kernel without it
         if sys.version_info >= (3, 13):
-            made = os.timerfd_create(_CLOCK, flags=os.TFD_NONBLOCK | os.TFD_CLOEXEC)
+            made = os.timerfd_create(clock, flags=os.TFD_NONBLOCK | os.TFD_CLOEXEC)
             os.timerfd_settime_ns(made, flags=os.TFD_TIMER_ABSTIME, initial=moment)
         else:
-            import ctypes  # noqa: PLC0415 - only needed with an absolute timeout
+            import ctypes  # noqa: PLC0415 - only needed with an expiry
 
             library = ctypes.CDLL(None)
-            made = library.timerfd_create(_CLOCK, os.O_NONBLOCK | os.O_CLOEXEC)  # the same as TFD_… (timerfd.h)
+            made = library.timerfd_create(clock, os.O_NONBLOCK | os.O_CLOEXEC)  # the same as TFD_… (timerfd.h)
             if made >= 0:
                 value = (ctypes.c_long * 4)(0, 0, *divmod(moment, 10**9))  # struct itimerspec: interval, value
                 if library.timerfd_settime(made, _TFD_TIMER_ABSTIME, value, None):

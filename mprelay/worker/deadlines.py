@@ -41,7 +41,7 @@ class Deadlines(Generic[Session]):
         self.look_at: float | None = None
         """When to see what is due; None: nothing can be."""
         self.expiry: float | None = None
-        """The absolute timeout; None: there is none, or it has passed."""
+        """When to see whether the relay has expired; None: it never will, or has."""
         self.progress_at: float | None = None
         """When the byte counts are to be reported; None: none has changed."""
         self.header_at: float | None = None
@@ -80,7 +80,7 @@ class Deadlines(Generic[Session]):
     # -- what sets a deadline --------------------------------------------------------------------------------
 
     def expire_at(self, at: float | None) -> None:
-        """Set the absolute timeout, or take it back."""
+        """Set when to see whether the relay has expired, or take it back."""
         self.expiry = at
         self.find_nearest()
 
@@ -124,13 +124,6 @@ class Deadlines(Generic[Session]):
             self._lingering.pop(session.look, None)
 
     # -- what is due -----------------------------------------------------------------------------------------
-
-    def has_expired(self, now: float) -> bool:
-        """Tell whether the absolute timeout has come; it is told once."""
-        if self.expiry is None or now < self.expiry:
-            return False
-        self.expiry = None
-        return True
 
     def connect_timed_out(self, now: float) -> Session | None:
         """Return a session whose connect timeout is over. It must end before the next call."""

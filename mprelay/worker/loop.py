@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from mprelay.channel.down import Receiver
 from mprelay.channel.up import Uplink
 from mprelay.core.lifecycle import Input
-from mprelay.core.protocol import Admit, CloseReason, Kill, NewDeadline, Refuse, Settings
+from mprelay.core.protocol import Admit, CloseReason, Expiry, Kill, NewExpiry, Refuse, Settings
 from mprelay.system import poller
 from mprelay.system.boottime import Deadline
 from mprelay.worker import connecting
@@ -59,10 +59,10 @@ class Loop:
             self._headers = headers.Headers(self._worker, self._connector)
             self._open = self._headers.open
         self._expiry: Deadline | None = None
-        """The absolute timeout. Its descriptor tells of it in time even after the machine has slept; `_deadlines`
-        does however many other events there are."""
+        """When the relay closes itself. Its descriptor tells of it in time even after the machine has slept;
+        `_deadlines` does however many other events there are."""
         self._worker.now = time.monotonic()
-        self._expire_at(settings.deadline)
+        self._expire_at(settings.expiry)
 
     def run(self) -> None:
         """Relay until the inbox ends; then reset every session, report that, and return."""
@@ -117,11 +117,8 @@ class Loop:
         """Do what is due, in a turn that saw this many events."""
         worker, deadlines = self._worker, self._deadlines
         now = worker.now
-        if deadlines.has_expired(now):
-            worker.expired = True
-            self._end_all(Input.EXPIRED)
-            if self._headers is not None:
-                self._headers.close()
+        if deadlines.expiry is not None and now >= deadlines.expiry:
+            self._look_at_expiry()
         if not deadlines.all_seen(seen, poller.Poller.EVENTS_AT_ONCE, len(worker.sessions)):
             return  # and look again in the next turn
         while (session := deadlines.session_timed_out(now)) is not None:
@@ -153,8 +150,8 @@ class Loop:
                 self._open(ticket, descriptor)
         elif isinstance(message, Kill):
             self._kill(message)
-        elif isinstance(message, NewDeadline):
-            self._expire_at(message.deadline)
+        elif isinstance(message, NewExpiry):
+            self._expire_at(message.expiry)
         elif self._headers is not None and isinstance(message, Admit | Refuse):
             self._headers.obey(message)
         return True
@@ -166,17 +163,29 @@ class Loop:
             if session.serial in serials:
                 session.kill(kill.reason)
 
-    def _expire_at(self, deadline: float | None) -> None:
-        """Set the absolute timeout, in the place of the one before."""
+    def _look_at_expiry(self) -> None:
+        """End everything if the moment has come. If the wall clock was set back, it has not."""
+        assert self._expiry is not None  # noqa: S101 - `_deadlines` has it from there
+        if not self._expiry.reached():
+            self._deadlines.expire_at(self._expiry.ask_at())
+            return
+        self._deadlines.expire_at(None)
+        self._worker.expired = True
+        self._end_all(Input.EXPIRED)
+        if self._headers is not None:
+            self._headers.close()
+
+    def _expire_at(self, expiry: Expiry | None) -> None:
+        """Set the moment of the end, in the place of the one before."""
         if self._expiry is not None:
             self._expiry.close()  # which takes its registration back
             self._expiry = None
         self._worker.expired = False
-        if deadline is None:
+        if expiry is None:
             self._deadlines.expire_at(None)
             return
-        self._expiry = Deadline(deadline)
-        self._deadlines.expire_at(self._expiry.monotonic)
+        self._expiry = Deadline(expiry.at, wall=expiry.wall)
+        self._deadlines.expire_at(self._expiry.ask_at())
         if self._expiry.fileno() >= 0:
             self._poller.add(self._expiry.fileno(), poller.READ | poller.EDGE)
 

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import threading
 import time
+from datetime import UTC, datetime
 
 import pytest
 from support.judge import moment
@@ -174,6 +175,40 @@ def test_activity_in_one_direction_keeps_a_session_alive(who):
         assert closed["duration_ms"] >= 4000
 
 
+# -- a moment of the wall clock ------------------------------------------------------------------------------
+
+
+def in_rfc_3339(at):
+    """Show Unix time as people write it."""
+    return datetime.fromtimestamp(at, UTC).isoformat()
+
+
+@pytest.mark.wall_clock("the one second that docs/contract.md allows for an expiry")
+def test_the_relay_expires_at_a_moment_of_the_wall_clock():
+    expires = time.time() + 5
+    with listening() as server, Relay(server.getsockname(), "--expires-at", in_rfc_3339(expires)) as relay:
+        with relay.connect() as client, accept(server) as target:
+            echo(client, target)
+            assert abs(moment(relay.wait("relay.active")["expires_at"]) - expires) < 0.001
+            assert ends_with_reset(client)
+            assert 0 <= time.time() - expires < 1
+            assert ends_with_reset(target)
+        assert relay.finish() == 0
+        assert 0 <= moment(relay.wait("relay.expired")["timestamp"]) - expires < 1
+        stopped = relay.records[-1]
+        assert (stopped["reason"], stopped["closed"]) == ("expired", {"relay_expired": 1})
+
+
+@pytest.mark.parametrize("text", ["1970-01-01T00:00:00Z", "2026-11-01T12:00:00+01:00"])
+def test_a_moment_that_has_passed_opens_no_door(text):
+    began = time.time()
+    with Relay(("127.0.0.1", 9), "--expires-at", text, wait_active=False) as relay:
+        assert relay.finish() == 0
+    assert [record["event"] for record in relay.records] == ["relay.expired", "relay.stopped"]
+    assert relay.records[-1]["reason"] == "expired"
+    assert moment(relay.records[0]["timestamp"]) > began - 1
+
+
 # -- the wall clock jumps, for the program alone -------------------------------------------------------------
 
 
@@ -230,6 +265,34 @@ def test_idle_and_absolute_timeout_do_not_follow_a_jump(wall_clock, jump):
         for record in (closed, relay.wait("relay.expired"), stopped):
             assert abs(moment(record["timestamp"]) - before - jump) < 10
         assert len(relay.all("relay.stats")) >= 6
+
+
+@pytest.mark.posix("LD_PRELOAD")
+@pytest.mark.wall_clock(
+    "the one second that docs/contract.md allows for an expiry, two turns and the idle timeout"
+)
+def test_an_expiry_by_the_wall_clock_follows_its_jumps_and_comes_once(wall_clock):
+    """It comes neither before its time nor twice, and nothing else follows the clock."""
+    options = ("--expires-at", in_rfc_3339(time.time() + HOUR), "--stats-interval", "0.1", "--idle-timeout", "2")
+    with listening() as server, Relay(server.getsockname(), *options, env=wall_clock.env) as relay:
+        with relay.connect() as idle, accept(server) as far:
+            echo(idle, far)
+            wall_clock.jump(-DAY)
+            relay.ticks(3)
+            wall_clock.jump(HOUR / 2)
+            assert ends_with_reset(idle)
+        closed = relay.wait("session.closed")
+        assert (closed["reason"], relay.all("relay.expired")) == ("idle_timeout", [])
+        assert 2000 <= closed["duration_ms"] < 4000
+        with relay.connect() as client, accept(server) as target:
+            echo(client, target)
+            wall_clock.jump(DAY)
+            assert ends_with_reset(client)
+            assert ends_with_reset(target)
+        assert relay.finish() == 0
+        assert len(relay.all("relay.expired")) == 1
+        stopped = relay.records[-1]
+        assert (stopped["reason"], stopped["closed"]) == ("expired", {"idle_timeout": 1, "relay_expired": 1})
 
 
 @pytest.mark.posix("LD_PRELOAD")

@@ -71,7 +71,8 @@ def test_on_the_monotonic_clock_it_is_never_earlier():
         at = boottime.now() + 5e-5
         deadline = Deadline(at)
         try:
-            while time.monotonic() < deadline.monotonic:
+            asked_at = deadline.ask_at()
+            while time.monotonic() < asked_at:
                 pass
             assert deadline.reached()
         finally:
@@ -103,6 +104,32 @@ def test_without_that_clock_the_monotonic_one_takes_its_place(monkeypatch):
 def test_it_is_neither_inherited_nor_blocking(deadline):
     assert not os.get_inheritable(deadline.fileno())
     assert fcntl.fcntl(deadline.fileno(), fcntl.F_GETFL) & os.O_NONBLOCK
+
+
+def test_a_deadline_by_the_wall_clock():
+    """It has a timer of its own, which fires not before."""
+    far, near = Deadline(time.time() + 3600, wall=True), Deadline(time.time() + 0.05, wall=True)
+    try:
+        assert not far.reached()
+        assert -3600 <= far.late() < -3500
+        if near.fileno() >= 0:
+            assert 3500 < far.ask_at() - time.monotonic() <= 3601
+            assert select.select([near, far], [], [], 20)[0] == [near]
+        while time.monotonic() < near.ask_at() and not near.reached():
+            pass
+        assert near.reached()
+        assert time.time() >= near.at
+    finally:
+        far.close()
+        near.close()
+
+
+@pytest.mark.posix("timerfd_create(2)")
+def test_without_a_timer_the_wall_clock_is_looked_at_every_second(monkeypatch):
+    """Nothing else tells that it was set."""
+    monkeypatch.setattr(boottime, "timer", lambda _at, **_clock: -1)
+    assert Deadline(time.time() + 3600, wall=True).ask_at() - time.monotonic() <= 1
+    assert Deadline(boottime.now() + 3600).ask_at() - time.monotonic() > 3500
 
 
 def test_it_is_reached_in_time():

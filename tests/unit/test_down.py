@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mprelay.channel import build, down
 from mprelay.channel.down import BATCH, KILL_BATCH, MESSAGE_SIZE, NotMessage, Receiver, Sender
-from mprelay.core.protocol import AWAITED_FROM, Admit, CloseReason, Kill, NewDeadline, Refuse, Ticket
+from mprelay.core.protocol import AWAITED_FROM, Admit, CloseReason, Expiry, Kill, NewExpiry, Refuse, Ticket
 from mprelay.system import passing
 
 with contextlib.suppress(ImportError):  # Windows has none
@@ -206,9 +206,9 @@ def test_the_largest_batch_fits_in_one_message(ends):
         Kill((1,), CloseReason.KILLED),
         Kill((), CloseReason.DRAINED),
         LARGEST_KILL,
-        NewDeadline(1234.5),
-        NewDeadline(0.0),
-        NewDeadline(None),
+        NewExpiry(Expiry(1234.5)),
+        NewExpiry(Expiry(0.0, wall=True)),
+        NewExpiry(None),
         Admit(AWAITED_FROM, LARGEST),
         Admit(2**64 - 1, Ticket(1, 0.0, CLIENT)),
         Refuse(AWAITED_FROM),
@@ -247,7 +247,7 @@ def test_an_order_never_blocks(ends):
         assert received == LARGEST_KILL
     receiver.close()
     with pytest.raises(BrokenPipeError):
-        sender.send_order(NewDeadline(None))
+        sender.send_order(NewExpiry(None))
 
 
 def test_an_order_that_is_too_long_is_not_sent(ends):
@@ -304,13 +304,16 @@ GOOD_TICKET = (1, 1.5, None, None, None)
         as_json("kill", [-1], "killed"),
         as_json("kill", [1] * (KILL_BATCH + 1), "killed"),
         b'["kill",[99999999999999999999999],"killed"]',
-        as_json("deadline"),
-        as_json("deadline", 1),
-        as_json("deadline", -1.0),
-        as_json("deadline", 1e11),
-        as_json("deadline", "1.0"),
-        as_json("deadline", 1.0, 1.0),
-        b'["deadline", NaN]',
+        as_json("expiry"),
+        as_json("expiry", 1.0),
+        as_json("expiry", [1, False]),
+        as_json("expiry", [-1.0, False]),
+        as_json("expiry", [1e11, True]),
+        as_json("expiry", ["1.0", True]),
+        as_json("expiry", [1.0, 1]),
+        as_json("expiry", [1.0]),
+        as_json("expiry", None, None),
+        b'["expiry",[NaN,false]]',
         as_json("admit"),
         as_json("admit", 1),
         as_json("admit", "1", GOOD_TICKET),
@@ -360,7 +363,7 @@ def test_a_message_that_no_supervisor_sends_is_refused(ends, message):
         (down.pack_tickets([Ticket(1, 1.0)]), 2),
         (down.pack_tickets([Ticket(1, 1.0, CLIENT)]), 2),
         (down.pack_order(Kill((1,), CloseReason.KILLED)), 1),
-        (down.pack_order(NewDeadline(None)), 1),
+        (down.pack_order(NewExpiry(None)), 1),
     ],
 )
 def test_more_sockets_than_tickets_are_refused(ends, message, count):
@@ -407,7 +410,7 @@ def test_any_tickets_arrive(tickets):
 
 @given(
     st.builds(Kill, st.lists(SERIALS).map(tuple), st.sampled_from(CloseReason))
-    | st.builds(NewDeadline, st.none() | MOMENTS)
+    | st.builds(NewExpiry, st.none() | st.builds(Expiry, MOMENTS, st.booleans()))
 )
 def test_any_order_arrives(order):
     """It is never taken for tickets."""
@@ -420,7 +423,7 @@ def test_any_order_arrives(order):
 def test_no_bytes_break_it(data):
     """They are tickets, an order, or refused."""
     with contextlib.suppress(NotMessage):
-        assert isinstance(through(data), list | Kill | NewDeadline)
+        assert isinstance(through(data), list | Kill | NewExpiry)
 
 
 @pytest.mark.parametrize(
@@ -429,7 +432,7 @@ def test_no_bytes_break_it(data):
         lambda patch: patch.setattr(down, "KINDS", down.KINDS[::-1]),
         lambda patch: patch.setattr(down, "KINDS", (*down.KINDS[:-1], down.KINDS[-1]._replace(name="other"))),
         lambda patch: patch.setitem(Kill.__annotations__, "reason", str),
-        lambda patch: patch.setitem(NewDeadline.__annotations__, "further", int),
+        lambda patch: patch.setitem(NewExpiry.__annotations__, "further", int),
         lambda patch: patch.setitem(Ticket.__annotations__, "client", int),
         lambda patch: patch.setattr(down, "TICKET_FORMAT", "<dQ"),
     ],

@@ -188,6 +188,39 @@ def test_workers_that_cannot_even_hold_the_default_are_refused():
                 "99999999999",
             ],
         ),
+        (
+            "expires_at",
+            None,
+            [
+                "2026-12-31T18:00:00+01:00",
+                "2026-12-31t18:00:00z",
+                "2026-12-31 18:00:00Z",
+                "2026-12-31T18:00:00.123456789-00:00",
+                "1970-01-01T00:00:00Z",
+                "9999-12-31T00:00:00Z",
+            ],
+            [
+                "2026-12-01",
+                "2026-12-01T12:00:00",
+                "20261201T120000Z",
+                "2026-W48-3T12:00:00Z",
+                "2026-12-01T12:00:00+10:60",
+                "2026-12-01T12:00:00+24:00",
+                "2026-12-01T12:00:00+1000",
+                "2026-12-01T12:00Z",
+                "2026-12-31T23:59:60Z",
+                "2026-12-01T24:00:00Z",
+                "2026-02-29T12:00:00Z",
+                "2026-12-01T12:00:00.Z",
+                "2026-12-01T12:00:00,5Z",
+                "1969-12-31T23:59:59Z",
+                "0000-01-01T00:00:00Z",
+                "9999-12-31T23:59:59-01:00",
+                "\u0662026-12-01T12:00:00Z",
+                "tomorrow",
+                "1798736400",
+            ],
+        ),
         ("max_per_client", None, ["0", "1", "1000000"], ["-1", "1000001", "x", "1/2"]),
         (
             "max_rate",
@@ -469,3 +502,24 @@ def test_a_source_is_an_address_that_can_reach_the_target(source, target, wrong)
     _, problems = validate(GOOD | {"trg_host": [target], "source": [source]}, host)
     told = [problem.problem for problem in problems if problem.parameter == "source"]
     assert told == ([] if wrong is None else [f"--source {source!r} {wrong}."])
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        ("1970-01-01T00:00:00Z", 0.0),
+        ("1970-01-01T01:00:00.25+01:00", 0.25),
+        ("2026-12-31T18:00:00-05:30", 1798759800.0),
+    ],
+)
+def test_a_moment_of_the_wall_clock(text, at):
+    values, problems = validate(GOOD | {"expires_at": [text]})
+    assert (values["expires_at"], problems) == (at, [])
+
+
+def test_an_expiry_is_given_in_one_way():
+    """An absolute timeout of 0 is none: BUF may stand behind it."""
+    moment = ["2026-12-31T18:00:00Z"]
+    _, (problem,) = validate(GOOD | {"expires_at": moment, "absolute_timeout": ["60"]})
+    assert problem.parameter == "expires_at"
+    assert not validate(GOOD | {"expires_at": moment, "absolute_timeout": ["0"]})[1]

@@ -18,8 +18,9 @@ from mprelay.core.protocol import (
     Closed,
     CloseReason,
     Connected,
+    Expiry,
     Kill,
-    NewDeadline,
+    NewExpiry,
     Progress,
     Settings,
     Ticket,
@@ -72,7 +73,7 @@ class Running:
             "idle_timeout": 300.0,
             "buffer": None,
             "pipes": 2,
-            "deadline": None,
+            "expiry": None,
             "any_address": True,
             "session_timeout": None,
             "source": None,
@@ -158,7 +159,7 @@ def test_on_a_stop_every_session_is_reset_and_reported(client):
 def test_the_deadline_is_enforced_without_a_supervisor(client):
     """A ticket that comes after it is refused, without any order."""
     far, near = client
-    with listening() as server, Running(server.getsockname(), deadline=0.0) as running:
+    with listening() as server, Running(server.getsockname(), expiry=Expiry(0.0)) as running:
         running.admit(near)
         closed = running.uplink.wait(Closed)
         assert closed.reason is CloseReason.RELAY_EXPIRED
@@ -524,7 +525,7 @@ def test_the_deadline_is_met_in_a_storm_of_events(client, monkeypatch, slept):
     monkeypatch.setattr(poller.Poller, "EVENTS_AT_ONCE", 1)
     far, near = client
     with listening() as server:
-        running = Running(server.getsockname(), deadline=boottime.now() + 0.2)
+        running = Running(server.getsockname(), expiry=Expiry(boottime.now() + 0.2))
         loop = running.loop
         with running.unattended():
             running.admit(near, admitted_at=time.monotonic())
@@ -754,8 +755,8 @@ def test_a_client_that_leaves_only_a_farewell_behind_has_cut_nothing(client, mon
 @pytest.mark.parametrize("how", ["expired", "stopped"])
 def test_a_session_that_settles_can_be_cut_short(client, how):
     """The absolute timeout and the end of the drain do that."""
-    deadline = boottime.now() + 0.5 if how == "expired" else None
-    with listening() as server, settling(client, server, deadline=deadline) as (running, session, far, _target):
+    expiry = Expiry(boottime.now() + 0.5) if how == "expired" else None
+    with listening() as server, settling(client, server, expiry=expiry) as (running, session, far, _target):
         if how == "stopped":
             running.sender.close()
         while session.state is not State.CLOSED:
@@ -1020,7 +1021,7 @@ def test_a_new_deadline_replaces_the_earlier_one(client):
     far, near = client
     hour = 3600.0
     with listening() as server:
-        running = Running(server.getsockname(), deadline=boottime.now() + hour)
+        running = Running(server.getsockname(), expiry=Expiry(boottime.now() + hour))
         loop, deadlines = running.loop, running.loop._deadlines
         with running.unattended():
             running.admit(near, 1, time.monotonic())
@@ -1028,7 +1029,7 @@ def test_a_new_deadline_replaces_the_earlier_one(client):
             with accept(server):
                 loop._turn()
                 for deadline in (boottime.now() + 2 * hour, None, boottime.now() + hour):
-                    running.sender.send_order(NewDeadline(deadline))
+                    running.sender.send_order(NewExpiry(None if deadline is None else Expiry(deadline)))
                     loop._turn()
                     if deadline is None:
                         assert (deadlines.expiry, loop._expiry) == (None, None)
@@ -1036,7 +1037,29 @@ def test_a_new_deadline_replaces_the_earlier_one(client):
                         assert abs(deadlines.expiry - time.monotonic() - (deadline - boottime.now())) < 1
                         assert loop._expiry.at == deadline
                 assert not loop._worker.expired
-                running.sender.send_order(NewDeadline(boottime.now()))
+                running.sender.send_order(NewExpiry(Expiry(boottime.now())))
+                while not loop._worker.expired:
+                    loop._turn()
+                assert running.uplink.wait(Closed).reason is CloseReason.RELAY_EXPIRED
+                assert reset_arrives(far)
+
+
+def test_an_expiry_by_the_wall_clock_is_asked_for_again_if_that_was_set_back(client):
+    """The clock here stands still: it was estimated to be later by now."""
+    far, near = client
+    with listening() as server:
+        running = Running(server.getsockname(), expiry=Expiry(time.time() + 3600, wall=True))
+        loop, deadlines = running.loop, running.loop._deadlines
+        with running.unattended():
+            running.admit(near, 1, time.monotonic())
+            loop._turn()
+            with accept(server):
+                loop._turn()
+                deadlines.expire_at(time.monotonic())
+                loop._turn()
+                assert not loop._worker.expired
+                assert 3500 < deadlines.expiry - time.monotonic() < 3700
+                running.sender.send_order(NewExpiry(Expiry(time.time(), wall=True)))
                 while not loop._worker.expired:
                     loop._turn()
                 assert running.uplink.wait(Closed).reason is CloseReason.RELAY_EXPIRED
@@ -1046,9 +1069,9 @@ def test_a_new_deadline_replaces_the_earlier_one(client):
 def test_a_deadline_that_is_cancelled_after_it_came(client):
     """Sessions are relayed again afterwards."""
     far, near = client
-    with listening() as server, Running(server.getsockname(), deadline=0.0) as running:
+    with listening() as server, Running(server.getsockname(), expiry=Expiry(0.0)) as running:
         eventually(lambda: running.loop._worker.expired, "it expires")
-        running.sender.send_order(NewDeadline(None))
+        running.sender.send_order(NewExpiry(None))
         running.admit(near, 1, time.monotonic())
         with accept(server) as target:
             far.sendall(b"x")
