@@ -35,9 +35,9 @@ if sys.platform == "win32":
         DONTWAIT,
         END_MAY_BE_RESET,
         LINGER_OFF,
-        bound_unacknowledged,
         choose_port_late,
         prepare_listener,
+        probe_silent,
         received,
         refuse,
         target_socket,
@@ -53,9 +53,9 @@ else:
         DONTWAIT,
         END_MAY_BE_RESET,
         LINGER_OFF,
-        bound_unacknowledged,
         choose_port_late,
         prepare_listener,
+        probe_silent,
         received,
         refuse,
         target_socket,
@@ -253,16 +253,8 @@ def keep_alive(sock: SocketType, seconds: int) -> None:
     A side that does not acknowledge data for as long counts as dead too, where the system can tell.
     """
     pause = max(1, min(seconds // _PROBES, _LONGEST_PAUSE))
-    values = {
-        (socket.SOL_SOCKET, socket.SO_KEEPALIVE): 1,
-        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE): seconds,
-        (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL): pause,
-        (socket.IPPROTO_TCP, socket.TCP_KEEPCNT): _PROBES,
-    }
     with suppress(OSError):  # the connection is gone already, which is found out elsewhere
-        for (level, option), value in values.items():
-            sock.setsockopt(level, option, value)
-        bound_unacknowledged(sock, (seconds + pause * _PROBES) * 1000)
+        probe_silent(sock, seconds, pause, _PROBES)
 
 
 def next_error(sock: SocketType) -> int:

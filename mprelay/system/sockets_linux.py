@@ -120,6 +120,13 @@ def choose_port_late(sock: SocketType) -> None:
         sock.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
 
 
-def bound_unacknowledged(sock: SocketType, milliseconds: int) -> None:
-    """End the connection if sent data is not acknowledged for so long (tcp(7)). Raises OSError."""
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+def probe_silent(sock: SocketType, seconds: int, pause: int, probes: int) -> None:
+    """Ask a side after `seconds` without a word, and again after each `pause`; end its connection after so many.
+
+    Sent data that is not acknowledged for as long ends it too. Raises OSError.
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, seconds)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, pause)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, probes)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, (seconds + pause * probes) * 1000)

@@ -110,5 +110,9 @@ def choose_port_late(_sock: SocketType) -> None:
     """The system chooses the port of an address at once."""
 
 
-def bound_unacknowledged(_sock: SocketType, _milliseconds: int) -> None:
-    """The system has a bound of its own: it gives up after a few retransmissions."""
+def probe_silent(sock: SocketType, seconds: int, pause: int, _probes: int) -> None:
+    """Ask a side after `seconds` without a word, and again after each `pause`. The system asks ten times.
+
+    TCP_KEEPIDLE would need Windows 10, and Wine says that it is an older one. Raises OSError.
+    """
+    sock.ioctl(socket.SIO_KEEPALIVE_VALS, (1, seconds * 1000, pause * 1000))

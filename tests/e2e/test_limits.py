@@ -107,6 +107,19 @@ def test_a_relay_that_drains_does_not_stop_as_idle():
     assert relay.records[-1]["reason"] == "drained"
 
 
+def test_a_session_with_keepalive_goes_on():
+    """A side that is there answers."""
+    with listening() as server, Relay(server.getsockname(), "--keepalive", "1") as relay:
+        with relay.connect() as client, accept(server) as target:
+            echo(client, target)
+            client.settimeout(2.5)
+            with pytest.raises(TimeoutError):
+                client.recv(1)
+            client.settimeout(20)
+            echo(client, target)
+        assert relay.wait("session.closed")["error"] is None
+
+
 def test_the_target_sees_the_source():
     with listening() as server, Relay(server.getsockname(), "--source", "127.0.0.77") as relay:
         for _ in range(3):
