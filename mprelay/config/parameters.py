@@ -269,7 +269,7 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         name="keepalive",
         metavar="S",
         option="--keepalive",
-        values="seconds, 0 = never",
+        values="0..32767, 0 = never",
         parse=whole_seconds(0, 32767),
         help="how long a side may be silent before it is asked whether it lives; a dead one ends the session",
         default="0",

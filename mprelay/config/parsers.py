@@ -57,7 +57,8 @@ def whole_seconds(low: int, high: int) -> Callable[[str], int]:
         with suppress(ValueError):
             if low <= (value := number(digits) * factor) <= high:
                 return value
-        raise ValueError(f"must be a whole number of seconds from {low} to {high}, {_WITH_UNIT}")
+        units = f", {_WITH_UNIT}" if high >= UNITS["d"] else ""  # else it would show units that are too long
+        raise ValueError(f"must be a whole number of seconds from {low} to {high}{units}")
 
     return parse
 

@@ -531,7 +531,9 @@ FIELDS: Final[dict[str, Field]] = {
     "silent_s": Field("number", "seconds since the worker's last report"),
     "drain_timeout": Field("number", "seconds that sessions have to finish"),
     "uptime_s": Field("number", "seconds from the start to the end"),
-    "active": Field("integer", "sessions that hold a slot now"),
+    "active": Field(
+        "integer", "sessions that hold a slot now; of connection.pool_exhausted: slots that are taken"
+    ),
     "attempts": Field("integer", "connections so far"),
     "rejected": Field("integer", "connections so far that the ACL refused"),
     "limited": Field("integer", "connections so far whose client had come too often, or had too many sessions"),

@@ -1,10 +1,10 @@
 """Connections of proxies: each says in a PROXY header who its client is, and only then it is judged.
 
-    door ── accepted ─▶ begin ── ticket and socket ─▶ worker, which reads the header
-                                                        │
-    book ◀─ judged ─── on_report ◀── Announced ─────────┤
-                          │                             ▼
-                          └───────── Admit or Refuse ─▶ worker, which opens the session
+    door ── accepted ─▶ begin ─▶ door ── ticket and socket ─▶ worker, which reads the header
+                                                              │
+    book ◀─ judged ─── on_report ◀── Announced ───────────────┤
+                          │                                   ▼
+                          └───────── Admit or Refuse ───────▶ worker, which opens the session
 
 Rules:
 
@@ -15,23 +15,20 @@ Rules:
    trusts a proxy trusts the process that reads what the proxy says.
 """
 
-import socket
 from ipaddress import ip_address
 
 from mprelay.core.acl import Acl
-from mprelay.core.admission import Outcome, Policy, PortSearch, Verdict
+from mprelay.core.admission import ABANDONED, EXHAUSTED, Outcome, Policy, PortSearch, Verdict
 from mprelay.core.phases import Phase, RunState
 from mprelay.core.protocol import AWAITED_FROM, Address, Admit, Announced, NotAnnounced, Refuse, Ticket
-from mprelay.core.roster import Booking, NoRoom
+from mprelay.core.roster import Booking
 from mprelay.supervisor.book import Book
 from mprelay.supervisor.crew import Crew
 from mprelay.supervisor.loop import Loop
 from mprelay.supervisor.sums import Sums
-from mprelay.system import sockets
-from mprelay.system.errnos import errno_name
 
 
-class _Awaited(Booking):
+class Awaited(Booking):
     """A connection whose PROXY header is awaited; `serial` is its number."""
 
     __slots__ = ("proxy",)
@@ -67,42 +64,33 @@ class Announcements:
         self._policy = policy
         self._ports = ports
         self._sums = sums
-        self._awaited: dict[int, _Awaited] = {}
+        self._awaited: dict[int, Awaited] = {}
         self._next = AWAITED_FROM
 
     def trusts(self, ip: str) -> bool:
         """Tell whether connections from `ip` begin with a PROXY header."""
         return self._proxies is not None and self._proxies.decide(ip).allowed
 
-    def begin(self, client: int, proxy: Address) -> None:
-        """Have a worker read the header of a connection. There is a slot, and a worker with room."""
+    def begin(self, proxy: Address, *, free: bool, waited_ms: float | None) -> Awaited | None:
+        """Take a slot for a connection whose header a worker is going to read.
+
+        None: it is refused at once, by its proxy's address, because no slot is `free`, or because it has waited
+        in vain for so many milliseconds.
+        """
         now = self._loop.now
-        awaited = self._awaited[self._next] = _Awaited(self._next, proxy, now)
+        if waited_ms is not None or not free:
+            verdict = EXHAUSTED if waited_ms is None else ABANDONED
+            self._book.enter(proxy, verdict, self._loop.wall, now, waited_ms=waited_ms or 0.0, proxy=proxy)
+            return None
+        awaited = self._awaited[self._next] = Awaited(self._next, proxy, now)
         self._next += 1
         self._book.ledger.reserve()
         self._book.workers.await_header(awaited)
-        tried: set[int] = set()
-        error = None
-        while True:
-            try:
-                worker = self._book.workers.place(awaited, now, tried)
-                self._crew.send(worker, [Ticket(awaited.serial, now)], [client])
-            except NoRoom:
-                sockets.refuse(client)
-                self._invalid(awaited, self._loop.wall, f"could not be handed over to a worker ({error})")
-                return
-            except OSError as failure:
-                error = errno_name(failure.errno)
-                tried.add(worker)
-            else:
-                socket.close(client)  # the message owns the socket now
-                self._crew.watchdog.expect(now)
-                return
+        return awaited
 
-    def refuse(self, client: int, proxy: Address, verdict: Verdict, waited_ms: float) -> None:
-        """Refuse a connection whose header nobody reads: there is no slot, or it has waited in vain."""
-        sockets.refuse(client)
-        self._book.enter(proxy, verdict, self._loop.wall, self._loop.now, waited_ms=waited_ms, proxy=proxy)
+    def not_handed_over(self, awaited: Awaited, error: str | None) -> None:
+        """Record that no worker could be given a connection."""
+        self._invalid(awaited, self._loop.wall, f"could not be handed over to a worker ({error})")
 
     def on_report(self, worker: int, event: Announced | NotAnnounced) -> bool:
         """Act on what a worker says of a header. False: it cannot be true."""
@@ -123,7 +111,7 @@ class Announcements:
         self._sums.end()
         return True
 
-    def _judge(self, awaited: _Awaited, worker: int, client: Address, at: float) -> None:
+    def _judge(self, awaited: Awaited, worker: int, client: Address, at: float) -> None:
         """Judge a connection by the client that was announced, and tell its worker."""
         book, now, number = self._book, self._loop.now, awaited.serial
         ip, _ = client
@@ -142,7 +130,7 @@ class Announcements:
         self._crew.watchdog.expect(now)
         book.allocated(session, at)
 
-    def _invalid(self, awaited: _Awaited, at: float, problem: str) -> None:
+    def _invalid(self, awaited: Awaited, at: float, problem: str) -> None:
         """Refuse a connection that no worker has any more, because it has no good header."""
         del self._awaited[awaited.serial]
         self._book.ledger.unreserve()
@@ -152,9 +140,11 @@ class Announcements:
 
     def lost(self, worker: int | None, problem: str) -> None:
         """Record that a worker is gone, and with it the connections whose header it awaited. None: all are."""
+        self._sums.begin()
         for awaited in list(self._awaited.values()):
             if worker is None or awaited.worker == worker:
                 self._invalid(awaited, self._loop.wall, problem)
+        self._sums.end()
 
 
 def _plain(text: str) -> str | None:

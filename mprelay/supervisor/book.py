@@ -123,7 +123,7 @@ class Book:
                 fields = {"waited_ms": waited_ms}
             case Outcome.EXHAUSTED:
                 self.ledger.exhaust()
-                fields = {"active": self.ledger.active}
+                fields = {"active": self.ledger.limit - self.ledger.free}
             case Outcome.PROXY_INVALID:
                 self.ledger.disbelieve()
                 fields = {"problem": verdict.problem}

@@ -212,7 +212,7 @@ class Crew:
         for session in lost:
             self._book.lost(session, self._loop.wall, self._loop.now, reason)
         self._on_gone(
-            member.number, "had no header when the relay ended" if asked_for else "was lost with its worker"
+            member.number, "was not judged before the relay ended" if asked_for else "was lost with its worker"
         )
         if self._state.phase in (Phase.STARTING, Phase.ACTIVE):
             self._replace(member, code)

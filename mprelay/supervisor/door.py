@@ -20,7 +20,7 @@ from typing import Final, TypeAlias
 from mprelay.channel.down import BATCH
 from mprelay.config.validation import Config
 from mprelay.core.acl import Acl
-from mprelay.core.admission import ABANDONED, EXHAUSTED, Patience, Policy, PortSearch
+from mprelay.core.admission import Patience, Policy, PortSearch
 from mprelay.core.ledger import Session
 from mprelay.core.phases import Phase, RunState
 from mprelay.core.protocol import CloseReason, Ticket
@@ -28,7 +28,7 @@ from mprelay.core.roster import NoRoom
 from mprelay.records import catalogue
 from mprelay.records.recorder import Recorder
 from mprelay.records.writer import Writer
-from mprelay.supervisor.announcements import Announcements
+from mprelay.supervisor.announcements import Announcements, Awaited
 from mprelay.supervisor.book import Book
 from mprelay.supervisor.crew import Crew
 from mprelay.supervisor.listener import Listener
@@ -42,8 +42,8 @@ _NO_PORTS_PAUSE: Final = 1.0  # seconds without accepting after a worker found n
 _SLOT_PATIENCE: Final = oneway.REPORT_TIME  # seconds that a connection waits for a slot before it is refused
 
 _ACTIVE: Final = Phase.ACTIVE  # before 3.12, finding an enum member takes as long as a dozen other steps
-_Batch: TypeAlias = list[tuple[Session, int]]
-"""Sessions, each with the descriptor of its client."""
+_Batch: TypeAlias = list[tuple[Session | Awaited, int]]
+"""Sessions, and connections that may become some, each with the descriptor of its client."""
 
 
 class Door:
@@ -189,7 +189,6 @@ class Door:
     def _accept(self) -> None:
         """Accept a batch of connections: judge and book each, then hand over one message to each worker."""
         book, at, now = self._book, self._loop.wall, self._loop.now
-        announcements = self.announcements
         self._sums.begin()
         batches: dict[int, _Batch] = {}
         failed: OSError | None = None
@@ -211,25 +210,20 @@ class Door:
                 self._patience.queued -= 1
             ip = sockets.plain_ip(address[0])
             waited_ms = self._waited_in_vain(client) if self._examining else None
-            if self._may_be_proxied and announcements.trusts(ip):
-                if waited_ms is not None or not slots:
-                    verdict = EXHAUSTED if waited_ms is None else ABANDONED
-                    announcements.refuse(client, (ip, address[1]), verdict, waited_ms or 0.0)
-                    continue
-                announcements.begin(client, (ip, address[1]))
-                slots = book.ledger.free
-                if slots and not book.workers.has_room():
-                    break
-                continue
-            verdict = self._policy.decide(ip, now, free=slots > 0, given_up=waited_ms is not None)
-            session = book.enter((ip, address[1]), verdict, at, now, waited_ms=waited_ms or 0.0)
-            if session is None:
+            booking: Session | Awaited | None
+            if self._may_be_proxied and self.announcements.trusts(ip):
+                booking = self.announcements.begin((ip, address[1]), free=slots > 0, waited_ms=waited_ms)
+            else:
+                verdict = self._policy.decide(ip, now, free=slots > 0, given_up=waited_ms is not None)
+                booking = book.enter((ip, address[1]), verdict, at, now, waited_ms=waited_ms or 0.0)
+            if booking is None:
                 sockets.refuse(client)
                 continue
             slots -= 1
-            batches.setdefault(book.workers.place(session, now), []).append((session, client))
+            batches.setdefault(book.workers.place(booking, now), []).append((booking, client))
             if self.ports.running:
-                self.ports.admitted(session.serial)
+                if isinstance(booking, Session):
+                    self.ports.admitted(booking.serial)
                 self._pause.move(self._loop.now + _NO_PORTS_PAUSE)
                 break
             if slots and not book.workers.has_room():
@@ -267,15 +261,21 @@ class Door:
                 except NoRoom:
                     sockets.refuse(client)
                     error = errno_name(failure.errno)
+                    if isinstance(session, Awaited):
+                        self.announcements.not_handed_over(session, error)
+                        continue
                     self._book.lost(session, self._loop.wall, self._loop.now, CloseReason.HANDOFF_FAILED, error)
                 else:
                     self._hand_over(other, [(session, client)], tried | {other})
             return
         for session, client in batch:
             socket.close(client)  # the message owns the socket now
-            self._book.allocated(session, self._loop.wall)
+            if not isinstance(session, Awaited):
+                self._book.allocated(session, self._loop.wall)
 
-    def _ticket(self, session: Session) -> Ticket:
+    def _ticket(self, session: Session | Awaited) -> Ticket:
+        if isinstance(session, Awaited):
+            return Ticket(session.serial, session.heard_at)
         client = (session.client_ip, session.client_port) if self._names_clients else None
         return Ticket(session.serial, session.admitted_at, client)
 

@@ -15,18 +15,22 @@ _RETRY_PAUSE: Final = 0.05  # seconds until a full channel is tried again
 
 
 class Orders:
-    """Gives orders to workers. A worker that is gone, or going, needs none."""
+    """Gives orders to workers. A worker that is gone, or going, needs none; nor does the one that replaces it."""
 
     def __init__(self, loop: Loop, members: Mapping[int, Member]) -> None:
         self._loop = loop
         self._members = members
-        self._waiting: dict[int, list[Order]] = defaultdict(list)  # by worker
+        self._waiting: dict[Member, list[Order]] = defaultdict(list)
         self._retry = loop.unset_alarm(self._send)
 
     def give(self, worker: int, order: Order) -> None:
         """Give an order."""
-        self._waiting[worker].append(order)
+        self._give(worker, [order])
         self._send()
+
+    def _give(self, worker: int, orders: list[Order]) -> None:
+        if (member := self._members.get(worker)) is not None:
+            self._waiting[member] += orders
 
     def end(self, sessions: Iterable[Session], reason: CloseReason) -> None:
         """End these sessions, which were handed over."""
@@ -36,19 +40,18 @@ class Orders:
                 serials[session.worker].append(session.serial)
         for worker, found in serials.items():
             batches = (found[at : at + KILL_BATCH] for at in range(0, len(found), KILL_BATCH))
-            self._waiting[worker] += [Kill(tuple(batch), reason) for batch in batches]
+            self._give(worker, [Kill(tuple(batch), reason) for batch in batches])
         self._send()
 
     def _send(self) -> None:
-        for worker in list(self._waiting):
-            orders = self._waiting.pop(worker)
-            member = self._members.get(worker)
-            while member is not None and orders:
+        for member in list(self._waiting):
+            orders = self._waiting.pop(member)
+            while self._members.get(member.number) is member and orders:
                 try:
                     member.order(orders[0])
                 except OSError as failure:
                     if failure.errno == errno.EAGAIN:
-                        self._waiting[worker] = orders
+                        self._waiting[member] = orders
                     break  # else it is dying, and its sessions with it
                 del orders[0]
         if self._waiting:

@@ -388,7 +388,7 @@ class Run:
         now, wall = time.monotonic(), time.time()
         for session in self._book.ledger.all_active():
             self._book.lost(session, wall, now, self._state.ending.session_end)
-        self._door.announcements.lost(None, "had no header when the relay ended")
+        self._door.announcements.lost(None, "was not judged before the relay ended")
 
     def _finish(self) -> int:
         """Write the remaining records; return the exit code. The door is closed and no worker is left."""

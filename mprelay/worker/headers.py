@@ -56,6 +56,10 @@ class Headers:
         self._awaited: OrderedDict[int, _Awaited] = OrderedDict()  # by descriptor, the oldest first
         self._announced: dict[int, tuple[SocketType, Address | None]] = {}  # by number, until the answer
 
+    def __len__(self) -> int:
+        """Count the connections whose header is not whole."""
+        return len(self._awaited)
+
     def open(self, ticket: Ticket, descriptor: int | None) -> None:
         """Take a connection that was handed over: a session's, or one whose header is awaited."""
         if ticket.serial < AWAITED_FROM:
@@ -64,15 +68,19 @@ class Headers:
         if descriptor is None:
             self._report(ticket.serial, f"could not be taken by a worker ({errno_name(errno.EMFILE)})")
             return
+        if self._worker.expired:
+            sockets.refuse(descriptor)
+            return
         try:
             sock = sockets.received(descriptor)
+        except OSError as failure:
+            self._report(ticket.serial, f"could not be taken by a worker ({errno_name(failure.errno)})")
+            return
+        try:
             self._worker.poller.add(descriptor, poller.READ)
         except OSError as failure:
-            sockets.refuse(descriptor)
-            self._report(ticket.serial, f"could not be watched by a worker ({errno_name(failure.errno)})")
-            return
-        if self._worker.expired:
             sock.close()
+            self._report(ticket.serial, f"could not be watched by a worker ({errno_name(failure.errno)})")
             return
         self._awaited[descriptor] = _Awaited(ticket.serial, sock, ticket.admitted_at + HEADER_TIME)
         self._note_deadline()
@@ -128,9 +136,9 @@ class Headers:
 
     def close(self) -> None:
         """Reset all connections."""
-        for descriptor in list(self._awaited):
-            self._awaited[descriptor].sock.close()
+        for descriptor, awaited in list(self._awaited.items()):
             self._forget(descriptor)
+            awaited.sock.close()
         for sock, _ in self._announced.values():
             sock.close()
         self._announced.clear()

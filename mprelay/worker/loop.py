@@ -119,7 +119,10 @@ class Loop:
         now = worker.now
         if deadlines.expiry is not None and now >= deadlines.expiry:
             self._look_at_expiry()
-        if not deadlines.all_seen(seen, poller.Poller.EVENTS_AT_ONCE, len(worker.sessions)):
+        watched = len(worker.sessions)
+        if self._headers is not None:
+            watched += len(self._headers) + seen  # those of this turn's events may be gone from there
+        if not deadlines.all_seen(seen, poller.Poller.EVENTS_AT_ONCE, watched):
             return  # and look again in the next turn
         while (session := deadlines.session_timed_out(now)) is not None:
             session.kill(CloseReason.SESSION_TIMEOUT)

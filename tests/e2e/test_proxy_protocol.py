@@ -1,5 +1,6 @@
 """The target is told who the client is, and clients of proxies are judged by their own address."""
 
+import contextlib
 import socket
 import struct
 
@@ -261,18 +262,18 @@ def test_a_header_that_is_awaited_holds_a_slot():
 
 @pytest.mark.alone("a header may take 3 seconds")
 def test_a_worker_that_dies_takes_awaited_connections_with_it():
-    with (
-        listening() as server,
-        Relay(server.getsockname(), *TRUSTING, "--max-sessions", "3", acl="ANY", workers=1) as relay,
-    ):
-        with relay.connect() as one, relay.connect() as other:
-            one.sendall(b"PROXY")
-            use(relay, server)  # the worker has the two that came before
+    options = (*TRUSTING, "--max-sessions", "15")
+    with listening() as server, Relay(server.getsockname(), *options, acl="ANY", workers=1) as relay:
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(relay.connect()) for _ in range(14)]
+            clients[0].sendall(b"PROXY")
+            use(relay, server)  # the worker has all that came before
             relay.worker(1).kill()
-            for client in (one, other):
+            for client in clients:
                 with pytest.raises(ConnectionResetError):
                     client.recv(1)
-            assert relay.wait("connection.proxy_invalid", count=2)["problem"] == "was lost with its worker"
+            assert relay.wait("connection.proxy_invalid", count=10)["problem"] == "was lost with its worker"
+            assert relay.wait("connection.refused_more")["count"] == 4  # though nothing else happens
         relay.wait("worker.started", 2)  # whoever waits for it longer than 3 s is abandoned
         use(relay, server)
 
@@ -294,6 +295,24 @@ def test_the_relay_drains_for_awaited_headers_too():
 
 
 @pytest.mark.alone("a header may take 3 seconds")
+def test_a_relay_that_is_idle_waits_for_a_header():
+    """It may become a session."""
+    options = (*TRUSTING, "--exit-idle", "1")
+    with listening() as server, Relay(server.getsockname(), *options, acl="ANY") as relay:
+        with relay.connect() as client:
+            client.sendall(MADE["v1"][:5])
+            client.settimeout(1.5)
+            with pytest.raises(TimeoutError):
+                client.recv(1)
+            client.settimeout(20)
+            client.sendall(MADE["v1"][5:])
+            with accept(server) as target:
+                echo(client, target)
+        relay.finish()
+        assert relay.records[-1]["reason"] == "idle"
+
+
+@pytest.mark.alone("a header may take 3 seconds")
 def test_the_end_of_the_relay_ends_awaited_connections():
     with listening() as server, Relay(server.getsockname(), *TRUSTING, acl="ANY") as relay:
         with relay.connect() as client:
@@ -304,7 +323,7 @@ def test_the_end_of_the_relay_ends_awaited_connections():
             with pytest.raises(ConnectionResetError):
                 client.recv(1)
             relay.finish()
-        assert relay.wait("connection.proxy_invalid")["problem"] == "had no header when the relay ended"
+        assert relay.wait("connection.proxy_invalid")["problem"] == "was not judged before the relay ended"
         assert relay.records[-1]["reason"] == "signal"
 
 

@@ -250,7 +250,7 @@ def check_record(record: Record) -> None:
         assert record["problem"]
     if event in CONNECTION_EVENTS:
         assert not record["client_ip"].startswith("::ffff:")
-        assert 0 < record["client_port"] < 65536
+        assert 0 < record["client_port"] < 65536 or (record["client_port"] == 0 and "proxy_ip" in record)
     if event.startswith("session.") or event == "connection.accepted":
         assert record["session"] >= 1
         assert record["target_ip"]

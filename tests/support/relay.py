@@ -134,6 +134,7 @@ class Relay:
         check_run(self.records, detail=self.detail, ended=not self.killed)
         if self.quiet:
             assert self.errors == ""
+            assert not self.all("internal.error")
 
     @staticmethod
     def _splice_on(sink: socket.socket, source: IO[bytes]) -> None:

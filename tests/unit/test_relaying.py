@@ -15,6 +15,10 @@ from support.waiting import eventually
 from mprelay.channel.down import Receiver, Sender
 from mprelay.core.lifecycle import Input, State
 from mprelay.core.protocol import (
+    AWAITED_FROM,
+    HEADER_TIME,
+    Admit,
+    Announced,
     Closed,
     CloseReason,
     Connected,
@@ -22,6 +26,7 @@ from mprelay.core.protocol import (
     Kill,
     NewExpiry,
     Progress,
+    Refuse,
     Settings,
     Ticket,
 )
@@ -29,6 +34,7 @@ from mprelay.system import boottime, passing, poller, sockets
 from mprelay.worker import lingering
 from mprelay.worker.lingering import ARRIVAL, LINGER
 from mprelay.worker.loop import Loop
+from mprelay.worker.proxy_header import make_v1
 
 pytestmark = pytest.mark.posix("SCM_RIGHTS and edges")
 
@@ -154,6 +160,51 @@ def test_on_a_stop_every_session_is_reset_and_reported(client):
         assert (closed.reason, closed.bytes_from_client) == (None, 5)
         with pytest.raises(ConnectionResetError):
             far.recv(1)
+
+
+def test_a_header_that_came_in_time_is_seen_before_its_time_is_believed_over(monkeypatch):
+    """Also if so much else happens that it is not among the events of the first turns."""
+    monkeypatch.setattr(poller.Poller, "EVENTS_AT_ONCE", 1)
+    with listening() as server, ExitStack() as stack:
+        running = Running(server.getsockname(), awaits_headers=True)
+        pairs = [stack.enter_context(connected()) for _ in range(5)]
+        with running.unattended():
+            began = time.monotonic() - HEADER_TIME - 1
+            for number, (far, _near) in enumerate(pairs):
+                far.sendall(make_v1(("192.0.2.7", number), ("192.0.2.1", 80)))
+            tickets = [Ticket(AWAITED_FROM + number, began) for number in range(len(pairs))]
+            running.sender.send(tickets, [near.fileno() for _far, near in pairs])
+            for _ in range(30):
+                if running.loop._turn() and len(running.uplink.events) == len(pairs):
+                    break
+        announced = [event for event in running.uplink.events if isinstance(event, Announced)]
+        assert sorted(event.client_port for event in announced) == list(range(5))
+
+
+@pytest.mark.parametrize("at", ["header", "answer"])
+def test_connections_that_are_not_judged_end_with_the_relay(client, at):
+    """Nothing is reported of them. A late answer finds no connection, and its session ends as the others do."""
+    far, near = client
+    with listening() as server:
+        running = Running(server.getsockname(), awaits_headers=True)
+        with running.unattended():
+            if at == "answer":
+                far.sendall(make_v1(("192.0.2.7", 4711), ("192.0.2.1", 80)))
+            running.admit(near, AWAITED_FROM, time.monotonic())
+            while not (running.loop._headers._awaited or running.uplink.events):
+                running.loop._turn()
+            while at == "answer" and not running.uplink.events:
+                running.loop._turn()
+            running.sender.send_order(NewExpiry(Expiry(boottime.now())))
+            while not running.loop._worker.expired:
+                running.loop._turn()
+            assert reset_arrives(far)
+            before = len(running.uplink.events)
+            running.sender.send_order(Admit(AWAITED_FROM, Ticket(1, time.monotonic(), ("192.0.2.7", 4711))))
+            running.sender.send_order(Refuse(AWAITED_FROM))
+            while len(running.uplink.events) == before:
+                running.loop._turn()
+            assert running.uplink.events[-1].reason is CloseReason.RELAY_EXPIRED
 
 
 def test_the_deadline_is_enforced_without_a_supervisor(client):
