@@ -16,6 +16,7 @@ Rules:
 
 from collections import Counter
 from math import inf
+from typing import Literal
 
 from mprelay.core.protocol import Address, Closed, CloseReason, Progress
 from mprelay.core.rates import Client, client_of
@@ -32,6 +33,8 @@ class UnknownSession(Exception):  # noqa: N818 - it names what is unknown
 
 class Session(Booking):
     """The data of one session that holds a slot. Moments are monotonic, in seconds."""
+
+    is_awaited: Literal[False] = False  # it was judged
 
     __slots__ = (
         "admitted_at",

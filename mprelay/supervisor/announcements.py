@@ -16,6 +16,7 @@ Rules:
 """
 
 from ipaddress import ip_address
+from typing import Literal
 
 from mprelay.core.acl import Acl
 from mprelay.core.admission import ABANDONED, EXHAUSTED, Outcome, Policy, PortSearch, Verdict
@@ -29,15 +30,18 @@ from mprelay.supervisor.sums import Sums
 
 
 class Awaited(Booking):
-    """A connection whose PROXY header is awaited; `serial` is its number."""
+    """A connection whose PROXY header is awaited; `serial` is its number. Its client is the proxy, so far."""
 
-    __slots__ = ("proxy",)
+    __slots__ = ("admitted_at", "client_ip", "client_port", "proxy")
+
+    is_awaited: Literal[True] = True
 
     def __init__(self, number: int, proxy: Address, now: float) -> None:
         self.serial = number
         self.worker = None
-        self.heard_at = now
+        self.admitted_at = self.heard_at = now
         self.reported = False
+        self.client_ip, self.client_port = proxy
         self.proxy = proxy
 
 
@@ -80,7 +84,7 @@ class Announcements:
         now = self._loop.now
         if waited_ms is not None or not free:
             verdict = EXHAUSTED if waited_ms is None else ABANDONED
-            self._book.enter(proxy, verdict, self._loop.wall, now, waited_ms=waited_ms or 0.0, proxy=proxy)
+            self._book.enter(proxy, verdict, self._loop.wall, now, waited_ms or 0.0, proxy=proxy)
             return None
         awaited = self._awaited[self._next] = Awaited(self._next, proxy, now)
         self._next += 1

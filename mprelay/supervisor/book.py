@@ -83,8 +83,8 @@ class Book:
         verdict: Verdict,
         at: float,
         now: float,
-        *,
         waited_ms: float = 0.0,
+        *,
         proxy: Address | None = None,
     ) -> Session | None:
         """Enter a connection that was judged `at` (Unix time); return its session if it is admitted.

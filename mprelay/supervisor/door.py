@@ -215,7 +215,7 @@ class Door:
                 booking = self.announcements.begin((ip, address[1]), free=slots > 0, waited_ms=waited_ms)
             else:
                 verdict = self._policy.decide(ip, now, free=slots > 0, given_up=waited_ms is not None)
-                booking = book.enter((ip, address[1]), verdict, at, now, waited_ms=waited_ms or 0.0)
+                booking = book.enter((ip, address[1]), verdict, at, now, waited_ms or 0.0)
             if booking is None:
                 sockets.refuse(client)
                 continue
@@ -251,7 +251,11 @@ class Door:
 
     def _hand_over(self, worker: int, batch: _Batch, tried: frozenset[int]) -> None:
         """Hand `batch` over to `worker`; on failure, each session to the least loaded worker not in `tried`."""
-        tickets = [self._ticket(session) for session, _ in batch]
+        tickets = (
+            [Ticket(one.serial, one.admitted_at, (one.client_ip, one.client_port)) for one, _ in batch]
+            if self._names_clients
+            else [Ticket(one.serial, one.admitted_at) for one, _ in batch]
+        )
         try:
             self._crew.send(worker, tickets, [client for _, client in batch])
         except OSError as failure:
@@ -270,14 +274,8 @@ class Door:
             return
         for session, client in batch:
             socket.close(client)  # the message owns the socket now
-            if not isinstance(session, Awaited):
+            if not session.is_awaited:
                 self._book.allocated(session, self._loop.wall)
-
-    def _ticket(self, session: Session | Awaited) -> Ticket:
-        if isinstance(session, Awaited):
-            return Ticket(session.serial, session.heard_at)
-        client = (session.client_ip, session.client_port) if self._names_clients else None
-        return Ticket(session.serial, session.admitted_at, client)
 
     def _accept_failed(self, failure: OSError) -> None:
         """Pause accepting, unless the listener was replaced, or a client has reset its connection.

@@ -129,7 +129,7 @@ def test_each_verdict_is_counted_and_written():
     kept = Kept(limit=1)
     client = ("192.0.2.7", 4711)
     kept.book.enter(client, Verdict(Outcome.REJECTED, "10.0.0.0/8"), 1.0, 1.0)
-    kept.book.enter(client, ABANDONED, 1.0, 1.0, waited_ms=3000.0)
+    kept.book.enter(client, ABANDONED, 1.0, 1.0, 3000.0)
     kept.admit(client, 1.0, 1.0)
     kept.book.enter(client, EXHAUSTED, 1.0, 1.0)
     with pytest.raises(NoSlot):
