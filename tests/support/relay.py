@@ -264,6 +264,10 @@ class Relay:
             if record["event"] == event and all(record.get(name) == value for name, value in fields.items())
         ]
 
+    def allow(self, event: str) -> None:
+        """Expect that such records may be written."""
+        self._asked_for.add(event)
+
     def wait(self, event: str, count: int = 1, **fields: object) -> Record:
         """Wait for the `count`-th such record and return it."""
         deadline = time.monotonic() + PATIENCE
