@@ -87,6 +87,7 @@ class Run:
         self._config = config
         self._started = started  # monotonic
         self._begun = time.monotonic()  # the parameters are read: the time for the start begins
+        self._begun_at = boottime.now()
         self._loop = loop = Loop(started)
         self._state = state = RunState()
         self._deadline: boottime.Deadline | None = None
@@ -365,7 +366,8 @@ class Run:
         """Record the expiry, and end. The door is closed before the record is written."""
         self._door.close()
         late = 0.0 if self._deadline is None else self._deadline.late()
-        late = max(0.0, min(late, time.monotonic() - self._started))  # the wall clock may have been set
+        if self._deadline is not None and self._deadline.wall:  # it may have passed before the start, or been set
+            late = max(0.0, min(late, boottime.now() - self._begun_at))
         self._recorder.write(catalogue.RELAY_EXPIRED, time.time() - late)  # wall clock last: see `__init__`
         self._end()
 
