@@ -263,6 +263,7 @@ def test_a_header_that_is_awaited_holds_a_slot():
                 echo(client, target)
 
 
+@pytest.mark.posix("Wine, where one of so many sockets sometimes outlives the killed worker, not explained yet")
 @pytest.mark.alone("a header may take 3 seconds")
 def test_a_worker_that_dies_takes_awaited_connections_with_it():
     options = (*TRUSTING, "--max-sessions", "15")
