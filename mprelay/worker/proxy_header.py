@@ -17,7 +17,7 @@ import struct
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-from mprelay.core.protocol import Address
+from mprelay.core.protocol import PORTS_END, Address
 
 HEADER_LIMIT: Final = 536
 """Bytes of a header, at most: the smallest segment that TCP must take in one piece."""
@@ -25,9 +25,8 @@ HEADER_LIMIT: Final = 536
 _V1_LIMIT: Final = 107  # bytes of a line, with its end
 _V1_START: Final = b"PROXY "
 _V2_START: Final = b"\r\n\r\n\0\r\nQUIT\n"
-_V2_HEAD: Final = struct.Struct(
-    "!12sBBH"
-)  # signature, version and command, family and transport, length of the rest
+_V2_HEAD: Final = struct.Struct("!12sBBH")
+"""Signature, version and command, family and transport, length of the rest."""
 _V2_VERSION: Final = 2
 _LOCAL: Final = 0
 _PROXY: Final = 1
@@ -37,7 +36,6 @@ _TCP6: Final = 0x21
 _TLV: Final = struct.Struct("!BH")
 _CRC32C: Final = 0x03
 _CRC32C_SIZE: Final = 4
-_PORTS_END: Final = 65536
 _PORT_DIGITS: Final = 5
 
 _V1_FAMILIES: Final = {b"TCP4": socket.AF_INET, b"TCP6": socket.AF_INET6}
@@ -110,7 +108,7 @@ def _any_address(text: bytes) -> str:
 def _port(text: bytes) -> int:
     if text.isdigit() and len(text) <= _PORT_DIGITS and (text == b"0" or text[:1] != b"0"):
         port = int(text)
-        if port < _PORTS_END:
+        if port < PORTS_END:
             return port
     raise NoHeader(f"has the port {_quoted(text)}, which is none")
 
