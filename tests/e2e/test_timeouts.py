@@ -369,6 +369,7 @@ def test_each_process_keeps_the_expiry_by_itself(tmp_path, clock, stopped):
     with listening() as server, Relay(server.getsockname(), *options, env=env) as relay:
         with relay.connect() as client, accept(server) as target:
             echo(client, target)
+            relay.wait("session.allocated")  # the supervisor has closed its copy of the client's socket
             if stopped:
                 relay.suspend()
             assert ends_with_reset(client)
