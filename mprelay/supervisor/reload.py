@@ -14,13 +14,10 @@ Rules:
 
 import pickle
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
 from functools import partial
-from multiprocessing.process import BaseProcess
 from typing import Final
 
 from mprelay import reading
-from mprelay.channel.build import BUILD
 from mprelay.config.rules import Loaded, Reread, Rules, Wrong
 from mprelay.core.acl import Acl
 from mprelay.core.ledger import Session
@@ -30,12 +27,12 @@ from mprelay.core.unexpected import describe
 from mprelay.records import catalogue
 from mprelay.records.recorder import Recorder
 from mprelay.supervisor.book import Book
+from mprelay.supervisor.helper import Helper
 from mprelay.supervisor.loop import Loop
 from mprelay.supervisor.orders import Orders
-from mprelay.system import oneway, signals, spawning
+from mprelay.system import signals
 
 _LIMIT: Final = 60.0  # seconds for one reading
-_PART: Final = 256 * 1024  # bytes of one read
 _SESSIONS_IN_TURN: Final = 1000  # judged again in one turn: a millisecond or two
 
 
@@ -63,7 +60,8 @@ class Reload:
         self._ends_sessions = ends_sessions
         self._had_terminal = signals.has_terminal()
         self._again = False
-        self._process: _Process | None = None
+        self._process: Helper | None = None
+        self._answer = bytearray()  # what the process has answered so far
         self._judging = False  # sessions are judged by the new list, in several turns
         self._too_long = loop.unset_alarm(self._give_up)
 
@@ -77,8 +75,17 @@ class Reload:
             self._again = True
             return
         self._again = False
+        self._answer.clear()
+        question = pickle.dumps(self._rules, pickle.HIGHEST_PROTOCOL) + self._digests.tobytes()
         try:
-            self._process = _Process(self._loop, self._rules, self._digests.tobytes(), self._on_end)
+            self._process = Helper(
+                self._loop,
+                reading.main,
+                "mprelay: rules",
+                question,
+                on_part=self._answer.extend,
+                on_end=self._on_end,
+            )
         except OSError as failure:
             self._failed(f"no process could be started to read it: {failure.strerror}")
             return
@@ -97,19 +104,15 @@ class Reload:
         if self._process is not None:
             self._process.kill(f"has not ended after {_LIMIT:g} seconds")
 
-    def _on_end(self, answer: bytes, how: str) -> None:
+    def _on_end(self, how: str, good: bool) -> None:  # noqa: FBT001 - called by the helper
         """Act on what the process answered before its end."""
         self._process = None
         self._too_long.cancel()
-        build, newline, found = answer.partition(b"\n")
-        if not newline:
+        if not good:
             self._failed(f"the process that reads it {how}")
-        elif build != BUILD.encode():
-            other = shown(build.decode(errors="replace"))
-            self._failed(f"the process that reads it is of another build: {other}, this relay is {BUILD}")
         else:
             try:
-                given = pickle.loads(found)  # noqa: S301 - our own process, of this build
+                given = pickle.loads(self._answer)  # noqa: S301 - our own process, of this build
             except Exception as unexpected:  # noqa: BLE001 - of this build, but perhaps not of this code
                 self._failed(f"the process that reads it gave no list: {describe(unexpected)}")
             else:
@@ -163,110 +166,3 @@ class Reload:
 def _problem(wrong: Wrong) -> str:
     place = f" in {wrong.place}" if wrong.place else ""
     return f"{'the entry' if wrong.text is None else quoted(wrong.text)}{place} {wrong.problem}"
-
-
-class _Process:
-    """One reading: the process, what it still has to be told, and what it has answered so far."""
-
-    def __init__(self, loop: Loop, rules: Rules, digests: bytes, on_end: Callable[[bytes, str], None]) -> None:
-        self._loop = loop
-        self._on_end = on_end
-        # Not with the arguments: spawn writes those to a pipe, and would wait for ever for a child that died.
-        self._untold = memoryview(pickle.dumps(rules, pickle.HIGHEST_PROTOCOL) + digests)
-        self._answer = bytearray()
-        self._trouble: str | None = None
-        with ExitStack() as undo:
-            theirs_in, ours_out = oneway.pipe()
-            undo.callback(ours_out.close)
-            with theirs_in:
-                ours_in, theirs_out = oneway.pipe()
-                undo.callback(ours_in.close)
-                with theirs_out:
-                    self._words = spawning.FirstWords()
-                    undo.callback(self._words.close)
-                    process: BaseProcess = spawning.start(
-                        reading.main, (theirs_in, theirs_out), "mprelay: rules", self._words
-                    )
-            self._process = process
-            for step in (process.close, process.join, process.kill):  # undone from the last
-                undo.callback(step)
-            spawning.tie(process)
-            self._sentinel = spawning.Sentinel(process)
-            undo.callback(self._sentinel.close)
-            self._reader = oneway.Reader(ours_in)
-            self._writer: oneway.Writer | None = oneway.Writer(ours_out)
-            undo.callback(self._writer.close)
-            loop.watch(self._reader.fileno(), self._hear)
-            undo.callback(loop.unwatch, self._reader.fileno())
-            loop.watch(self._sentinel.fileno(), self._bury)
-            undo.callback(loop.unwatch, self._sentinel.fileno())
-            loop.watch(self._writer.fileno(), self._tell, oneway.Writer.ROOM)
-            undo.pop_all()
-        self._tell()
-
-    def _tell(self) -> None:
-        """Send as much of the question as there is room for, and the end after it."""
-        writer = self._writer
-        if writer is None:
-            return
-        try:
-            while self._untold:
-                sent = writer.write(bytes(self._untold[: oneway.ATOMIC]))
-                self._untold = self._untold[sent:]
-            writer.check_room()  # where a write may be pending, its end would be lost with it
-        except BlockingIOError:
-            return
-        except OSError:
-            pass  # it is gone, or will be
-        self._end_telling()
-
-    def _end_telling(self) -> None:
-        if self._writer is not None:
-            self._loop.unwatch(self._writer.fileno())
-            self._writer.close()
-            self._writer = None
-
-    def _hear(self) -> None:
-        """Take what the process has answered so far."""
-        with suppress(BlockingIOError):
-            part = self._reader.read(_PART)
-            if not part:
-                self._loop.unwatch(self._reader.fileno())
-            self._answer += part
-
-    def kill(self, trouble: str) -> None:
-        """End the process, because of `trouble`."""
-        self._trouble = trouble
-        with suppress(OSError):
-            self._process.kill()
-
-    def _bury(self) -> None:
-        """Take the rest of the answer of a process that has ended, and give everything back."""
-        self._process.kill()  # the sentinel may be readable slightly before its end
-        self._process.join()
-        self._reader.expect_end()
-        with suppress(BlockingIOError):
-            while part := self._reader.read(_PART):
-                self._answer += part
-        code = self._process.exitcode or 0
-        self._close()
-        self._process.close()
-        answer = b"" if code or self._trouble else bytes(self._answer)
-        how = f"exit code {code}" if code >= 0 else signals.name(-code)
-        why = f": {self._words.last}" if self._words.last else ""
-        self._on_end(answer, self._trouble or f"ended with {how}{why}")
-
-    def abandon(self) -> bool:
-        """Kill the process, and wait for nothing. True: it is still there."""
-        self.kill("")
-        self._close()
-        self._process.join(0.1)
-        return self._process.exitcode is None
-
-    def _close(self) -> None:
-        self._end_telling()
-        self._loop.unwatch(self._reader.fileno())
-        self._loop.unwatch(self._sentinel.fileno())
-        self._reader.close()
-        self._sentinel.close()
-        self._words.end()

@@ -8,9 +8,9 @@ import sys
 import pytest
 from support.launching import PROGRAM
 from support.patches import (
+    HELPER_BUILD,
     IN_CHILDREN,
     IN_SUPERVISOR,
-    READING_BUILD,
     READING_LIMIT,
     REREAD,
     assigned,
@@ -231,7 +231,7 @@ def test_a_reading_that_hangs_is_given_up_and_holds_up_nothing(rules, tmp_path):
 
 def test_a_reading_by_another_build_is_refused(rules, tmp_path):
     """The package was upgraded while the relay ran."""
-    env = with_site(tmp_path, IN_CHILDREN + assigned(READING_BUILD, "'9.0 other'"))
+    env = with_site(tmp_path, IN_CHILDREN + assigned(HELPER_BUILD, "'9.0 other'"))
     with Relay(NOWHERE, acl=f"@{rules}", env=env) as relay:
         relay.signal(signal.SIGHUP)
         assert "is of another build: 9.0 other, this relay is " in relay.wait("acl.reload_failed")["problem"]

@@ -30,7 +30,8 @@ LATE_LIMIT: Place = ("mprelay.core.roster", "LATE_LIMIT")
 START_LIMIT: Place = ("mprelay.supervisor.crew", "START_LIMIT")
 REREAD: Place = ("mprelay.config.rules", "reread")
 """In the process that reads the rules again."""
-READING_BUILD: Place = ("mprelay.reading.process", "BUILD")
+HELPER_BUILD: Place = ("mprelay.channel.helper", "BUILD")
+RESOLVER_PAUSE: Place = ("mprelay.supervisor.resolver", "_PAUSE")
 READING_LIMIT: Place = ("mprelay.supervisor.reload", "_LIMIT")
 SESSIONS_PER_WORKER: Place = ("mprelay.system.limits", "SESSIONS_PER_WORKER")
 
