@@ -22,7 +22,7 @@ from mprelay.records.recorder import Recorder
 from mprelay.records.render import Renderer, renderer
 from mprelay.records.writer import Writer
 from mprelay.supervisor.run import Run
-from mprelay.system import addresses, cpus, files, limits, placeholder, signals, titles
+from mprelay.system import addresses, cpus, files, limits, names, placeholder, signals, titles
 from mprelay.system.streams import STDERR, STDIN, STDOUT, Sink, complain, remark
 
 
@@ -38,6 +38,7 @@ def main(argv: Sequence[str]) -> int:
         files.read,
         not files.privileged(),
         addresses.own_addresses,
+        names.look_up,
     )
     asked = cli.parse(_as_typed(argv), host)
     if not isinstance(asked, Config):

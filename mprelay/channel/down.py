@@ -25,6 +25,8 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import orjson
 
 from mprelay.core.protocol import (
+    ADDRESSES_LIMIT,
+    ERROR_LIMIT,
     IP_LENGTH_LIMIT,
     PORTS_END,
     Address,
@@ -35,6 +37,7 @@ from mprelay.core.protocol import (
     NewExpiry,
     Order,
     Refuse,
+    Targets,
     Ticket,
 )
 from mprelay.system import passing
@@ -94,9 +97,9 @@ def _make_tickets(values: list[Any]) -> list[Ticket]:
 
 def _make_ticket(value: Any) -> Ticket:  # noqa: ANN401 - that is the question
     if type(value) is list and len(value) == len(Ticket._fields):
-        serial, admitted_at, *addresses = value
+        serial, admitted_at, client = value
         if _is_serial(serial) and _is_moment(admitted_at):
-            return Ticket(serial, admitted_at, *map(_make_address, addresses))
+            return Ticket(serial, admitted_at, _make_address(client))
     raise NotMessage("a value that is no ticket")
 
 
@@ -105,7 +108,7 @@ def _make_address(value: Any) -> Address | None:  # noqa: ANN401
         return None
     if type(value) is list and _types(value) == (str, int):
         ip, port = value
-        if 0 < len(ip) <= IP_LENGTH_LIMIT and ip.isascii() and ip.isprintable() and 0 <= port < PORTS_END:
+        if _is_text(ip, IP_LENGTH_LIMIT) and 0 <= port < PORTS_END:
             return ip, port
     raise NotMessage("a value that is no address")
 
@@ -137,6 +140,21 @@ def _make_expiry(values: list[Any]) -> NewExpiry:
     raise NotMessage("values that are no expiry")
 
 
+def _targets_values(order: Targets) -> list[Any]:
+    return [*order]
+
+
+def _make_targets(values: list[Any]) -> Targets:
+    match values:
+        case [list(ips), None | str() as error, bool(named)] if (
+            len(ips) <= ADDRESSES_LIMIT
+            and all(_is_text(ip, IP_LENGTH_LIMIT) for ip in ips)
+            and (bool(ips) if error is None else not ips and _is_text(error, ERROR_LIMIT))
+        ):
+            return Targets(tuple(ips), error, named)
+    raise NotMessage("values that are no targets")
+
+
 def _admit_values(order: Admit) -> list[Any]:
     return [order.number, tuple(order.ticket)]
 
@@ -161,6 +179,10 @@ def _types(values: list[Any]) -> tuple[type, ...]:
     return tuple(type(value) for value in values)
 
 
+def _is_text(value: Any, limit: int) -> bool:  # noqa: ANN401
+    return type(value) is str and 0 < len(value) <= limit and value.isascii() and value.isprintable()
+
+
 def _is_serial(value: Any) -> bool:  # noqa: ANN401
     return type(value) is int and 0 <= value < _SERIALS_END
 
@@ -173,6 +195,7 @@ KINDS: Final = (
     Kind("tickets", Ticket, _ticket_values, _make_tickets),
     Kind("kill", Kill, _kill_values, _make_kill),
     Kind("expiry", NewExpiry, _expiry_values, _make_expiry),
+    Kind("targets", Targets, _targets_values, _make_targets),
     Kind("admit", Admit, _admit_values, _make_admit),
     Kind("refuse", Refuse, _refuse_values, _make_refuse),
 )
@@ -184,11 +207,7 @@ _BY_SHAPE: Final = {kind.shape: kind for kind in KINDS}
 
 def pack_tickets(tickets: Sequence[Ticket]) -> bytes:
     """Make a message of at most BATCH tickets. ValueError: an address is none, and too long."""
-    rows = [
-        _pack_row(serial, admitted_at)
-        for serial, admitted_at, client, listener, target in tickets
-        if client is None and listener is None and target is None
-    ]
+    rows = [_pack_row(serial, admitted_at) for serial, admitted_at, client in tickets if client is None]
     return b"".join(rows) if len(rows) == len(tickets) else _pack(_BY_SHAPE[Ticket], tickets)
 
 
@@ -212,7 +231,7 @@ def unpack(message: bytes, descriptors: list[int]) -> Received:
     sockets = descriptors if len(descriptors) * _ROW_SIZE == size else _fill(descriptors, size // _ROW_SIZE)
     try:
         tickets = [
-            (_new(Ticket, (serial, admitted_at, None, None, None)), descriptor)
+            (_new(Ticket, (serial, admitted_at, None)), descriptor)
             for (serial, admitted_at), descriptor in zip(_iterate_rows(message), sockets)  # noqa: B905 - of one length
             if 0.0 <= admitted_at < _MOMENTS_END
         ]

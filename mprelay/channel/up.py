@@ -32,6 +32,7 @@ from typing import Any, Final, get_args
 import orjson
 
 from mprelay.core.protocol import (
+    ERROR_LIMIT,
     IP_LENGTH_LIMIT,
     PORTS_END,
     PROBLEM_LIMIT,
@@ -46,6 +47,7 @@ from mprelay.core.protocol import (
     Progress,
     Ready,
     Side,
+    Trying,
 )
 from mprelay.system import oneway
 
@@ -53,7 +55,7 @@ EVENTS_PER_FRAME: Final = 13
 """Events in one frame, at most. The largest (Closed, all numbers of 64 bits) takes less than 310 bytes: a test
 measures it."""
 
-KINDS: Final = (Ready, Connected, Progress, Closed, Crashed, Announced, NotAnnounced)
+KINDS: Final = (Ready, Connected, Progress, Closed, Crashed, Announced, NotAnnounced, Trying)
 """All kinds of event. Its index here is the code of a kind in a frame."""
 
 _CODES: Final = {kind: code for code, kind in enumerate(KINDS)}
@@ -61,6 +63,7 @@ _READY: Final = _CODES[Ready]
 _CLOSED: Final = _CODES[Closed]
 _CONNECTED: Final = _CODES[Connected]
 _PROGRESS: Final = _CODES[Progress]
+_TRYING: Final = _CODES[Trying]
 _ANNOUNCED: Final = _CODES[Announced]
 _NOT_ANNOUNCED: Final = _CODES[NotAnnounced]
 _type: Final[Callable[[object], type]] = (
@@ -81,6 +84,7 @@ def pack(event: Event) -> tuple[Any, ...]:
 _STR_OR_NONE: Final[tuple[type, ...]] = (str, type(None))
 _SHAPES: Final[dict[tuple[type, ...], int]] = {
     (int, float, str): _READY,
+    (int, int, str): _TRYING,
     (int, int, float, float, int): _CODES[Connected],
     (int, int, int, int, int, int): _CODES[Progress],
     (int, float, str, str): _CODES[Crashed],
@@ -92,9 +96,6 @@ _SHAPES: Final[dict[tuple[type, ...], int]] = {
     for texts in product(_STR_OR_NONE, repeat=6)  # reason, error, whose, how each side ended, inbound address
 }
 """The types of an event's code and values, and to which code they belong. No two events have the same types."""
-
-_ERRNO_NAME_LIMIT: Final = 32
-"""Characters, at most."""
 
 _BUILD_NAME_LIMIT: Final = 64
 """Characters, at most."""
@@ -139,7 +140,7 @@ def unpack(packed: Any) -> Event:  # noqa: ANN401 - that is the question
             and 0 <= to_target <= from_client < _BYTES_END
             and 0 <= to_client <= from_target < _BYTES_END
             and name in _REASONS
-            and (error is None or (error.isascii() and len(error) <= _ERRNO_NAME_LIMIT))
+            and (error is None or (error.isascii() and len(error) <= ERROR_LIMIT))
             and (inbound is None or _is_plain(inbound, IP_LENGTH_LIMIT))
             and error_from in _SIDES
             and client_end in _PEER_ENDS
@@ -158,6 +159,9 @@ def unpack(packed: Any) -> Event:  # noqa: ANN401 - that is the question
             and 0 <= progress.bytes_to_client <= progress.bytes_from_target < _BYTES_END
         ):
             return progress
+    elif code == _TRYING:
+        if _is_plain(packed[2], IP_LENGTH_LIMIT):
+            return Trying(*packed[1:])
     elif code == _READY:
         _, at, build = packed
         if 0.0 <= at < _TIMESTAMPS_END and _is_plain(build, _BUILD_NAME_LIMIT):

@@ -1,11 +1,15 @@
 """What the configuration needs to know of the host that the relay runs on. Its caller asks the system."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Final, NamedTuple
 
 
 def _read_nothing(_path: str) -> bytes:
     raise ValueError("cannot be read: the host is not known")
+
+
+def _know_no_name(_name: str) -> Sequence[str] | str:
+    return "NXDOMAIN"
 
 
 class Host(NamedTuple):
@@ -27,6 +31,9 @@ class Host(NamedTuple):
     """Whether a record may quote from such a file. Not for a person who could not read it without the relay."""
     own_addresses: Callable[[], Collection[str]] = tuple
     """Lists the addresses of the host's interfaces. Called only where it matters, because it may take a while."""
+    look_up: Callable[[str], Sequence[str] | str] = _know_no_name
+    """Returns the addresses of a name, or a word that tells why there is none
+    (:func:`mprelay.system.names.look_up`)."""
 
 
 UNKNOWN_HOST: Final = Host()

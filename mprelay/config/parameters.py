@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from mprelay.config import targets
 from mprelay.config.host import Host
 from mprelay.config.parsers import (
     CENTURY,
@@ -19,7 +20,6 @@ from mprelay.config.parsers import (
     moment,
     rate,
     seconds,
-    target,
     whole,
     whole_seconds,
 )
@@ -101,9 +101,9 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         name="trg_host",
         position="trg host",
         metavar="TRG_HOST",
-        values="IPv4 or IPv6 address",
-        parse=target,
-        help="the target's address",
+        values="IPv4 or IPv6 address, or a name",
+        parse=targets.parse,
+        help="the target's address; or its name, with --resolve",
         message=catalogue.TRG_HOST_INVALID,
     ),
     Parameter(
@@ -241,6 +241,16 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         default="0",
     ),
     Parameter(
+        name="resolve",
+        metavar="S",
+        option="--resolve",
+        values="0.1 seconds or more, 0 = TRG_HOST is an address",
+        parse=interval(0.1),
+        help="seconds between look-ups of the target's name; all its addresses are tried in turn within the "
+        "connect timeout, and while the resolver fails, the last ones stay in force",
+        default="0",
+    ),
+    Parameter(
         name="source",
         metavar="ADDR",
         option="--source",
@@ -325,7 +335,7 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         metavar="S",
         option="--stats-interval",
         values="seconds, 0 = none",
-        parse=interval,
+        parse=interval(0.01),  # below, measuring would be most of the work
         help="time between relay.stats records",
         default="60",
     ),

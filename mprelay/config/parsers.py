@@ -28,7 +28,6 @@ CENTURY: Final = 100 * 366 * 86400
 _WITH_UNIT: Final = "with or without one unit (90s, 10m, 2h, 1d)"
 _RATE_LIMIT: Final = 1_000_000  # connections
 _DIGITS_LIMIT: Final = 20  # a longer number is out of any bound
-_SHORTEST_INTERVAL: Final = 0.01  # seconds between statistics: below, measuring would be most of the work
 _RFC_3339: Final = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(\.\d{1,9})?([Zz]|[+-]\d\d:[0-5]\d)", re.ASCII
 )
@@ -81,12 +80,16 @@ def _split_unit(text: str) -> tuple[str, int]:
     return (text, 1) if factor is None else (text[:-1], factor)
 
 
-def interval(text: str) -> float:
-    """Parse the seconds between two reports, 0 for none."""
-    value = seconds(text)
-    if 0 < value < _SHORTEST_INTERVAL:
-        raise ValueError(f"must be 0, or at least {_SHORTEST_INTERVAL} seconds")
-    return value
+def interval(shortest: float) -> Callable[[str], float]:
+    """Make a parser of the seconds between two times of something, at least `shortest`, or 0 for never."""
+
+    def parse(text: str) -> float:
+        value = seconds(text)
+        if 0 < value < shortest:
+            raise ValueError(f"must be 0, or at least {shortest} seconds")
+        return value
+
+    return parse
 
 
 def moment(text: str) -> float:

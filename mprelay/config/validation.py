@@ -4,16 +4,17 @@ Rules:
 
 1. :func:`validate` reports every wrong value, not only the first. A :class:`Config` is made if there is none.
 2. A parser checks one value. :func:`_check_across`, and nothing else, checks what must hold between parameters.
-3. A target must not lead back to the relay's own listener.
+3. A target must not lead back to the relay's own listener. A name is looked up once here, last of all.
 4. The workers can hold all sessions. Their default number follows from that of the sessions.
 """
 
-from collections.abc import Collection, Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import ip_address
 from json import dumps
 from typing import Any, Final, Literal, NamedTuple
 
+from mprelay.config import targets
 from mprelay.config.host import UNKNOWN_HOST, Host
 from mprelay.config.parameters import (
     LABELS_LIMIT,
@@ -25,7 +26,9 @@ from mprelay.config.parameters import (
 )
 from mprelay.config.rules import Loaded, Rules, WrongRulesError
 from mprelay.config.sources import Given, Source
+from mprelay.config.targets import Target
 from mprelay.core.acl import Acl
+from mprelay.core.answers import Answer
 from mprelay.core.rates import Rate
 from mprelay.core.texts import quoted
 from mprelay.records.catalogue import Message
@@ -38,8 +41,11 @@ class Config:
     """What the user asked for, checked. Times are seconds, sizes bytes."""
 
     fwd_port: int
-    trg_host: str
+    trg_host: str  # an address, or a name
     trg_port: int
+    target: Target | None  # what is looked up again and again; None: `trg_host` is an address
+    answer: Answer  # the addresses to connect to at first, at least one
+    resolve: float  # seconds between look-ups
     acl: tuple[Rules, Loaded]  # as typed, and as read
     connect_timeout: int
     idle_timeout: int
@@ -110,7 +116,8 @@ def validate(
                 problems.append(make_problem(parameter, None, "is missing"))
     if "workers" not in given and values["max_sessions"] is not None:
         values["workers"] = usual_workers(host, values["max_sessions"])
-    for name, wrong_pair in _check_across(values, given, host):
+    wrong_pairs = [*_check_across(values, host), *_check_workers(values, given, host)]
+    for name, wrong_pair in wrong_pairs:
         problems.append(make_problem(_BY_NAME[name], given[name][-1] if name in given else None, wrong_pair))
     return values, problems
 
@@ -143,17 +150,32 @@ def _problems_of(parameter: Parameter, given: Given, several: WrongRulesError) -
         yield Problem(parameter.name, wrong.text, parameter.message, sentence, source)
 
 
-def _check_across(values: Mapping[str, Any], given: Container[str], host: Host) -> Iterator[tuple[str, str]]:
+def _check_across(values: dict[str, Any], host: Host) -> Iterator[tuple[str, str]]:
     """Find what is wrong between parameters that are right by themselves: the name of one, and what is wrong.
 
-    A value that is wrong by itself is None.
+    A value that is wrong by itself is None. The target's addresses are added to the values.
     """
-    if values["trg_host"] is not None and (wrong := _wrong_with_target(values, host)):
-        yield "trg_host", wrong
+    values["target"], values["answer"] = None, None
+    target = Target(*(values[name] for name in ("trg_host", "trg_port", "fwd_port", "bind", "source")))
+    if target.host is not None:
+        if not targets.is_name(target.host):
+            values["answer"] = Answer((target.host,))
+            wrong = targets.wrong_with(target.host, target, host)
+        elif values["resolve"] == 0:
+            wrong = "must be an IPv4 or IPv6 address; a name needs --resolve"
+        else:
+            values["target"], values["answer"] = target, targets.look_up(target, host)
+            wrong = None if values["answer"].addresses else f"gives no address: {values['answer'].problem}"
+        if wrong:
+            yield "trg_host", wrong
     if values["source"] is not None and (wrong := _wrong_with_source(values, host)):
         yield "source", wrong
     if values["expires_at"] is not None and values["absolute_timeout"]:
         yield "expires_at", "must not be given beside an absolute timeout"
+
+
+def _check_workers(values: Mapping[str, Any], given: Container[str], host: Host) -> Iterator[tuple[str, str]]:
+    """The same between the workers and the sessions."""
     workers, sessions, each = values["workers"], values["max_sessions"], host.sessions_per_worker
     if workers is not None and sessions is not None and each is not None and workers * each < sessions:
         least = fewest_workers(host, sessions)
@@ -165,43 +187,14 @@ def _check_across(values: Mapping[str, Any], given: Container[str], host: Host) 
             yield "max_sessions", f"must be at most {WORKERS_LIMIT * each}: {most}"
 
 
-def _wrong_with_target(values: Mapping[str, Any], host: Host) -> str | None:
-    """Say why the target cannot be used from this host and behind this listener; None: it can."""
-    target, port = values["trg_host"], values["trg_port"]
-    if ":" not in target and host.is_broadcast(target):
-        return "is a broadcast address of this host's network; TCP connects to one host"
-    if (
-        port is not None
-        and port == values["fwd_port"]
-        and _leads_back(target, values["bind"], host.own_addresses())
-    ):
-        return f"and port {port} are where this relay listens: it would relay to itself"
-    return None
-
-
 def _wrong_with_source(values: Mapping[str, Any], host: Host) -> str | None:
     """Say why the target cannot be reached from this address; None: it can, as far as this host can tell."""
     source, target = ip_address(values["source"]), values["trg_host"]
-    if target is not None and ip_address(target).version != source.version:
+    if target is not None and not targets.is_name(target) and ip_address(target).version != source.version:
         return f"and the target are of two address families: the target is {target}"
     if source.is_unspecified or source.is_multicast or not host.can_send_from(str(source)):
         return "is not an address of this host"
     return None
-
-
-def _leads_back(target: str, bind: str | None, own: Collection[str]) -> bool:
-    """Tell whether `target` is an address that the relay itself listens on.
-
-    `own` are the addresses of this host. Loopback is its own in any case. The address that the relay is bound to
-    need not be on an interface: it can come later (ip_nonlocal_bind), or be routed here (``ip route add local``).
-    """
-    ip = ip_address(target)
-    bound = None if bind is None else ip_address(bind)
-    if bound is not None and not bound.is_unspecified:
-        return bound == ip
-    if bound == IPv4Address(0) and isinstance(ip, IPv6Address):  # but :: takes IPv4 too
-        return False
-    return ip.is_loopback or target in own
 
 
 def _collect_labels(

@@ -47,6 +47,7 @@ class Session(Booking):
         "connect_ms",
         "outbound_port",
         "proxy",
+        "target_ip",
     )
 
     def __init__(
@@ -61,6 +62,8 @@ class Session(Booking):
         self.worker = None
         self.heard_at = admitted_at
         self.reported = False
+        self.target_ip: str | None = None
+        """The target's address that was tried last, or else is tried first; None: its name has none."""
         self.connect_ms: float | None = None
         self.outbound_port: int | None = None
         self.bytes_from_client = 0

@@ -178,6 +178,7 @@ TABLE: Final[dict[State, dict[Input, Step]]] = {
         Input.CONNECT_REFUSED: _abort(),
         Input.CONNECT_FAILED: _abort(),
         Input.CONNECT_TIMEOUT: _abort(),
+        Input.TARGET_CHANNEL_FAILED: _abort(),
         Input.CLIENT_CUT: Step(State.CLIENT_GONE_EARLY, Action.NOTHING),
     },
     State.RELAYING: _WHILE_RELAYING

@@ -57,6 +57,12 @@ IP_LENGTH_LIMIT: Final = 45
 PORTS_END: Final = 2**16
 """Every port is below this."""
 
+ADDRESSES_LIMIT: Final = 32
+"""Addresses of the target, at most: one record lists them all, and a connect timeout has time to try twelve."""
+
+ERROR_LIMIT: Final = 32
+"""Characters of the name of an errno, or of another word for an error, at most."""
+
 AWAITED_FROM: Final = 2**63
 """From here on a serial is the number of a connection that is no session yet: its PROXY header is awaited."""
 
@@ -67,7 +73,7 @@ HEADER_TIME: Final = 3.0
 class Settings(NamedTuple):
     """The settings of a worker (down, once, with the arguments of its process)."""
 
-    target_ip: str
+    targets: "Targets"
     target_port: int
     connect_timeout: float  # seconds, from admission
     idle_timeout: float  # seconds without a byte moved
@@ -80,6 +86,14 @@ class Settings(NamedTuple):
     pipes: int  # pipes that it may lend to flows, at most
     any_address: bool  # whether clients can reach the relay at more than one address
     expiry: "Expiry | None"  # when the relay closes itself; None: never
+
+
+class Targets(NamedTuple):
+    """Where to connect to (down: with the settings, and by itself when the target's name stands for others)."""
+
+    ips: tuple[str, ...]  # to be tried in turn
+    error: str | None = None  # why there is none
+    named: bool = False  # whether they are of a name, so that the supervisor must hear which one is tried
 
 
 class Expiry(NamedTuple):
@@ -95,8 +109,6 @@ class Ticket(NamedTuple):
     serial: int
     admitted_at: float  # monotonic, seconds
     client: Address | None = None  # the client's own address; None: not sent
-    listener: Address | None = None  # the address that the client reached; None: not sent
-    target: Address | None = None  # the address to connect to; None: the settings' target
 
 
 class Kill(NamedTuple):
@@ -125,7 +137,7 @@ class Refuse(NamedTuple):
     number: int
 
 
-Order: TypeAlias = Kill | NewExpiry | Admit | Refuse
+Order: TypeAlias = Kill | NewExpiry | Targets | Admit | Refuse
 
 
 class Ready(NamedTuple):
@@ -138,6 +150,13 @@ class Ready(NamedTuple):
 
     at: float
     build: str
+
+
+class Trying(NamedTuple):
+    """The session connects to this address of the target's name (up, before each try)."""
+
+    serial: int
+    target_ip: str
 
 
 class Connected(NamedTuple):
@@ -209,4 +228,4 @@ class NotAnnounced(NamedTuple):
 PROBLEM_LIMIT: Final = 100
 """Characters of a problem, at most."""
 
-Event: TypeAlias = Ready | Connected | Progress | Closed | Crashed | Announced | NotAnnounced
+Event: TypeAlias = Ready | Trying | Connected | Progress | Closed | Crashed | Announced | NotAnnounced

@@ -88,6 +88,7 @@ RELAY_ACTIVE: Final = Message(
     (
         "listen_ip",
         "listen_port",
+        "target_host",
         "target_ip",
         "target_port",
         "acl",
@@ -407,6 +408,20 @@ ACL_RELOAD_FAILED: Final = Message(
     "The ACL stays as it was: {problem}.",
     ("file", "line", "problem"),
 )
+TARGET_RESOLVED: Final = Message(
+    "target.resolved",
+    "info",
+    None,
+    "The target's name {target_host} was looked up.",
+    ("target_host", "addresses"),
+)
+TARGET_RESOLVE_FAILED: Final = Message(
+    "target.resolve_failed",
+    "warning",
+    None,
+    "The target's name {target_host} was looked up, but {problem}.",
+    ("target_host", "error", "problem"),
+)
 RELAY_FAILED: Final = RELAY_STOPPED._replace(level="error")
 
 MESSAGES: Final[tuple[Message, ...]] = tuple(
@@ -452,13 +467,18 @@ FIELDS: Final[dict[str, Field]] = {
     "ended": Field("integer", "sessions that were ended because their clients are no longer allowed"),
     "file": Field("string", "a file of rules; null: the list itself, or no file in particular", nullable=True),
     "line": Field("integer", "the line, counted from 1; null: the whole file, or no file", nullable=True),
+    # The target.
+    "target_host": Field("string", "the target as it was typed: its address or its name"),
+    "addresses": Field("array", "the addresses of the target's name, in the order of trying", values="string"),
     # A connection.
     "client_ip": Field("string", "the client's address; null: of several clients", nullable=True),
     "client_port": Field("integer", "the client's port"),
     "proxy_ip": Field("string", "the address of the proxy that announced the client"),
     "proxy_port": Field("integer", "the proxy's port"),
     "session": Field("integer", "the serial number of an admitted session: 1, 2, 3 …"),
-    "target_ip": Field("string", "the target's address"),
+    "target_ip": Field(
+        "string", "the target's address, the one that was tried last; null: its name has none", nullable=True
+    ),
     "target_port": Field("integer", "the target's port"),
     "worker": Field("integer", "the number of a worker, from 1; null: it was the supervisor", nullable=True),
     "connect_ms": Field(
@@ -466,7 +486,12 @@ FIELDS: Final[dict[str, Field]] = {
     ),
     "duration_ms": Field("number", "milliseconds from the admission to the end"),
     "reason": Field("string", "why the session, or the relay, ended"),
-    "error": Field("string", "the name of an errno; of internal.error the exception; null: none", nullable=True),
+    "error": Field(
+        "string",
+        "the name of an errno, or of a look-up's failure (NXDOMAIN, NODATA, TIMEOUT, SERVFAIL, REFUSED …); of "
+        "internal.error the exception; null: none",
+        nullable=True,
+    ),
     "errno": Field("integer", "the number of that errno"),
     "count": Field("integer", "how many there were since the last such record"),
     "waited_ms": Field("number", "milliseconds from the handshake until the relay took the connection"),

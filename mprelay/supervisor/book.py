@@ -13,9 +13,10 @@ Rules:
 from typing import Final, NamedTuple
 
 from mprelay.core.admission import Outcome, Verdict
+from mprelay.core.answers import IN_WORDS
 from mprelay.core.floods import Floods, Part
 from mprelay.core.ledger import Ledger, Session
-from mprelay.core.protocol import Address, Closed, CloseReason, Connected, PeerEnd, Progress, Side
+from mprelay.core.protocol import Address, Closed, CloseReason, Connected, PeerEnd, Progress, Side, Trying
 from mprelay.core.refusals import Kind, Refusals
 from mprelay.records import catalogue
 from mprelay.records.catalogue import SESSION_CLOSED, Message
@@ -59,7 +60,7 @@ class Book:
         self,
         recorder: Recorder,
         ledger: Ledger,
-        target: Address,
+        target: tuple[str, int],
         *,
         inbound_ip: str | None,
         every_message: bool,
@@ -71,7 +72,9 @@ class Book:
         self.refusals = Refusals()
         self._floods = Floods()
         self._recorder = recorder
-        self._target_ip, self._target_port = target
+        self._target_host, self._target_port = target
+        self.target_ip: str | None = self._target_host
+        """The address that new sessions try first; None: the target's name has none."""
         self._inbound_ip = inbound_ip  # None: the relay listens on all addresses
         self._every_message = every_message
 
@@ -95,6 +98,7 @@ class Book:
             self._refuse(client, verdict, at, now, waited_ms=waited_ms, proxy=proxy)
             return None
         session = self.ledger.admit(*client, now, proxy)
+        session.target_ip = self.target_ip
         if self._every_message:
             self._attempted(at, _who(client, proxy), catalogue.CONNECTION_ACCEPTED, self._facts(session))
         return session
@@ -162,7 +166,19 @@ class Book:
     def allocated(self, session: Session, at: float) -> None:
         """Message 26: a worker has the session, since `at` (Unix time)."""
         if self._every_message:
-            self._recorder.happened(at, (catalogue.SESSION_ALLOCATED, self._facts(session)))
+            message = catalogue.SESSION_ALLOCATED
+            if session.target_ip is None:
+                sentence = message.sentence.replace("{target_ip}", self._target_host)
+                message = message._replace(sentence=sentence)
+            self._recorder.happened(at, (message, self._facts(session)))
+
+    def trying(self, worker: int, event: Trying) -> bool:
+        """Note which address a session tries. No record. False: as for :meth:`connected`."""
+        session = self.ledger.of(worker, event.serial)
+        if session is None or session.reported:
+            return False
+        session.target_ip = event.target_ip
+        return True
 
     def connected(self, worker: int, event: Connected, now: float) -> bool:
         """Messages 28, 31, 33 and 37, all of one moment: the target answered, and both directions run.
@@ -239,7 +255,7 @@ class Book:
             "client_ip": session.client_ip,
             "client_port": session.client_port,
             "session": session.serial,
-            "target_ip": self._target_ip,
+            "target_ip": session.target_ip,
             "target_port": self._target_port,
         }
         if session.worker is not None:
@@ -287,5 +303,5 @@ def _who(client: Address, proxy: Address | None) -> dict[str, object]:
 
 def _with_error(message: Message, error: str | None) -> Message:
     """Add the error to the sentence, in brackets, because the manual's sentence knows only a refusal."""
-    text = explain(error)  # a worker may report something that is no errno
+    text = explain(error) or IN_WORDS.get(error or "")  # a worker may report something that is no errno
     return message if text is None else message._replace(sentence=f"{message.sentence} ({text})")

@@ -45,7 +45,8 @@ _CONGESTED_PAUSE: Final = 1.0  # seconds between tries to start a worker while t
 class Crew:
     """The worker processes of one run."""
 
-    _settings: Settings  # set by `start`
+    settings: Settings
+    """With which workers are started. Set by :meth:`start`, and anew for other addresses of the target's name."""
 
     def __init__(
         self,
@@ -87,7 +88,7 @@ class Crew:
 
         Each turn starts one worker, so that signals and the expiry are noticed in between.
         """
-        self._settings = settings
+        self.settings = settings
         self._capacity = capacity
         self._start_first(1)
 
@@ -105,7 +106,7 @@ class Crew:
 
     def _start_worker(self, number: int) -> None:
         """Start worker `number`. Raises OSError."""
-        member = self._members[number] = Member(number, self._loop.now, self._settings)
+        member = self._members[number] = Member(number, self._loop.now, self.settings)
         try:
             self._loop.watch(member.reader.fileno(), partial(self.reports.hear, member))
             self._loop.watch(member.sentinel, partial(self._on_death, member))

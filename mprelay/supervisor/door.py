@@ -66,7 +66,6 @@ class Door:
         self._writer = writer
         self._book = book
         self._crew = crew
-        self._target_ip = config.trg_host
         self._connect_timeout = config.connect_timeout
         self._names_clients = config.proxy_protocol is not None  # the workers tell the target who they are
         _, read = config.acl
@@ -295,13 +294,13 @@ class Door:
             self.ports.end()
             self._pause.cancel()
 
-    def on_port_missing(self) -> None:
-        """Note that a session found no local port towards the target.
+    def on_port_missing(self, target_ip: str | None) -> None:
+        """Note that a session found no local port towards this address of the target.
 
         Each port stays in TIME_WAIT for a minute, and a search for a free one costs the kernel milliseconds. So
         sessions are admitted one by one until one has found a port. connect(2) gives the same error if there is
         no address to send from; then there is nothing to wait for.
         """
-        if addresses.has_route(self._target_ip):
+        if target_ip is not None and addresses.has_route(target_ip):
             self.ports.begin()
             self._pause.move(self._loop.now + _NO_PORTS_PAUSE)

@@ -28,6 +28,12 @@ class Orders:
         self._give(worker, [order])
         self._send()
 
+    def give_all(self, order: Order) -> None:
+        """Give an order to all workers, also to those that are starting."""
+        for worker in self._members:
+            self._give(worker, [order])
+        self._send()
+
     def _give(self, worker: int, orders: list[Order]) -> None:
         if (member := self._members.get(worker)) is not None:
             self._waiting[member] += orders

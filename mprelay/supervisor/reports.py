@@ -21,6 +21,7 @@ from mprelay.core.protocol import (
     NotAnnounced,
     Progress,
     Ready,
+    Trying,
 )
 from mprelay.core.roster import Roster, Silent
 from mprelay.records import catalogue
@@ -35,7 +36,7 @@ EVENTS_IN_TURN: Final = 1536
 EVENTS_IN_PIPE: Final = oneway.HOLDS // 8
 """More events than a worker's pipe holds, even of the shortest kind in a frame each."""
 
-Report: TypeAlias = Connected | Progress | Closed | Announced | NotAnnounced
+Report: TypeAlias = Trying | Connected | Progress | Closed | Announced | NotAnnounced
 """An event about one of a worker's sessions, or connections that are not judged yet."""
 
 
@@ -87,7 +88,7 @@ class Reports:
             match event:
                 case Connected() | Closed() | Progress() if on_report(number, event, now):
                     pass
-                case Announced() | NotAnnounced() if on_report(number, event, now):
+                case Trying() | Announced() | NotAnnounced() if on_report(number, event, now):
                     pass
                 case Ready() if not member.ready:
                     self._on_ready(member, event)

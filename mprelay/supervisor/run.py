@@ -55,6 +55,8 @@ from mprelay.core.protocol import (
     NotAnnounced,
     Progress,
     Settings,
+    Targets,
+    Trying,
 )
 from mprelay.core.texts import ACL_LIMIT, NAME_LIMIT, cut, shown
 from mprelay.core.unexpected import describe, place_of
@@ -72,6 +74,7 @@ from mprelay.supervisor.loop import Loop
 from mprelay.supervisor.outlet_link import OutletLink
 from mprelay.supervisor.reload import Reload
 from mprelay.supervisor.reports import Report
+from mprelay.supervisor.resolver import Resolver
 from mprelay.supervisor.statistics import Statistics
 from mprelay.system import boottime, garbage, limits, origin, signals, spawning
 from mprelay.system.errnos import NO_LOCAL_PORT
@@ -144,6 +147,17 @@ class Run:
                 on_read=self._door.judge_by,
                 ends_sessions=config.acl_ends_sessions,
             )
+        self._resolver: Resolver | None = None
+        if config.target is not None:
+            self._resolver = Resolver(
+                loop,
+                config.target,
+                config.answer,
+                config.resolve,
+                recorder=recorder,
+                book=book,
+                crew=crew,
+            )
         self._statistics = Statistics(
             config.stats_interval, loop, recorder=recorder, writer=writer, book=book, crew=crew
         )
@@ -212,7 +226,7 @@ class Run:
         except limits.LimitTooLow as low:
             raise Failure(catalogue.POOL_START_FAILED, error="EMFILE", detail=str(low)) from low
         settings = Settings(
-            target_ip=config.trg_host,
+            targets=Targets(config.answer.addresses, named=config.target is not None),
             target_port=config.trg_port,
             connect_timeout=config.connect_timeout,
             idle_timeout=config.idle_timeout,
@@ -245,6 +259,8 @@ class Run:
         config = self._config
         self._start_limit.cancel()
         self._statistics.start()
+        if self._resolver is not None:
+            self._resolver.start()
         listen_ip, listen_port, *_ = self._door.listener.address
         rules, _ = config.acl
         host, opened_by, clock_synchronised = self._origin
@@ -252,7 +268,8 @@ class Run:
             catalogue.RELAY_ACTIVE,
             listen_ip=listen_ip,
             listen_port=listen_port,
-            target_ip=config.trg_host,
+            target_host=config.trg_host,
+            target_ip=self._book.target_ip,
             target_port=config.trg_port,
             acl=cut(rules.written, ACL_LIMIT),
             workers=config.workers,
@@ -296,6 +313,8 @@ class Run:
             case Connected():
                 if not self._book.connected(worker, event, now):
                     return False
+            case Trying():
+                return self._book.trying(worker, event)
             case Progress():
                 return self._book.progress(worker, event, now)
             case Closed():
@@ -309,7 +328,7 @@ class Run:
                         self.expire()  # a worker noticed it first; that is recorded before what it ends
                 self._book.closed(session, event, event.reason or self._state.ending.session_end)
                 if event.error in NO_LOCAL_PORT and event.reason is CloseReason.CONNECT_FAILED:
-                    self._door.on_port_missing()
+                    self._door.on_port_missing(session.target_ip)
                     return True
             case Announced() | NotAnnounced():
                 return self._door.announcements.on_report(worker, event)
@@ -399,7 +418,8 @@ class Run:
         self._book.stopped(self._state.ending.stop_reason, time.monotonic() - self._started)
         self._recorder.flush()
         reading = self._reload is not None and self._reload.stop()
-        left = self._outlet.finish(self._begun + START_LIMIT, lambda: self._hurry) or reading
+        resolving = self._resolver is not None and self._resolver.stop()
+        left = self._outlet.finish(self._begun + START_LIMIT, lambda: self._hurry) or reading or resolving
         if not self._outlet.written:
             self._happened(Happening.STDOUT_GONE)
         code = self._state.ending.exit_code

@@ -1,5 +1,8 @@
 """A session begins here: a socket to the target, and what becomes of its connection.
 
+The target's name may stand for several addresses. They are tried one after the other, each on a socket of its
+own, until one answers or the connect timeout is over. Each gets its share of what is left of that.
+
 Without edges (:mod:`mprelay.worker.level`) only SO_ERROR tells whether the target is connected, and only a read
 whether the client has something to say or has reset.
 """
@@ -10,7 +13,7 @@ from socket import SocketType
 from typing import Final
 
 from mprelay.core.lifecycle import Input, State
-from mprelay.core.protocol import Address, Closed, CloseReason, Settings, Ticket
+from mprelay.core.protocol import Address, Closed, CloseReason, Settings, Targets, Ticket, Trying
 from mprelay.system import poller, sockets
 from mprelay.system.errnos import RESET_ERRNOS, errno_name, stream_error
 from mprelay.worker.pump import Pump, Pumps
@@ -22,6 +25,7 @@ _OUTCOME: Final = poller.WRITE | _TROUBLE
 """What an edge of the target's socket tells of when connect(2) is done."""
 _DOUBTFUL: Final = _TROUBLE if poller.TELLS_EDGES else _OUTCOME
 """The part of that which may mean an error."""
+_SHARE_AT_LEAST: Final = 0.25  # seconds that an address has to answer, if the connect timeout has room for them
 
 # Before 3.12, looking a member up in its class takes as long as a dozen other steps (0.1 µs).
 _CLOSED: Final = State.CLOSED
@@ -35,8 +39,8 @@ class Connector:
     def __init__(self, worker: Worker, settings: Settings, pumps: Pumps) -> None:
         self._worker = worker
         self._pumps = pumps
-        self._address: Address = (settings.target_ip, settings.target_port)
-        self._family = sockets.family_of(settings.target_ip)
+        self._port = settings.target_port
+        self._connect_timeout = settings.connect_timeout
         self._source = settings.source
         self._keepalive = settings.keepalive
         self._make_header: Callable[[Address, Address], bytes] | None = None
@@ -44,6 +48,16 @@ class Connector:
             from mprelay.worker import proxy_header  # noqa: PLC0415 - only where it is needed
 
             self._make_header = proxy_header.MAKERS[settings.proxy_protocol]
+        self.connect_to(settings.targets)
+
+    def connect_to(self, targets: Targets) -> None:
+        """Connect the sessions that begin from now on to these."""
+        self._targets = targets
+        if targets.ips:
+            first, *others = targets.ips
+            self._address: Address = (first, self._port)
+            self._family = sockets.family_of(first)
+            self._others = tuple(others)
 
     def open(self, ticket: Ticket, descriptor: int | None) -> None:
         """Begin the session of a ticket. From here the client's socket, with this descriptor, is ours."""
@@ -64,11 +78,11 @@ class Connector:
         if worker.expired:
             self.refuse(ticket, CloseReason.RELAY_EXPIRED, None, client)
             return
-        address, family = self._address, self._family
-        if ticket.target is not None:
-            address, family = ticket.target, sockets.family_of(ticket.target[0])
+        if not self._targets.ips:
+            self.refuse(ticket, CloseReason.CONNECT_FAILED, self._targets.error, client)
+            return
         try:
-            target = sockets.target_socket(family)
+            target = sockets.target_socket(self._family)
         except OSError as failure:
             self.refuse(ticket, CloseReason.TARGET_SOCKET_FAILED, errno_name(failure.errno), client)
             return
@@ -80,28 +94,77 @@ class Connector:
         except MemoryError:
             self.refuse(ticket, no_buffer, errno_name(errno.ENOMEM), client, target)
             return
-        session = Session(worker, ticket, address, (client, target), (up, down))
+        session = Session(worker, ticket, self._address, (client, target), (up, down))
+        session.others = self._others
         worker.deadlines.connect(session)
         if self._make_header is not None and ticket.client is not None:
             listener = reached or (sockets.local_ip(client) or ticket.client[0], sockets.local_port(client))
             session.header = self._make_header(ticket.client, listener)
         if self._keepalive is not None:
             sockets.keep_alive(client, self._keepalive)
-            sockets.keep_alive(target, self._keepalive)
-        number = 0 if self._source is None else sockets.send_from(target, self._source)
-        number = number or target.connect_ex(address)
-        if number not in sockets.CONNECT_BEGUN:
+        number = self._connect(session)
+        if number and not session.others:
             _not_connected(session, number)
             return
-        no_channel = Input.REQUESTER_CHANNEL_FAILED
         try:
             worker.poller.add(client.fileno(), _EVERYTHING)
-            worker.sessions[client.fileno()] = (session, up, down)
-            no_channel = Input.TARGET_CHANNEL_FAILED
-            worker.poller.add(target.fileno(), _EVERYTHING)
-            worker.sessions[target.fileno()] = (session, down, up)
         except OSError as failure:
-            session.happened(no_channel, errno_name(failure.errno))
+            session.happened(Input.REQUESTER_CHANNEL_FAILED, errno_name(failure.errno))
+            return
+        worker.sessions[client.fileno()] = (session, up, down)
+        if number:
+            self.next_address(session, number)
+        else:
+            self._watch_target(session)
+
+    def _connect(self, session: Session) -> int:
+        """Begin to connect a session's socket to its target; return 0, or the errno."""
+        worker, target = self._worker, session.target
+        if self._targets.named:
+            worker.reports.report(Trying(session.serial, session.address[0]))
+            worker.deadlines.look_no_more(session)
+            if session.others:
+                left = session.admitted_at + self._connect_timeout - worker.now
+                share = max(left / (1 + len(session.others)), _SHARE_AT_LEAST)
+                worker.deadlines.look_later(session, worker.now + share)
+        if self._keepalive is not None:
+            sockets.keep_alive(target, self._keepalive)
+        number = 0 if self._source is None else sockets.send_from(target, self._source)
+        number = number or target.connect_ex(session.address)
+        return 0 if number in sockets.CONNECT_BEGUN else number
+
+    def _watch_target(self, session: Session) -> None:
+        """Watch the socket that is being connected."""
+        worker, descriptor = self._worker, session.target.fileno()
+        try:
+            worker.poller.add(descriptor, _EVERYTHING)
+        except OSError as failure:
+            session.happened(Input.TARGET_CHANNEL_FAILED, errno_name(failure.errno))
+            return
+        worker.sessions[descriptor] = (session, session.down, session.up)
+
+    def next_address(self, session: Session, number: int = errno.ETIMEDOUT) -> None:
+        """Try the next address of the target: the one before has failed with this errno, or its time is over."""
+        while session.others:
+            ip, *others = session.others
+            try:
+                target = sockets.target_socket(sockets.family_of(ip))
+                down = self._pumps.make(target, session.client)  # the one before knows of another socket's edges
+            except (OSError, MemoryError) as failure:
+                number = getattr(failure, "errno", None) or errno.ENOMEM
+                break
+            session.others = tuple(others)
+            session.address = (ip, self._port)
+            self._worker.sessions.pop(session.target.fileno(), None)
+            session.target.close()
+            session.target = session.up.sink = target
+            session.down = down
+            self._worker.sessions[session.client.fileno()] = (session, session.up, down)
+            number = self._connect(session)
+            if not number:
+                self._watch_target(session)
+                return
+        _not_connected(session, number)
 
     def refuse(self, ticket: Ticket, reason: CloseReason, error: str | None, *owned: SocketType) -> None:
         """End a session that could not begin, and reset what it has."""
@@ -116,30 +179,32 @@ class Connector:
             )
         )
 
+    # -- what becomes of it ----------------------------------------------------------------------------------
 
-def on_edge(session: Session, reads: Pump, edge: int) -> None:
-    """Take note of an edge of a session that is not connected; `reads` reads the socket that it is of."""
-    reads.source_ready(edge)
-    if reads is session.down and edge & _OUTCOME:
-        _on_outcome(session, edge)
-    elif not poller.TELLS_EDGES:
-        _look_for_reset(session)
-    if edge & poller.ERROR and session.state is not _CLOSED:
-        session.on_error(reads)
+    def on_edge(self, session: Session, reads: Pump, edge: int) -> None:
+        """Take note of an edge of a session that is not connected; `reads` reads the socket that it is of."""
+        reads.source_ready(edge)
+        if reads is session.down and edge & _OUTCOME:
+            number = sockets.pending_error(session.target) if edge & _DOUBTFUL else 0
+            # A reset in answer to a SYN is ECONNREFUSED (tcp_reset: SYN_SENT).
+            if not number or number in RESET_ERRNOS:
+                number = _on_answer(session, number)
+            if number:
+                self.next_address(session, number)
+                return
+        elif not poller.TELLS_EDGES:
+            _look_for_reset(session)
+        if edge & poller.ERROR and session.state is not _CLOSED:
+            session.on_error(reads)
 
 
-def _on_outcome(session: Session, edge: int) -> None:
-    """Begin to relay if the target is connected."""
-    number = sockets.pending_error(session.target) if edge & _DOUBTFUL else 0
-    if number and number not in RESET_ERRNOS:  # a reset in answer to a SYN is ECONNREFUSED (tcp_reset: SYN_SENT)
-        _not_connected(session, number)
-        return
+def _on_answer(session: Session, number: int) -> int:
+    """Begin to relay: the target has answered. Return 0, or an errno: it was not the target."""
     session.outbound_port = port = sockets.local_port(session.target)
     if port == session.address[1] and sockets.local_ip(session.target) == sockets.plain_ip(session.address[0]):
         # Nobody listens on the target's port, and the kernel chose it for our socket. Our SYN met our own socket,
         # which TCP takes for a simultaneous open (RFC 9293, 3.5). Each client would talk to itself.
-        _not_connected(session, errno.ECONNREFUSED)
-        return
+        return errno.ECONNREFUSED
     if session.header:
         number = number or sockets.send_first(session.target, session.header)
     session.happened(_CONNECTED)
@@ -147,10 +212,11 @@ def _on_outcome(session: Session, edge: int) -> None:
         # The target took the connection, and reset it before we came to look. What it sent is still there.
         if session.state is not _CLOSED:  # if the client was gone already, nobody was left to hear it
             session.happened(_TARGET_CUT, stream_error(number))
-        return
+        return 0
     for pump in (session.up, session.down):
         if pump.can_move and session.state is not _CLOSED:
             session.drive(pump)
+    return 0
 
 
 def _look_for_reset(session: Session) -> None:

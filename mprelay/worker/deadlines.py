@@ -7,7 +7,8 @@ Rules:
    head is always the session that has been quiet longest. There is no scan and no stale entry.
 2. `look_at` is never later than the nearest of all deadlines, and the queues are looked at only then. It may be
    earlier, because a session that moves bytes leaves it as it is.
-3. Sessions that linger are few and short-lived. Each has a look of its own, in a heap.
+3. Sessions that linger, or have another address of the target to try, are few and short-lived. Each has a look of
+   its own, in a heap.
 4. A timeout is believed only when every event that was ready as it fell due has been seen (:meth:`all_seen`).
 """
 
@@ -24,7 +25,7 @@ class Timed(Protocol):
 
     admitted_at: float
     active_at: float
-    look: int  # the number of its next look, while it lingers; 0: it has none
+    look: int  # the number of its next look; 0: it has none
 
 
 Session = TypeVar("Session", bound=Timed)
@@ -50,7 +51,7 @@ class Deadlines(Generic[Session]):
         self.idle: OrderedDict[Session, None] = OrderedDict()
         """The connected sessions, the one that has been quiet longest first. Whoever sets a session's `active_at`
         moves it to the end."""
-        self._lingering: dict[int, Session] = {}  # by the number of the next look
+        self._looked_at: dict[int, Session] = {}  # by the number of the next look
         self._looks: list[tuple[float, int]] = []  # a heap: moments, and numbers of looks
         self._last_look = 0
         self._unseen: int | None = None
@@ -95,6 +96,8 @@ class Deadlines(Generic[Session]):
     def connected(self, session: Session, now: float) -> None:
         """Begin the idle timeout in the place of the connect timeout."""
         del self.connecting[session]
+        if session.look:
+            self.look_no_more(session)
         self.idle[session] = None
         session.active_at = now
         self.look_by(now + self._idle_timeout)
@@ -106,13 +109,18 @@ class Deadlines(Generic[Session]):
             self.look_by(self.progress_at)
 
     def look_later(self, session: Session, at: float) -> None:
-        """Look at a session that lingers when it is `at`, and not at the moment that was set for it before."""
+        """Look at a session when it is `at`, and not at the moment that was set for it before."""
         self._last_look += 1
-        self._lingering.pop(session.look, None)
+        self._looked_at.pop(session.look, None)
         session.look = self._last_look
-        self._lingering[session.look] = session
+        self._looked_at[session.look] = session
         heappush(self._looks, (at, session.look))
         self.look_by(at)
+
+    def look_no_more(self, session: Session) -> None:
+        """Take back the moment that was set for a session."""
+        self._looked_at.pop(session.look, None)
+        session.look = 0
 
     def forget(self, session: Session) -> None:
         """Forget a session that has ended."""
@@ -121,7 +129,7 @@ class Deadlines(Generic[Session]):
         if self._session_timeout is not None:
             self._living.pop(session, None)
         if session.look:
-            self._lingering.pop(session.look, None)
+            self.look_no_more(session)
 
     # -- what is due -----------------------------------------------------------------------------------------
 
@@ -145,9 +153,9 @@ class Deadlines(Generic[Session]):
         return None
 
     def look_due(self, now: float) -> Session | None:
-        """Return a session that lingers and is to be looked at. Each look is told once."""
+        """Return a session that is to be looked at. Each look is told once."""
         while self._looks and self._looks[0][0] <= now:
-            if (session := self._lingering.pop(heappop(self._looks)[1], None)) is not None:
+            if (session := self._looked_at.pop(heappop(self._looks)[1], None)) is not None:
                 return session
         return None
 

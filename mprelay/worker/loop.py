@@ -19,10 +19,9 @@ from typing import TYPE_CHECKING
 from mprelay.channel.down import Receiver
 from mprelay.channel.up import Uplink
 from mprelay.core.lifecycle import Input
-from mprelay.core.protocol import Admit, CloseReason, Expiry, Kill, NewExpiry, Refuse, Settings
+from mprelay.core.protocol import Admit, CloseReason, Expiry, Kill, NewExpiry, Refuse, Settings, Targets
 from mprelay.system import poller
 from mprelay.system.boottime import Deadline
-from mprelay.worker import connecting
 from mprelay.worker.connecting import Connector
 from mprelay.worker.deadlines import PROGRESS_INTERVAL, Deadlines
 from mprelay.worker.level import make_poller
@@ -96,7 +95,7 @@ class Loop:
                 elif session.connected:
                     session.on_edge(reads, writes, edge)
                 else:
-                    connecting.on_edge(session, reads, edge)
+                    self._connector.on_edge(session, reads, edge)
             elif descriptor == self._inbox.fileno():
                 messages_wait = True
             elif self._expiry is not None and descriptor == self._expiry.fileno():
@@ -129,7 +128,10 @@ class Loop:
         while (session := deadlines.connect_timed_out(now)) is not None:
             session.happened(Input.CONNECT_TIMEOUT)
         while (session := deadlines.look_due(now)) is not None:
-            session.look_again()
+            if session.connected:
+                session.look_again()
+            else:
+                self._connector.next_address(session)
         while (session := deadlines.idle_timed_out(now)) is not None:  # after the looks, which may see progress
             if session.up.queued or session.down.queued:
                 session.active_at = now  # not idle: its bytes wait for their turn
@@ -155,6 +157,8 @@ class Loop:
             self._kill(message)
         elif isinstance(message, NewExpiry):
             self._expire_at(message.expiry)
+        elif isinstance(message, Targets):
+            self._connector.connect_to(message)
         elif self._headers is not None and isinstance(message, Admit | Refuse):
             self._headers.obey(message)
         return True

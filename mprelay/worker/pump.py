@@ -98,7 +98,6 @@ class Pump:
         "_only_fin_behind",
         "_pool",
         "_rest",
-        "_sink",
         "_source",
         "_source_error",
         "_streak",
@@ -115,6 +114,7 @@ class Pump:
         "queued",
         "readable",
         "received",
+        "sink",
         "was_blocked",
         "writable",
     )
@@ -128,7 +128,8 @@ class Pump:
         pool: PipePool,
     ) -> None:
         self._source = source
-        self._sink = sink
+        self.sink = sink
+        """Set another one only if nothing was written to this one."""
         self._buffer = buffer
         self._keep = keep
         self._rest: bytes | memoryview = b""
@@ -216,14 +217,14 @@ class Pump:
 
     def end_sink(self) -> None:
         """Tell the sink that the source has ended. Raises OSError as shutdown(2)."""
-        self._sink.shutdown(socket.SHUT_WR)
+        self.sink.shutdown(socket.SHUT_WR)
         self.fin_sent = True
 
     def not_arrived(self) -> int:
         """Count the bytes sent that the sink is known not to have acknowledged, without our FIN behind them."""
         if not self.received:
             return 0
-        left = sockets.unacknowledged(self._sink)
+        left = sockets.unacknowledged(self.sink)
         if not self.fin_sent:
             return left or 0
         if left:
@@ -239,7 +240,7 @@ class Pump:
         if self._rest:
             rest = memoryview(self._rest)
             try:
-                sent = self._sink.send(rest, _DONTWAIT)
+                sent = self.sink.send(rest, _DONTWAIT)
             except OSError as failure:
                 return self._not_sent(failure, rest)
             self.moved = True
@@ -263,7 +264,7 @@ class Pump:
             self.received += got
             self.moved = True
             try:
-                sent = self._sink.send(buffer[:got], _DONTWAIT)
+                sent = self.sink.send(buffer[:got], _DONTWAIT)
             except OSError as failure:
                 return self._not_sent(failure, buffer[:got])
             if sent < got:
@@ -328,7 +329,7 @@ class Pump:
             try:
                 # Unlike recv and send, splice(2) asks the socket's file whether it may wait.
                 self._source.setblocking(False)  # noqa: FBT003 - socket's signature
-                self._sink.setblocking(False)  # noqa: FBT003
+                self.sink.setblocking(False)  # noqa: FBT003
             except OSError as failure:
                 self._unspliceable = True
                 self._pool.refused(failure)
@@ -399,13 +400,13 @@ class Pump:
         """Deliver what is in the pipe; None if the sink took it all, or if it is now held to be copied."""
         while pipe.held:
             try:
-                pipe.flush(self._sink)
+                pipe.flush(self.sink)
             except BlockingIOError:
                 self.writable = False
                 self.was_blocked = True
                 return Outcome.BLOCKED
             except OSError as failure:
-                if not pipes.is_refusal(failure, self._sink):
+                if not pipes.is_refusal(failure, self.sink):
                     self.error = stream_error(failure.errno)
                     return Outcome.WRITE_FAILED
                 self._unspliceable = True

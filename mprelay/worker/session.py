@@ -157,6 +157,7 @@ class Session:
         "down",
         "header",
         "look",
+        "others",
         "outbound_port",
         "serial",
         "state",
@@ -178,7 +179,9 @@ class Session:
         self.active_at = ticket.admitted_at
         self.state = _CONNECTING
         self.address = address
-        """The target's."""
+        """The target's: the one that is tried, or was tried last."""
+        self.others: tuple[str, ...] = ()
+        """Addresses of the target that are to be tried if that one does not answer."""
         self.client, self.target = ends
         self.up, self.down = pumps
         self.connected = False

@@ -43,6 +43,8 @@ EVENTS: dict[str, set[tuple[int | None, str]]] = {
     "admission.resumed": {(None, "info")},
     "acl.reloaded": {(None, "info")},
     "acl.reload_failed": {(None, "error")},
+    "target.resolved": {(None, "info")},
+    "target.resolve_failed": {(None, "warning")},
     "relay.expired": {(23, "info")},
     "session.allocated": {(26, "info")},
     "session.connected": {(28, "info")},
@@ -91,6 +93,10 @@ LIFE = [
     "session.target_channel_active",
     "session.closed",
 ]
+NO_ADDRESS = {
+    "NXDOMAIN": "there is no such name (NXDOMAIN)",
+    "NODATA": "the name has no address (NODATA)",
+}
 _FIGURES = {"pid": "integer", "cpu_percent": "number?", "rss": "integer?", "fds": "integer?"}
 # name: its JSON type in all records, with ? if it may be null. An integer has no fraction, and a number always
 # has one. A dict has the fields of an object, or of each object in a list; its key "*" stands for any key.
@@ -106,7 +112,9 @@ TYPES = {
     "client_ip": "string?",
     "client_port": "integer",
     "session": "integer",
-    "target_ip": "string",
+    "target_host": "string",
+    "target_ip": "string?",
+    "addresses": ["string"],
     "target_port": "integer",
     "worker": "integer?",
     "connect_ms": "number?",
@@ -216,9 +224,11 @@ def check_types(fields: Record, types: Record) -> None:
                 assert fits, f"{name} is {value!r}, not {expected}"
             case dict():
                 check_types(value, expected)
-            case [each]:
+            case [dict() as each]:
                 for one in value:
                     check_types(one, each)
+            case [each]:
+                check_types({f"each of {name}": one for one in value}, {"*": each})
 
 
 def check_record(record: Record) -> None:
@@ -238,9 +248,14 @@ def check_record(record: Record) -> None:
         assert record["bytes_from_target"] >= 0
         assert record["duration_ms"] >= 0
         assert record["connect_ms"] is None or 0 <= record["connect_ms"] <= record["duration_ms"] + 1
-        assert record["error"] is None or record["error"].startswith("E")
-        failed = record["reason"] == "connect_failed" and record["error"] is not None
-        assert record["message"].endswith(f" ({os.strerror(getattr(errno, record['error']))})" if failed else ".")
+        if record["error"] in NO_ADDRESS:
+            assert record["reason"] == "connect_failed"
+            assert record["message"].endswith(f" ({NO_ADDRESS[record['error']]})")
+        else:
+            assert record["error"] is None or record["error"].startswith("E")
+            failed = record["reason"] == "connect_failed" and record["error"] is not None
+            text = os.strerror(getattr(errno, record["error"])) if failed else ""
+            assert record["message"].endswith(f" ({text})" if failed else ".")
         check_how_it_ended(record)
     else:
         assert kind in EVENTS[event], record
@@ -253,7 +268,7 @@ def check_record(record: Record) -> None:
         assert 0 < record["client_port"] < 65536 or (record["client_port"] == 0 and "proxy_ip" in record)
     if event.startswith("session.") or event == "connection.accepted":
         assert record["session"] >= 1
-        assert record["target_ip"]
+        assert record["target_ip"] != ""
         assert record["target_port"]
     if event in LIFE[2:7]:
         assert record["worker"] >= 1
@@ -326,12 +341,29 @@ def check_run(records: list[Record], *, detail: str = "full", ended: bool = True
         events = [record["event"] for record in life]
         order = [LIFE.index(event) for event in events]
         assert order == sorted(set(order)), (serial, events)
-        assert len({(r["client_ip"], r["client_port"], r["target_ip"], r["target_port"]) for r in life}) == 1
+        assert len({(r["client_ip"], r["client_port"], r["target_port"]) for r in life}) == 1
         assert len({(r.get("proxy_ip"), r.get("proxy_port")) for r in life}) == 1
+    _check_targets(records)
     _check_workers(records, ended=ended)
     if not ended or not records or records[0]["event"] == "config.invalid":
         return
     _reconcile(records, detail)
+
+
+def _check_targets(records: list[Record]) -> None:
+    """A session's target is the one address, or one of those that its name had at any time before."""
+    addresses: set[str] = set()
+    for record in records:
+        match record["event"]:
+            case "target.resolved":
+                addresses |= {*record["addresses"]}
+            case "relay.active" if not addresses:
+                addresses = {record["target_ip"]}
+                assert record["target_host"] == record["target_ip"]
+        if record.get("target_ip") is None:
+            assert "target_ip" not in record or record["target_host" if "target_host" in record else "session"]
+        else:
+            assert record["target_ip"] in addresses, record
 
 
 def _check_workers(records: list[Record], *, ended: bool) -> None:

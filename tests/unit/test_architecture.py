@@ -18,11 +18,12 @@ FLOORS = {
     "app": {"supervisor", "config", "records", "core", "system"},
     "supervisor": {
         *("config", "records", "channel", "system", "core"),
-        *("worker:main", "outlet:main", "reading:main"),
+        *("worker:main", "outlet:main", "reading:main", "resolving:main"),
     },
     "worker": {"channel", "system", "core"},
     "outlet": {"system"},
-    "reading": {"channel.build", "config", "system", "core"},
+    "reading": {"channel.helper", "config", "system", "core"},
+    "resolving": {"channel.helper", "config", "system", "core"},
     "config": {"records.catalogue", "core"},
     "records": {"core", "system"},
     "channel": {"core", "system"},
@@ -37,7 +38,8 @@ The supervisor names only the entry points of worker and outlet.
 PROCESSES = {
     "mprelay.worker.process": {"worker", "channel", "system", "core"},
     "mprelay.outlet.copying": {"outlet", "system"},
-    "mprelay.reading.process": {"reading", "channel", "config", "system", "core"},
+    "mprelay.reading.process": {"reading", "channel", "config", "records", "system", "core"},
+    "mprelay.resolving.process": {"resolving", "channel", "config", "records", "system", "core"},
 }
 """The first module of each process, and the folders that it may load, directly or indirectly."""
 

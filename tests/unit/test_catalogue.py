@@ -44,7 +44,7 @@ def test_one_name_is_one_type():
         if field.type not in ("object", "array"):
             return field.type + "?" * field.nullable
         if isinstance(field.values, str):
-            return {"*": field.values}
+            return [field.values] if field.type == "array" else {"*": field.values}
         within = {inner: type_of(inner) for inner in field.values}
         return [within] if field.type == "array" else within
 

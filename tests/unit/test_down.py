@@ -14,7 +14,19 @@ from hypothesis import strategies as st
 
 from mprelay.channel import build, down
 from mprelay.channel.down import BATCH, KILL_BATCH, MESSAGE_SIZE, NotMessage, Receiver, Sender
-from mprelay.core.protocol import AWAITED_FROM, Admit, CloseReason, Expiry, Kill, NewExpiry, Refuse, Ticket
+from mprelay.core.protocol import (
+    ADDRESSES_LIMIT,
+    AWAITED_FROM,
+    ERROR_LIMIT,
+    Admit,
+    CloseReason,
+    Expiry,
+    Kill,
+    NewExpiry,
+    Refuse,
+    Targets,
+    Ticket,
+)
 from mprelay.system import passing
 
 with contextlib.suppress(ImportError):  # Windows has none
@@ -145,9 +157,10 @@ def test_a_dead_sender_with_unread_data_is_the_end_too(ends):
 
 # -- extras, and orders ---------------------------------------------------------------------------------------
 
-CLIENT, LISTENER, TARGET = ("192.0.2.1", 40000), ("2001:db8::1", 8080), ("198.51.100.7", 443)
+CLIENT = ("192.0.2.1", 40000)
 LONGEST = ("0000:0000:0000:0000:0000:ffff:255.255.255.255", 65535)
-LARGEST = Ticket(2**64 - 1, 1.2345678901234567e-05, LONGEST, LONGEST, LONGEST)
+LARGEST = Ticket(2**64 - 1, 1.2345678901234567e-05, LONGEST)
+LARGEST_TARGETS = Targets((LONGEST[0],) * ADDRESSES_LIMIT)
 LARGEST_KILL = Kill((2**64 - 1,) * KILL_BATCH, max(CloseReason, key=len))
 
 
@@ -156,22 +169,10 @@ def through(message, descriptors=()):
     return down.unpack(message, [*descriptors])
 
 
-@pytest.mark.parametrize(
-    "extras",
-    [
-        {"client": CLIENT},
-        {"listener": LISTENER},
-        {"target": TARGET},
-        {"client": CLIENT, "listener": LISTENER, "target": TARGET},
-    ],
-)
-def test_a_ticket_may_have_extras(ends, extras):
-    """It may have each of them, or all.
-
-    Tickets without extras go beside it, in their order and with their sockets.
-    """
+def test_a_ticket_may_have_a_client(ends):
+    """Tickets without one go beside it, in their order and with their sockets."""
     sender, receiver = ends
-    tickets = [Ticket(1, 2.5), Ticket(2, 2.5, **extras), Ticket(3, 2.5)]
+    tickets = [Ticket(1, 2.5), Ticket(2, 2.5, CLIENT), Ticket(3, 2.5)]
     pairs = [socket.socketpair() for _ in tickets]
     sender.send(tickets, [near.fileno() for near, _ in pairs])
     for near, _ in pairs:
@@ -209,6 +210,9 @@ def test_the_largest_batch_fits_in_one_message(ends):
         NewExpiry(Expiry(1234.5)),
         NewExpiry(Expiry(0.0, wall=True)),
         NewExpiry(None),
+        Targets(("192.0.2.1", "2001:db8::1"), named=True),
+        Targets((), "NXDOMAIN", named=True),
+        LARGEST_TARGETS,
         Admit(AWAITED_FROM, LARGEST),
         Admit(2**64 - 1, Ticket(1, 0.0, CLIENT)),
         Refuse(AWAITED_FROM),
@@ -271,7 +275,8 @@ def as_json(*values):
     return message if len(message) % 2 else message + b" "
 
 
-GOOD_TICKET = (1, 1.5, None, None, None)
+GOOD_TICKET = (1, 1.5, None)
+NAMED = True
 
 
 @pytest.mark.parametrize(
@@ -314,6 +319,19 @@ GOOD_TICKET = (1, 1.5, None, None, None)
         as_json("expiry", [1.0]),
         as_json("expiry", None, None),
         b'["expiry",[NaN,false]]',
+        as_json("targets"),
+        as_json("targets", ["::1"], None),
+        as_json("targets", ["::1"], None, 1),
+        as_json("targets", ["::1"], "NXDOMAIN", NAMED),
+        as_json("targets", [], None, NAMED),
+        as_json("targets", [], "", NAMED),
+        as_json("targets", [], "é", NAMED),
+        as_json("targets", [], "X" * (ERROR_LIMIT + 1), NAMED),
+        as_json("targets", "::1", None, NAMED),
+        as_json("targets", [1], None, NAMED),
+        as_json("targets", [""], None, NAMED),
+        as_json("targets", ["1" * 46], None, NAMED),
+        as_json("targets", ["::1"] * (ADDRESSES_LIMIT + 1), None, NAMED),
         as_json("admit"),
         as_json("admit", 1),
         as_json("admit", "1", GOOD_TICKET),
@@ -329,20 +347,20 @@ GOOD_TICKET = (1, 1.5, None, None, None)
         as_json("tickets", "12345"),
         as_json("tickets", ("1", *GOOD_TICKET[1:])),
         as_json("tickets", (-1, *GOOD_TICKET[1:])),
-        as_json("tickets", (1, 1, None, None, None)),
-        as_json("tickets", (1, -1.5, None, None, None)),
-        as_json("tickets", (*GOOD_TICKET[:2], 1, None, None)),
-        as_json("tickets", (*GOOD_TICKET[:2], [], None, None)),
-        as_json("tickets", (*GOOD_TICKET[:2], ["::1"], None, None)),
-        as_json("tickets", (*GOOD_TICKET[:2], ["::1", 1, 1], None, None)),
-        as_json("tickets", (*GOOD_TICKET[:2], [1, "::1"], None, None)),
-        as_json("tickets", (*GOOD_TICKET[:2], ["", 1], None, None)),
-        as_json("tickets", (*GOOD_TICKET[:2], ["1" * 46, 1], None, None)),
-        as_json("tickets", (*GOOD_TICKET[:2], ["é", 1], None, None)),
-        as_json("tickets", (*GOOD_TICKET[:3], ["\x1b", 1], None)),
-        as_json("tickets", (*GOOD_TICKET[:4], ["::1", -1])),
-        as_json("tickets", (*GOOD_TICKET[:4], ["::1", 65536])),
-        as_json("tickets", (*GOOD_TICKET[:4], ["::1", True])),
+        as_json("tickets", (1, 1, None)),
+        as_json("tickets", (1, -1.5, None)),
+        as_json("tickets", (*GOOD_TICKET[:2], 1)),
+        as_json("tickets", (*GOOD_TICKET[:2], [])),
+        as_json("tickets", (*GOOD_TICKET[:2], ["::1"])),
+        as_json("tickets", (*GOOD_TICKET[:2], ["::1", 1, 1])),
+        as_json("tickets", (*GOOD_TICKET[:2], [1, "::1"])),
+        as_json("tickets", (*GOOD_TICKET[:2], ["", 1])),
+        as_json("tickets", (*GOOD_TICKET[:2], ["1" * 46, 1])),
+        as_json("tickets", (*GOOD_TICKET[:2], ["é", 1])),
+        as_json("tickets", (*GOOD_TICKET[:2], ["\x1b", 1])),
+        as_json("tickets", (*GOOD_TICKET[:2], ["::1", -1])),
+        as_json("tickets", (*GOOD_TICKET[:2], ["::1", 65536])),
+        as_json("tickets", (*GOOD_TICKET[:2], ["::1", True])),
     ],
 )
 def test_a_message_that_no_supervisor_sends_is_refused(ends, message):
@@ -386,7 +404,7 @@ def test_a_message_that_is_too_long_is_refused(ends):
         receiver.receive()
 
 
-def test_a_batch_with_extras_may_miss_sockets_too():
+def test_a_batch_with_clients_may_miss_sockets_too():
     """The last tickets stay without."""
     tickets = [Ticket(serial, 1.0, CLIENT) for serial in range(3)]
     assert through(down.pack_tickets(tickets), [5]) == [*zip(tickets, [5, None, None], strict=True)]
@@ -397,10 +415,10 @@ ADDRESSES = st.none() | st.tuples(st.ip_addresses().map(str), st.integers(0, 655
 MOMENTS = st.floats(0.0, 1e11, exclude_max=True)
 SERIALS = st.integers(0, 2**64 - 1)
 PLAIN = st.tuples(SERIALS, MOMENTS).map(lambda values: Ticket(*values))
-WITH_EXTRAS = st.tuples(SERIALS, MOMENTS, ADDRESSES, ADDRESSES, ADDRESSES).map(lambda values: Ticket(*values))
+WITH_CLIENT = st.tuples(SERIALS, MOMENTS, ADDRESSES).map(lambda values: Ticket(*values))
 
 
-@given(st.lists(PLAIN | WITH_EXTRAS, min_size=1, max_size=BATCH))
+@given(st.lists(PLAIN | WITH_CLIENT, min_size=1, max_size=BATCH))
 def test_any_tickets_arrive(tickets):
     """They stay the same, down to the last bit of a moment."""
     message = down.pack_tickets(tickets)
@@ -411,6 +429,9 @@ def test_any_tickets_arrive(tickets):
 @given(
     st.builds(Kill, st.lists(SERIALS).map(tuple), st.sampled_from(CloseReason))
     | st.builds(NewExpiry, st.none() | st.builds(Expiry, MOMENTS, st.booleans()))
+    | st.builds(
+        Targets, st.lists(st.ip_addresses().map(str), min_size=1, max_size=9).map(tuple), st.none(), st.booleans()
+    )
 )
 def test_any_order_arrives(order):
     """It is never taken for tickets."""

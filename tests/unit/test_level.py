@@ -37,14 +37,18 @@ AGAIN = (
     "a_session_that_would_connect_to_itself_is_refused_for_any_target",
     "a_session_whose_last_data_is_never_read_is_reset",
     "a_slow_reader_of_the_last_data_gets_it_all",
-    "a_ticket_may_name_its_target",
+    "a_client_that_resets_is_not_connected_to_the_next_address",
+    "all_addresses_are_tried_in_turn",
     "an_acknowledgement_may_come_late",
+    "an_address_that_does_not_answer_has_its_share_of_the_time",
     "both_may_be_gone_before_the_target_is_connected",
+    "new_sessions_connect_to_other_targets_when_told",
     "nothing_is_kept_of_an_ended_session",
     "on_a_stop_every_session_is_reset_and_reported",
     "one_edge_may_report_data_and_room",
     "progress_is_reported_while_bytes_move_and_not_when_idle",
     "small_transfers_go_before_large_ones",
+    "the_last_address_that_fails_ends_the_session",
     "the_deadline_is_enforced_without_a_supervisor",
     "the_worker_never_sleeps_past_a_deadline",
 )
@@ -360,7 +364,7 @@ def test_there_may_be_nothing_to_read_after_all(client):
             running.admit(near, admitted_at=time.monotonic())
             running.loop._turn()
             (session,) = running.loop._deadlines.connecting
-            connecting.on_edge(session, session.up, poller.READ)
+            running.loop._connector.on_edge(session, session.up, poller.READ)
             assert session.state is State.CONNECTING
             assert far.send(b"x")
             Turns(running.loop).until(lambda: is_over(running))

@@ -230,6 +230,7 @@ def test_workers_that_cannot_even_hold_the_default_are_refused():
         ),
         ("session_timeout", None, ["0", "0.5", "8h"], ["-1", "x"]),
         ("exit_idle", None, ["0", "10m"], ["-1", "x"]),
+        ("resolve", None, ["0", "0.1", "30s", "1d"], ["-1", "0.09", "0.05s", "often", ""]),
         ("source", None, ["127.0.0.1"], ["localhost", "eth0", "127.0.0.1/8"]),
         ("proxy_protocol", None, ["v1", "v2"], ["", "1", "V1", "v3", "none"]),
         (
@@ -269,10 +270,10 @@ def test_each_parameter_of_the_table_is_tested_above():
 
 def test_every_wrong_value_is_reported_and_not_only_the_first():
     """All are reported together, missing parameters included."""
-    _, problems = validate({"fwd_port": ["0"], "trg_host": ["x"], "idle_timeout": ["0"], "workers": ["0"]})
+    _, problems = validate({"fwd_port": ["0"], "trg_host": ["::g"], "idle_timeout": ["0"], "workers": ["0"]})
     assert [(p.parameter, p.value) for p in problems] == [
         ("fwd_port", "0"),
-        ("trg_host", "x"),
+        ("trg_host", "::g"),
         ("trg_port", None),
         ("acl", None),
         ("idle_timeout", "0"),

@@ -28,7 +28,9 @@ from mprelay.core.protocol import (
     Progress,
     Refuse,
     Settings,
+    Targets,
     Ticket,
+    Trying,
 )
 from mprelay.system import boottime, passing, poller, sockets
 from mprelay.worker import lingering
@@ -73,8 +75,10 @@ class Kept:
 class Running:
     """A worker's loop in a thread, between a sender and an uplink."""
 
-    def __init__(self, target, **settings):
+    def __init__(self, target, *others, named=False, **settings):
         chosen = {
+            "targets": Targets((target[0], *others), named=named or bool(others)),
+            "target_port": target[1],
             "connect_timeout": 3.0,
             "idle_timeout": 300.0,
             "buffer": None,
@@ -91,7 +95,7 @@ class Running:
         self.sender = Sender(ours, os.getpid())
         self.uplink = Kept()
         self._inbox = Receiver(theirs)
-        self.loop = Loop(Settings(*target[:2], **chosen), self._inbox, self.uplink)
+        self.loop = Loop(Settings(**chosen), self._inbox, self.uplink)
         self._thread = threading.Thread(target=self.loop.run)
 
     def __enter__(self):
@@ -121,9 +125,9 @@ class Running:
         self.loop._poller.close()
         self._inbox.close()
 
-    def admit(self, sock, serial=1, admitted_at=0.0, target=None):
+    def admit(self, sock, serial=1, admitted_at=0.0):
         """Hand a client's socket over."""
-        self.sender.send([Ticket(serial, admitted_at, target=target)], [sock.fileno()])
+        self.sender.send([Ticket(serial, admitted_at)], [sock.fileno()])
         sock.close()
 
 
@@ -616,7 +620,7 @@ def test_nothing_is_kept_of_an_ended_session(client):
             loop._worker.sessions,
             loop._deadlines.connecting,
             loop._deadlines.idle,
-            loop._deadlines._lingering,
+            loop._deadlines._looked_at,
             loop._reports.changed,
         )
         assert [len(table) for table in tables] == [0] * 5
@@ -771,7 +775,7 @@ def test_nothing_is_polled_while_a_session_settles(client):
         closed = running.uplink.events[-1]
         assert (closed.reason, closed.bytes_to_client) == (CloseReason.REQUESTER_READ_CLOSED, TAIL)
         assert loop._worker.now < session.active_at + LINGER
-        assert not loop._deadlines._lingering
+        assert not loop._deadlines._looked_at
 
 
 def test_a_client_that_resets_while_a_session_settles_has_cut_it(client):
@@ -1004,29 +1008,140 @@ def test_a_session_that_both_ended_is_closed_at_once_if_the_system_does_not_tell
 # -- extras of tickets, and orders --------------------------------------------------------------------------
 
 
-def test_a_ticket_may_name_its_target(client):
-    """Each session connects to its own target, of either family, or else to the target of the settings."""
+@contextmanager
+def refusing():
+    """A port of two addresses: nobody listens on the first one, somebody does on the second."""
+    with listening(host="127.0.0.2") as server:
+        yield ("127.0.0.1", server.getsockname()[1]), server
+
+
+def tried(events):
+    """The addresses that were tried."""
+    return [event.target_ip for event in events if isinstance(event, Trying)]
+
+
+def test_all_addresses_are_tried_in_turn(client):
+    """The first that answers is relayed to. Each try is reported before it, what the client has said is kept."""
+    far, near = client
+    far.sendall(b"early")
+    with refusing() as (refused, server), Running(refused, "127.0.0.2", "127.0.0.3") as running:
+        running.admit(near, 1, time.monotonic())
+        with accept(server) as target:
+            far.sendall(b" word")
+            assert receive(target, 10) == b"early word"
+            target.sendall(b"answer")
+            assert receive(far, 6) == b"answer"
+            assert tried(running.uplink.events) == ["127.0.0.1", "127.0.0.2"]
+            assert not running.loop._deadlines._looked_at
+
+
+def test_the_last_address_that_fails_ends_the_session(client):
+    """Its failure is the reason, and each socket is closed."""
+    far, near = client
+    with Running(("127.0.0.1", free_port()), "224.0.0.1", "127.0.0.2") as running:
+        running.admit(near, 1, time.monotonic())
+        closed = running.uplink.wait(Closed)
+        assert (closed.reason, closed.error) == (CloseReason.CONNECT_REFUSED, "ECONNREFUSED")
+        assert tried(running.uplink.events) == ["127.0.0.1", "224.0.0.1", "127.0.0.2"]
+        assert reset_arrives(far)
+
+
+def test_an_address_that_does_not_answer_has_its_share_of_the_time(client):
+    """The next one is tried then, and the last one has all that is left."""
+    far, near = client
+    with silent() as (unanswering, _filler):
+        ip, port = unanswering.getsockname()
+        with (
+            listening(host="127.0.0.2", port=port) as server,
+            Running((ip, port), ip, "127.0.0.2", connect_timeout=1.5) as running,
+        ):
+            begun = time.monotonic()
+            running.admit(near, 1, begun)
+            with accept(server) as target:
+                assert 1.0 <= time.monotonic() - begun < 1.5
+                far.sendall(b"hello")
+                assert receive(target, 5) == b"hello"
+                assert tried(running.uplink.events) == [ip, ip, "127.0.0.2"]
+
+
+def test_each_address_has_a_moment_and_the_connect_timeout_wins(client):
+    """So as many are tried as fit."""
+    far, near = client
+    with silent() as (unanswering, _filler):
+        ip, port = unanswering.getsockname()
+        begun = time.monotonic()
+        with Running((ip, port), *[ip] * 29, connect_timeout=1.1) as running:
+            running.admit(near, 1, begun)
+            closed = running.uplink.wait(Closed)
+            assert closed.reason is CloseReason.CONNECT_TIMEOUT
+            assert 1100 <= closed.duration_ms
+            assert 2 <= len(tried(running.uplink.events)) <= 5
+            assert reset_arrives(far)
+
+
+def test_a_client_that_resets_is_not_connected_to_the_next_address(client):
+    """Nothing of it is left."""
+    far, near = client
+    with silent() as (unanswering, _filler):
+        ip, port = unanswering.getsockname()
+        with Running((ip, port), "127.0.0.2") as running:
+            running.admit(near, 1, time.monotonic())
+            eventually(lambda: running.loop._deadlines.connecting, "it connects")
+            reset(far)
+            closed = running.uplink.wait(Closed)
+            assert closed.reason is CloseReason.REQUESTER_READ_CLOSED
+            eventually(lambda: not running.loop._deadlines._looked_at, "no look is left")
+
+
+def test_a_socket_that_cannot_be_made_for_the_next_address_ends_the_session(client, monkeypatch):
+    """The error is the system's."""
+    _far, near = client
+    running = Running(("127.0.0.1", free_port()), "127.0.0.2")
+    with running.unattended():
+        running.admit(near, 1, time.monotonic())
+        running.loop._turn()
+
+        def broken(_family):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        monkeypatch.setattr(sockets, "target_socket", broken)
+        while not (ended := [event for event in running.uplink.events if isinstance(event, Closed)]):
+            running.loop._turn()
+        assert (ended[0].reason, ended[0].error) == (CloseReason.CONNECT_FAILED, "EMFILE")
+
+
+def test_new_sessions_connect_to_other_targets_when_told(client):
+    """Those that are there stay. Without an address none begins."""
     far, near = client
     with (
-        listening() as usual,
-        listening(socket.AF_INET6, "::1") as own,
+        refusing() as (target, server),
         connected() as (_other, second),
-        Running(usual.getsockname()) as running,
+        connected() as (last, third),
+        Running(target, named=True) as running,
     ):
-        running.admit(near, 1, time.monotonic(), own.getsockname()[:2])
-        running.admit(second, 2, time.monotonic())
-        with accept(own) as target, accept(usual):
+        running.sender.send_order(Targets(("127.0.0.2",), named=True))
+        running.admit(near, 1, time.monotonic())
+        with accept(server) as first:
+            running.sender.send_order(Targets((), "NXDOMAIN", named=True))
+            running.admit(second, 2, time.monotonic())
+            closed = running.uplink.wait(Closed)
+            assert (closed.serial, closed.reason, closed.error) == (2, CloseReason.CONNECT_FAILED, "NXDOMAIN")
+            running.sender.send_order(Targets(("127.0.0.2",), named=True))
+            running.admit(third, 3, time.monotonic())
+            with accept(server) as another:
+                last.sendall(b"x")
+                assert receive(another, 1) == b"x"
             far.sendall(b"hello")
-            assert receive(target, 5) == b"hello"
+            assert receive(first, 5) == b"hello"
 
 
 def test_a_session_that_would_connect_to_itself_is_refused_for_any_target(client):
     """The kernel may choose the target's own port for our socket, which then connects to itself."""
     _far, near = client
-    with listening() as usual:
-        running = Running(usual.getsockname())
+    with listening() as server:
+        running = Running(server.getsockname())
         with running.unattended():
-            running.admit(near, 1, time.monotonic(), usual.getsockname()[:2])
+            running.admit(near, 1, time.monotonic())
             running.loop._turn()
             (session,) = running.loop._deadlines.connecting
             session.address = session.target.getsockname()
@@ -1054,7 +1169,10 @@ def test_a_session_can_be_killed(client, is_connected):
                 while len(running.loop._deadlines.idle) < 2:
                     assert running.uplink.news.acquire(timeout=20)
             else:
-                running.admit(near, 1, time.monotonic(), unanswering.getsockname())
+                ip, port = unanswering.getsockname()
+                running.loop._connector._port = port
+                running.sender.send_order(Targets((ip,)))
+                running.admit(near, 1, time.monotonic())
                 eventually(lambda: running.loop._deadlines.connecting, "it connects")
             running.sender.send_order(Kill((7, 1, 8), CloseReason.KILLED))
             closed = running.uplink.wait(Closed)

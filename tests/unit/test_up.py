@@ -14,6 +14,7 @@ import pytest
 from mprelay.channel.up import EVENTS_PER_FRAME, EventReader, Queue, Uplink, pack, unpack
 from mprelay.core.protocol import (
     AWAITED_FROM,
+    IP_LENGTH_LIMIT,
     PROBLEM_LIMIT,
     Announced,
     Closed,
@@ -23,6 +24,7 @@ from mprelay.core.protocol import (
     NotAnnounced,
     Progress,
     Ready,
+    Trying,
 )
 
 with contextlib.suppress(ImportError):  # Windows has none
@@ -204,6 +206,7 @@ def test_a_killed_worker_leaves_whole_frames_and_then_the_end(queue):
         Announced(AWAITED_FROM, 1.0, "2001:db8::1", 65535),
         Announced(2**64 - 1, 1.0, None, 0),
         NotAnnounced(AWAITED_FROM, 1.0, "x" * PROBLEM_LIMIT),
+        Trying(2**64 - 1, "1" * IP_LENGTH_LIMIT),
     ],
 )
 def test_events_travel_as_plain_tuples(event):
@@ -270,6 +273,9 @@ GOOD = [(2, 1, 2, 3, 3, 2)]
         frame(orjson.dumps([pack(LARGEST._replace(bytes_from_target=-1))])),
         frame(orjson.dumps([(*pack(LARGEST)[:5], "E" * 33, *pack(LARGEST)[6:])])),
         frame(orjson.dumps([(*pack(LARGEST)[:5], "Eé", *pack(LARGEST)[6:])])),
+        frame(orjson.dumps([(7, 1, "1" * 46)])),
+        frame(orjson.dumps([(7, 1, "\x1b")])),
+        frame(orjson.dumps([(7, 1, None)])),
         frame(orjson.dumps([(5, 1, 1.0, "1" * 46, 1)])),
         frame(orjson.dumps([(5, 1, 1.0, "\x1b", 1)])),
         frame(orjson.dumps([(5, 1, 1.0, "::1", 65536)])),

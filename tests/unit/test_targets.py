@@ -1,0 +1,101 @@
+"""The target by name: what a name is, and which addresses can be used."""
+
+import pytest
+
+from mprelay.config.host import Host
+from mprelay.config.targets import Target, is_name, look_up
+from mprelay.core.answers import Answer
+from mprelay.core.protocol import ADDRESSES_LIMIT
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("localhost", "db", "db.example", "db.example.", "DB.Example", "a-b.c_d", "_x.y", "1.a", "3com.com"),
+        *("x" * 63, ".".join(["x" * 49] * 5), "xn--bcher-kva.example", "1e100", "0x7f.1x"),
+    ],
+)
+def test_a_name(text):
+    assert is_name(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", ".", "..", "a..b", ".a", "a b", "a/b", "a:80", "-a", "a-", "a.-b", "a-.b", "bücher.example", "a\n"),
+        *(
+            "10.0.0.1",
+            "10.0.0.256",
+            "10.0.0",
+            "1",
+            "a.1",
+            "::1",
+            "fe80::1%eth0",
+            "x" * 64,
+            ".".join(["x" * 50] * 5),
+        ),
+    ],
+)
+def test_no_name(text):
+    """A number at the end is a mistyped address."""
+    assert not is_name(text)
+
+
+NAMED = Target("db.example", 443, 443, "192.0.2.9", None)
+
+
+def answer(*addresses, target=NAMED, **host):
+    """The answer if the name stands for these addresses."""
+    return look_up(target, Host(look_up=lambda _name: addresses, **host))
+
+
+def test_addresses_that_can_be_used_stay_in_their_order():
+    """Each once, and IPv4 as IPv4."""
+    found = answer("2001:db8::1", "192.0.2.2", "192.0.2.1", "::ffff:192.0.2.2", "2001:db8::1")
+    assert found == Answer(("2001:db8::1", "192.0.2.2", "192.0.2.1"))
+
+
+@pytest.mark.parametrize(
+    ("address", "problem"),
+    [
+        ("0.0.0.0", "0.0.0.0 is the unspecified address, or of its network"),  # noqa: S104
+        ("224.0.0.1", "224.0.0.1 is a multicast address"),
+        ("255.255.255.255", "255.255.255.255 is the broadcast address"),
+        ("fe80::1", "fe80::1 is a link-local address"),
+        ("192.0.2.255", "192.0.2.255 is a broadcast address of this host's network"),
+        ("192.0.2.9", "192.0.2.9 and port 443 are where this relay listens"),
+    ],
+)
+def test_an_address_that_no_user_may_give_is_left_out(address, problem):
+    """That is said. If no other is left, there is no address."""
+    host = {"is_broadcast": lambda ip: ip == "192.0.2.255"}
+    found = answer(address, "192.0.2.1", **host)
+    assert found.addresses == ("192.0.2.1",)
+    assert found.error is None
+    assert found.problem.startswith(f"not all of its addresses can be used: {problem}")
+    found = answer(address, "0.0.0.1", **host)
+    assert (found.addresses, found.error) == ((), "UNUSABLE")
+    assert found.problem.startswith(f"none of its addresses can be used: {problem}")
+    assert found.problem.endswith(", and 1 more")
+
+
+def test_an_address_of_another_family_than_the_source_is_left_out():
+    found = answer("2001:db8::1", "192.0.2.1", target=NAMED._replace(source="192.0.2.9"))
+    assert found.addresses == ("192.0.2.1",)
+    assert found.problem.endswith("2001:db8::1 is of another address family than --source 192.0.2.9")
+
+
+def test_the_number_of_addresses_is_bounded():
+    """The rest is left out, and that is said."""
+    found = answer(*[f"192.0.2.{number}" for number in range(100, 100 + ADDRESSES_LIMIT + 3)])
+    assert len(found.addresses) == ADDRESSES_LIMIT
+    assert found.problem.endswith(f"only {ADDRESSES_LIMIT} addresses are kept, of {ADDRESSES_LIMIT + 3}")
+
+
+def test_a_resolver_that_fails_says_why():
+    found = look_up(NAMED, Host(look_up=lambda _name: "SERVFAIL"))
+    assert found == Answer((), "SERVFAIL", "the server has failed (SERVFAIL)")
+
+
+def test_a_host_that_is_not_known_knows_no_name():
+    assert look_up(NAMED, Host()).error == "NXDOMAIN"
