@@ -41,15 +41,7 @@ def is_name(text: str) -> bool:
     if len(text.removesuffix(".")) > _NAME_LIMIT or _NAME.fullmatch(text) is None:
         return False
     *_, last = text.removesuffix(".").split(".")
-    return not last.isdigit() and not _is_address(text)
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
+    return not last.isdigit()
 
 
 def look_up(target: Target, host: Host) -> Answer:

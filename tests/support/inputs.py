@@ -25,12 +25,28 @@ from mprelay.config.parameters import LABELS_LIMIT
 from mprelay.config.validation import Config
 from mprelay.core.acl import NO_ENTRY, Acl, Entry
 from mprelay.core.admission import Outcome, Verdict
-from mprelay.core.protocol import Closed, CloseReason, Connected, Crashed, Progress, Ready
+from mprelay.core.protocol import (
+    PORTS_END,
+    Announced,
+    Closed,
+    CloseReason,
+    Connected,
+    Crashed,
+    Event,
+    NotAnnounced,
+    Progress,
+    Ready,
+    Trying,
+)
 from mprelay.records import catalogue
 from mprelay.system import sockets
+from mprelay.worker.proxy_header import HEADER_LIMIT, Header, NoHeader, make_v1, make_v2
+from mprelay.worker.proxy_header import parse as parse_header
 from support.kept import Kept
 
 GOOD: Final = ("8080", "192.0.2.1", "80", "ANY")
+CLIENT: Final = ("192.0.2.1", 56324)
+LISTENER: Final = ("198.51.100.7", 443)
 LONGEST_IP: Final = "fdff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
 
 
@@ -139,13 +155,15 @@ def events(data: bytes) -> None:
         reader.close()
     finally:
         queue.close()
-    assert all(isinstance(event, Ready | Connected | Progress | Closed | Crashed) for event in found)
+    assert all(isinstance(event, Event) for event in found)
     builds = [event.build for event in found if isinstance(event, Ready)]
     assert all(len(build) <= 64 and build.isprintable() for build in builds)
     kept = Kept(limit=1, target=(LONGEST_IP, 65535), labels=(most := {"k": "x" * 1000}))
     kept.book.workers.open(64, 1000)
     count = 0
     for event in found:
+        if isinstance(event, Announced | NotAnnounced):
+            continue  # of connections that are no sessions
         session = kept.admit((LONGEST_IP, 65535), 1.0, 1.0)
         kept.book.workers.place(session, 1.0)
         count += 3
@@ -153,6 +171,8 @@ def events(data: bytes) -> None:
             case Connected():
                 count += 4
                 assert kept.book.connected(64, event._replace(serial=session.serial), 1.0)
+            case Trying():
+                assert kept.book.trying(64, event._replace(serial=session.serial))
             case Progress():
                 assert kept.book.progress(64, event._replace(serial=session.serial), 1.0)
             case Crashed():
@@ -166,6 +186,26 @@ def events(data: bytes) -> None:
     count += 1
     kept.recorder.flush()
     _check_lines(kept.lines, count, most, as_text=False)
+
+
+def header(data: bytes) -> None:
+    """A PROXY header, or none, or the beginning of one. Of its beginning nothing is ever taken back."""
+    data = data[: 2 * HEADER_LIMIT]
+    seen: Header | str | None = None
+    for size in range(len(data) + 1):
+        now: Header | str | None
+        try:
+            now = parse_header(data[:size])
+        except NoHeader:
+            now = "none"
+        assert seen in {None, now}
+        seen = now
+        assert seen is not None or size < HEADER_LIMIT
+        if isinstance(now, Header):
+            assert 0 < now.size <= min(size, HEADER_LIMIT)
+            for ip, port in filter(None, (now.client, now.reached)):
+                ipaddress.ip_address(ip)
+                assert 0 <= port < PORTS_END
 
 
 def _a_session(client_ip: str, labels: dict[str, str]) -> None:
@@ -202,6 +242,7 @@ WAYS: Final[dict[str, Callable[[bytes], None]]] = {
     "acl": acl,
     "addresses": addresses,
     "events": events,
+    "header": header,
 }
 REFUSED: Final = CloseReason.CONNECT_REFUSED
 COUNTS: Final = (2**60 - 1, 2**60 - 1, 2**60 - 1, 2**60 - 1)
@@ -232,5 +273,13 @@ SEEDS: Final[dict[str, list[bytes]]] = {
         _frame([pack(Crashed(1.0, "\x01" * 200, "\x01" * 200))]),
         _frame([pack(Ready(1.0, "\x1b[2J")), pack(Ready(1.0, "x" * 65)), pack(Ready(1.0, "é"))]),
         _frame([[]]) + b"\xff",
+    ],
+    "header": [
+        make_v1(CLIENT, LISTENER),
+        make_v2(CLIENT, LISTENER),
+        make_v2(("2001:db8::1", 1), LISTENER) + b"data",
+        b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n",
+        b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\x07\x03\0\x04\0\0\0\0",
+        b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x12" + bytes(12) + b"\x04\0\x03abc",
     ],
 }

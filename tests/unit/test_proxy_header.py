@@ -110,23 +110,6 @@ def test_the_checksum_is_castagnolis():
     assert crc32c(b"123456789") == 0xE3069283
 
 
-@given(
-    st.binary(max_size=200),
-    st.sampled_from([b"", b"PROXY ", b"PROXY TCP4 1.2.3.4 ", SIGNATURE, SIGNATURE + b"!\x11"]),
-)
-def test_any_bytes_are_a_header_or_not(data, start):
-    """There is no other error, and the answer for a beginning is never taken back."""
-    data = start + data
-    seen = None
-    for size in range(len(data) + 1):
-        try:
-            now = parse(data[:size])
-        except NoHeader:
-            now = "none"
-        assert seen in {None, now}
-        seen = now
-
-
 ADDRESSES = st.tuples(st.ip_addresses().map(str), st.integers(0, 65535))
 
 
