@@ -8,6 +8,7 @@ itself argparse would stop at the first error and write it to stderr. Here each 
 import argparse
 import textwrap
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Final, NamedTuple
 
 from mprelay import __version__
@@ -117,10 +118,12 @@ def _split(others: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _what_is_wrong(unknown: str) -> str:
-    """Say what is wrong with an option that argparse does not know."""
+    """Say what is wrong with an option that argparse does not know, and which one is like it."""
     name, equals, _ = unknown.partition("=")
-    is_flag = equals and any(name == flag.option for flag in _FLAGS)
-    return "this option takes no value" if is_flag else "unknown option"
+    if equals and any(name == flag.option for flag in _FLAGS):
+        return "this option takes no value"
+    alike = get_close_matches(name, [parameter.option for parameter in PARAMETERS if parameter.option], 1)
+    return f"unknown option (is {alike[0]} meant?)" if alike else "unknown option"
 
 
 def _usage_problem(what: str, text: str) -> Problem:

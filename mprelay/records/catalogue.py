@@ -398,7 +398,7 @@ ACL_RELOADED: Final = Message(
     "acl.reloaded",
     "info",
     None,
-    "The ACL was read again: {entries} entries, {added} of them new, {removed} gone; {ended} sessions are ended.",
+    "The ACL was read again.  Entries: {entries}, new: {added}, gone: {removed}; sessions ended: {ended}.",
     ("entries", "added", "removed", "ended"),
 )
 ACL_RELOAD_FAILED: Final = Message(

@@ -125,6 +125,10 @@ def test_wrong_usage_is_a_problem_with_a_name(argv, expected):
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
+        (
+            [*GOOD, "--idel-timeout=3"],
+            "unknown option (is --idle-timeout meant?): '--idel-timeout=3'; see mprelay --help.",
+        ),
         ([*GOOD, "--odd"], "unknown option: '--odd'; see mprelay --help."),
         ([*GOOD, "--" + "x" * 99], f"unknown option: '--{'x' * 58}'; see mprelay --help."),
         ([*GOOD, "3", "300", "0", "auto", "more"], "one parameter too many: 'more'; see mprelay --help."),

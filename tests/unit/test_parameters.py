@@ -11,7 +11,9 @@ from mprelay.config.host import UNKNOWN_HOST, Host
 from mprelay.config.parameters import LABELS_LIMIT, PARAMETERS
 from mprelay.config.parsers import UNITS, seconds, whole_seconds
 from mprelay.config.sources import ARGUMENT, Given, Source
+from mprelay.config.targets import Target
 from mprelay.config.validation import Config
+from mprelay.core.answers import Answer
 
 NO_DURATIONS = [
     *["-1", "0.5", "x", "99999999999", "", "s", "0.5h", "1.0m", "36601d", "99999999999d"],
@@ -524,3 +526,44 @@ def test_an_expiry_is_given_in_one_way():
     _, (problem,) = validate(GOOD | {"expires_at": moment, "absolute_timeout": ["60"]})
     assert problem.parameter == "expires_at"
     assert not validate(GOOD | {"expires_at": moment, "absolute_timeout": ["0"]})[1]
+
+
+KNOWN = Host(look_up=lambda name: ("192.0.2.5", "2001:db8::5") if name == "db.example" else "SERVFAIL")
+
+
+def test_a_name_is_looked_up_if_it_is_to_be_resolved():
+    """What is asked again later, and the first answer, are with the configuration."""
+    values, problems = validate(GOOD | {"trg_host": ["db.example"], "resolve": ["30"], "bind": ["::1"]}, KNOWN)
+    assert problems == []
+    made = Config(**values)
+    assert (made.trg_host, made.resolve) == ("db.example", 30)
+    assert made.target == Target("db.example", 80, 8080, "::1", None)
+    assert made.answer == Answer(("192.0.2.5", "2001:db8::5"))
+
+
+def test_an_address_is_never_looked_up():
+    values, problems = validate(GOOD | {"resolve": ["30"]}, KNOWN)
+    assert (values["target"], values["answer"], problems) == (None, Answer(("192.0.2.1",)), [])
+
+
+@pytest.mark.parametrize(
+    ("options", "wrong"),
+    [
+        ({}, "must be an IPv4 or IPv6 address; a name needs --resolve"),
+        ({"resolve": ["0"]}, "must be an IPv4 or IPv6 address; a name needs --resolve"),
+        ({"resolve": ["30"]}, "gives no address: the server has failed (SERVFAIL)"),
+    ],
+)
+def test_a_name_without_an_address_is_message_3(options, wrong):
+    values, (problem,) = validate(GOOD | {"trg_host": ["no.example"]} | options, KNOWN)
+    assert problem.problem == f"<trg host> 'no.example' {wrong}."
+    assert problem.message.msg_id == 3
+    assert values["trg_host"] == "no.example"
+
+
+def test_a_source_has_the_family_of_one_address_at_least():
+    """The others are left out."""
+    named = {"trg_host": ["db.example"], "resolve": ["30"], "source": ["192.0.2.9"]}
+    values, problems = validate(GOOD | named, KNOWN)
+    assert problems == []
+    assert values["answer"].addresses == ("192.0.2.5",)
