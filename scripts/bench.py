@@ -104,10 +104,14 @@ def wait_for_port(port: int) -> None:
 
 
 class Running:
-    """A process tree: its CPU seconds (those of ended children included), RSS and wake-ups."""
+    """A process tree: its CPU seconds (those of ended children included), RSS and wake-ups.
 
-    def __init__(self, command: list[str], folder: Path) -> None:
-        self._sink = subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    What it writes to stdout goes through a pipe to the file `output`.
+    """
+
+    def __init__(self, command: list[str], folder: Path, output: Path = Path(os.devnull)) -> None:
+        with output.open("wb") as file:
+            self._sink = subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, stdout=file)
         self.errors = (folder / "stderr").open("wb")
         self.process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=self._sink.stdin, stderr=self.errors, cwd=folder
