@@ -61,12 +61,13 @@ def look_up(target: Target, host: Host) -> Answer:
             wrong.append(f"{ip} {problem}")
         elif ip not in usable:
             usable.append(ip)
-    more = len(usable) - ADDRESSES_LIMIT
-    if more > 0:
+    if len(usable) > ADDRESSES_LIMIT:
         wrong.append(f"only {ADDRESSES_LIMIT} addresses are kept, of {len(usable)}")
-        del usable[ADDRESSES_LIMIT:]
+        kept = sorted(usable)[:ADDRESSES_LIMIT]  # always the same ones, in whatever order they come
+        usable = [ip for ip in usable if ip in kept]
     if not wrong:
         return Answer(tuple(usable))
+    wrong.sort()  # the same sentence for the same answer
     others = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
     said = f"{'not all' if usable else 'none'} of its addresses can be used: {wrong[0]}{others}"
     return Answer(tuple(usable), None if usable else "UNUSABLE", said)

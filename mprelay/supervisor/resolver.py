@@ -127,7 +127,7 @@ class Resolver:
             self._crew.settings = self._crew.settings._replace(targets=targets)
             self._crew.orders.give_all(targets)
         if change.resolved:
-            self._resolved(answer)
+            self._resolved(self._answers.in_force)
         if change.problem:
             self._failed(answer)
 

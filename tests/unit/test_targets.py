@@ -73,7 +73,7 @@ def test_an_address_that_no_user_may_give_is_left_out(address, problem):
     assert found.addresses == ("192.0.2.1",)
     assert found.error is None
     assert found.problem.startswith(f"not all of its addresses can be used: {problem}")
-    found = answer(address, "0.0.0.1", **host)
+    found = answer(address, "fe80::2", **host)
     assert (found.addresses, found.error) == ((), "UNUSABLE")
     assert found.problem.startswith(f"none of its addresses can be used: {problem}")
     assert found.problem.endswith(", and 1 more")
@@ -90,6 +90,14 @@ def test_the_number_of_addresses_is_bounded():
     found = answer(*[f"192.0.2.{number}" for number in range(100, 100 + ADDRESSES_LIMIT + 3)])
     assert len(found.addresses) == ADDRESSES_LIMIT
     assert found.problem.endswith(f"only {ADDRESSES_LIMIT} addresses are kept, of {ADDRESSES_LIMIT + 3}")
+
+
+def test_another_order_is_the_same_answer():
+    """Resolvers turn it round. Otherwise each look-up would be a change."""
+    many = [f"192.0.2.{number}" for number in range(100, 100 + 2 * ADDRESSES_LIMIT)]
+    one, other = answer("0.0.0.0", "224.0.0.1", *many), answer(*many[::-1], "224.0.0.1", "0.0.0.0")  # noqa: S104
+    assert one.problem == other.problem
+    assert one.addresses == other.addresses[::-1]
 
 
 def test_a_resolver_that_fails_says_why():
