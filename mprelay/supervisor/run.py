@@ -313,8 +313,6 @@ class Run:
             case Connected():
                 if not self._book.connected(worker, event, now):
                     return False
-            case Trying():
-                return self._book.trying(worker, event)
             case Progress():
                 return self._book.progress(worker, event, now)
             case Closed():
@@ -330,6 +328,8 @@ class Run:
                 if event.error in NO_LOCAL_PORT and event.reason is CloseReason.CONNECT_FAILED:
                     self._door.on_port_missing(session.target_ip)
                     return True
+            case Trying():
+                return self._book.trying(worker, event)
             case Announced() | NotAnnounced():
                 return self._door.announcements.on_report(worker, event)
         if self._door.ports.running:

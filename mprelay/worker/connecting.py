@@ -106,16 +106,19 @@ class Connector:
         if number and not session.others:
             _not_connected(session, number)
             return
+        no_channel = Input.REQUESTER_CHANNEL_FAILED
         try:
             worker.poller.add(client.fileno(), _EVERYTHING)
+            worker.sessions[client.fileno()] = (session, up, down)
+            if not number:
+                no_channel = Input.TARGET_CHANNEL_FAILED
+                worker.poller.add(target.fileno(), _EVERYTHING)
+                worker.sessions[target.fileno()] = (session, down, up)
         except OSError as failure:
-            session.happened(Input.REQUESTER_CHANNEL_FAILED, errno_name(failure.errno))
+            session.happened(no_channel, errno_name(failure.errno))
             return
-        worker.sessions[client.fileno()] = (session, up, down)
         if number:
             self.next_address(session, number)
-        else:
-            self._watch_target(session)
 
     def _connect(self, session: Session) -> int:
         """Begin to connect a session's socket to its target; return 0, or the errno."""
@@ -133,36 +136,32 @@ class Connector:
         number = number or target.connect_ex(session.address)
         return 0 if number in sockets.CONNECT_BEGUN else number
 
-    def _watch_target(self, session: Session) -> None:
-        """Watch the socket that is being connected."""
-        worker, descriptor = self._worker, session.target.fileno()
-        try:
-            worker.poller.add(descriptor, _EVERYTHING)
-        except OSError as failure:
-            session.happened(Input.TARGET_CHANNEL_FAILED, errno_name(failure.errno))
-            return
-        worker.sessions[descriptor] = (session, session.down, session.up)
-
     def next_address(self, session: Session, number: int = errno.ETIMEDOUT) -> None:
         """Try the next address of the target: the one before has failed with this errno, or its time is over."""
+        worker, client = self._worker, session.client
         while session.others:
             ip, *others = session.others
             try:
                 target = sockets.target_socket(sockets.family_of(ip))
-                down = self._pumps.make(target, session.client)  # the one before knows of another socket's edges
+                down = self._pumps.make(target, client)  # the one before knows of another socket's edges
             except (OSError, MemoryError) as failure:
                 number = getattr(failure, "errno", None) or errno.ENOMEM
                 break
             session.others = tuple(others)
             session.address = (ip, self._port)
-            self._worker.sessions.pop(session.target.fileno(), None)
+            worker.sessions.pop(session.target.fileno(), None)
             session.target.close()
             session.target = session.up.sink = target
             session.down = down
-            self._worker.sessions[session.client.fileno()] = (session, session.up, down)
+            worker.sessions[client.fileno()] = (session, session.up, down)
             number = self._connect(session)
             if not number:
-                self._watch_target(session)
+                try:
+                    worker.poller.add(target.fileno(), _EVERYTHING)
+                except OSError as failure:
+                    session.happened(Input.TARGET_CHANNEL_FAILED, errno_name(failure.errno))
+                    return
+                worker.sessions[target.fileno()] = (session, down, session.up)
                 return
         _not_connected(session, number)
 
