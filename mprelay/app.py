@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
         complain(f"nothing can be written to stdout: {failure.strerror}")
         return Exit.IOERR
     titles.show(" ".join(("mprelay: supervisor", *argv)), "mprelay")
-    return _relay(Run(asked, started, _renderer(asked.log_format)))
+    return _relay(Run(asked, started, _renderer(asked.log_format, asked.log_detail)))
 
 
 def _working_directory() -> str:
@@ -105,8 +105,8 @@ def _relay(run: Run) -> int:
             os._exit(Exit.SOFTWARE)  # a normal exit would wait for the workers, which wait for us
 
 
-def _renderer(log_format: str) -> Renderer:
-    return renderer(log_format, terminal=os.isatty(STDOUT))
+def _renderer(log_format: str, log_detail: str = "full") -> Renderer:
+    return renderer(log_format, terminal=os.isatty(STDOUT), log_detail=log_detail)
 
 
 def _refuse(refusal: cli.Refusal) -> int:

@@ -121,9 +121,10 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         metavar="ACL",
         values="ANY, IP/mask, !IP/mask, @FILE",
         parse_on=read_rules,
-        help="who may connect: entries with commas between, of which the first that matches decides. An entry is "
-        "ANY, or an address and its mask, dotted or as a prefix length (192.168.100.30/24 means 192.168.100.0 to "
-        "192.168.100.255); with ! before it, it denies. @FILE stands for the entries of a file, one a line",
+        help="who may connect: entries with commas between, of which the first that matches decides; if none "
+        "does, the client is rejected. An entry is ANY, or an address and its mask, dotted or as a prefix length "
+        "(192.168.100.30/24 means 192.168.100.0 to 192.168.100.255); with ! before it, it denies. @FILE stands "
+        "for the entries of a file, one a line, which SIGHUP reads again",
         message=catalogue.ACL_INVALID,
     ),
     Parameter(
@@ -202,7 +203,7 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         option="--acl-ends-sessions",
         values="",
         parse=lambda _text: True,
-        help="when the ACL is read again, end the sessions that the new list does not allow",
+        help="when SIGHUP has the files of the ACL read again, end the sessions that the new list does not allow",
         flag=True,
     ),
     Parameter(

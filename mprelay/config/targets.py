@@ -33,7 +33,13 @@ class Target(NamedTuple):
 
 def parse(text: str) -> str:
     """Parse a name, or the address of a host that TCP can connect to."""
-    return text if is_name(text) else parsers.target(text)
+    if is_name(text):
+        return text
+    try:
+        ip_address(text.partition("%")[0])
+    except ValueError:
+        raise ValueError("must be an IPv4 or IPv6 address, or with --resolve a name, and nothing else") from None
+    return parsers.target(text)
 
 
 def is_name(text: str) -> bool:
@@ -68,8 +74,7 @@ def look_up(target: Target, host: Host) -> Answer:
     if not wrong:
         return Answer(tuple(usable))
     wrong.sort()  # the same sentence for the same answer
-    others = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-    said = f"{'not all' if usable else 'none'} of its addresses can be used: {wrong[0]}{others}"
+    said = f"{'not all' if usable else 'none'} of its addresses can be used: {'; '.join(wrong)}"
     return Answer(tuple(usable), None if usable else "UNUSABLE", said)
 
 

@@ -30,8 +30,27 @@ from mprelay.config.targets import Target
 from mprelay.core.acl import Acl
 from mprelay.core.answers import Answer
 from mprelay.core.rates import Rate
-from mprelay.core.texts import quoted
+from mprelay.core.texts import cut, quoted
 from mprelay.records.catalogue import Message
+
+WITH_A_FIELD: Final = {
+    *(
+        "fwd_port",
+        "trg_host",
+        "trg_port",
+        "acl",
+        "workers",
+        "max_sessions",
+        "bind",
+        "log_detail",
+        "label",
+        "expires_at",
+    ),
+}
+"""Parameters that relay.active tells otherwise."""
+OPTION_LIMITS: Final = {"accept_proxy": 120, "source": 45}
+OPTION_LIMIT: Final = 24
+"""Bytes of each of the others in that record, at most, and of two that may be longer."""
 
 _BY_NAME: Final = {parameter.name: parameter for parameter in PARAMETERS}
 
@@ -69,6 +88,7 @@ class Config:
     labels: Mapping[str, str]
     drain_timeout: float
     stats_interval: float  # 0: none
+    options: Mapping[str, str]  # what relay.active has no field of its own for, as typed or by default
 
 
 class Problem(NamedTuple):
@@ -116,10 +136,25 @@ def validate(
                 problems.append(make_problem(parameter, None, "is missing"))
     if "workers" not in given and values["max_sessions"] is not None:
         values["workers"] = usual_workers(host, values["max_sessions"])
+    values["options"] = _options(given, host)
     wrong_pairs = [*_check_across(values, host), *_check_workers(values, given, host)]
     for name, wrong_pair in wrong_pairs:
         problems.append(make_problem(_BY_NAME[name], given[name][-1] if name in given else None, wrong_pair))
     return values, problems
+
+
+def _options(given: Mapping[str, Sequence[Given]], host: Host) -> dict[str, str]:
+    """Return the parameters that relay.active has no field of its own for, as typed or by default."""
+    options: dict[str, str] = {}
+    for parameter in PARAMETERS:
+        if parameter.name in WITH_A_FIELD:
+            continue
+        typed = [one.text for one in given.get(parameter.name, ())]
+        if parameter.flag:
+            options[parameter.name] = "true" if typed else "false"
+        elif (text := typed[-1] if typed else parameter.typed_default(host)) is not None:
+            options[parameter.name] = cut(text, OPTION_LIMITS.get(parameter.name, OPTION_LIMIT))
+    return options
 
 
 def make_problem(parameter: Parameter, given: Given | None, wrong: str) -> Problem:

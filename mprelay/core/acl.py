@@ -43,16 +43,12 @@ class Entry(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> "Entry":
         """Parse an entry. A ValueError says what would be right ("must be …"), or what is wrong ("has …")."""
-        if len(text) > _ENTRY_LIMIT:
-            raise ValueError(f"must have at most {_ENTRY_LIMIT} characters")
         bare = text.removeprefix("!")
         return cls(text, bare is text, None if bare.upper() == "ANY" else _network(bare, "ANY, or "))
 
     @classmethod
     def parse_network(cls, text: str) -> "Entry":
         """Parse an entry that allows a network, but not every address. Errors are those of :meth:`parse`."""
-        if len(text) > _ENTRY_LIMIT:
-            raise ValueError(f"must have at most {_ENTRY_LIMIT} characters")
         network = _network(text)
         if not network.prefixlen:
             raise ValueError("must not be all addresses")
@@ -139,6 +135,10 @@ def _decide(parts: _Parts, client_ip: str) -> Decision:
 
 
 def _network(text: str, or_else: str = "") -> Network:
+    if len(text) > _ENTRY_LIMIT:
+        raise ValueError(f"must have at most {_ENTRY_LIMIT} characters")
+    if " " in text:
+        raise ValueError("must not have a blank: a comma alone separates entries")
     address, slash, mask = text.partition("/")
     if "%" in address:
         raise ValueError("must not have a zone")

@@ -35,16 +35,19 @@ class Verdict(NamedTuple):
     """The decision about one connection."""
 
     outcome: Outcome
-    entry: str | None = None  # of the ACL, if that decided
+    entry: str | None = None  # of the ACL, if it rejects or admits
     limit: Literal["rate", "per_client"] | None = None  # if that decided
     problem: str | None = None  # with the PROXY header
 
 
-ADMITTED: Final = Verdict(Outcome.ADMITTED)
+_ADMITTED: Final = Outcome.ADMITTED
 ABANDONED: Final = Verdict(Outcome.ABANDONED)
 EXHAUSTED: Final = Verdict(Outcome.EXHAUSTED)
 TOO_OFTEN: Final = Verdict(Outcome.LIMITED, limit="rate")
 TOO_MANY: Final = Verdict(Outcome.LIMITED, limit="per_client")
+
+
+_new: Final = tuple.__new__  # the constructor of a named tuple takes twice as long
 
 
 class Policy:
@@ -97,7 +100,7 @@ class Policy:
                 return TOO_MANY
         if given_up:
             return ABANDONED
-        return ADMITTED if free else EXHAUSTED
+        return _new(Verdict, (_ADMITTED, entry, None, None)) if free else EXHAUSTED
 
 
 class Patience:

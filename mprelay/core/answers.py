@@ -18,6 +18,7 @@ IN_WORDS: Final = {
     NO_SUCH_NAME: "there is no such name (NXDOMAIN)",
     NO_ADDRESS: "the name has no address (NODATA)",
     NO_ANSWER: "no server has answered in time (TIMEOUT)",
+    "CONNREFUSED": "no server could be reached (CONNREFUSED)",
     "SERVFAIL": "the server has failed (SERVFAIL)",
     "REFUSED": "the server has refused to answer (REFUSED)",
 }

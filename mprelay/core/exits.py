@@ -21,7 +21,7 @@ class Exit(IntEnum):
 
 
 _MEANINGS: Final = {
-    Exit.OK: "expired, drained, or stopped by a signal",
+    Exit.OK: "expired, drained, idle for too long, or stopped by a signal",
     Exit.USAGE: "wrong or missing parameters",
     Exit.UNAVAILABLE: "the listener could not be made (messages 11 to 13)",
     Exit.SOFTWARE: "internal failure, or the pool could not be started or kept alive (14)",

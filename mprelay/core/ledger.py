@@ -45,6 +45,7 @@ class Session(Booking):
         "client_ip",
         "client_port",
         "connect_ms",
+        "entry",
         "outbound_port",
         "proxy",
         "target_ip",
@@ -62,6 +63,8 @@ class Session(Booking):
         self.worker = None
         self.heard_at = admitted_at
         self.reported = False
+        self.entry: str | None = None
+        """The entry of the ACL that let the client in."""
         self.target_ip: str | None = None
         """The target's address that was tried last, or else is tried first; None: its name has none."""
         self.connect_ms: float | None = None

@@ -35,7 +35,7 @@ ACL_LIMIT: Final = 1024
 """Bytes of the ACL, as typed, that a record repeats."""
 
 NAME_LIMIT: Final = 64
-"""Characters of the name of a machine, or of a person."""
+"""Bytes of the name of a machine, or of a person, as they stand in a record."""
 
 
 def shown(value: str, limit: int = VALUE_LIMIT) -> str:

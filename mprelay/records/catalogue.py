@@ -67,7 +67,7 @@ LISTENER_SOCKET_FAILED: Final = Message(
     "listener.socket_failed", "critical", 11, "Error: Listener socket creation failure.", ("error",)
 )
 LISTENER_BIND_FAILED: Final = Message(
-    "listener.bind_failed", "critical", 12, "Error: Could not bind listener port to socket.", ("error",)
+    "listener.bind_failed", "critical", 12, "Error: Could not bind listener port to socket.", ("error", "detail")
 )
 LISTENER_LISTEN_FAILED: Final = Message(
     "listener.listen_failed", "critical", 13, "Error: Listener failed to initialize.", ("error",)
@@ -96,6 +96,7 @@ RELAY_ACTIVE: Final = Message(
         "max_sessions",
         "log_detail",
         "expires_at",
+        "options",
         "pid",
         "version",
         "host",
@@ -124,6 +125,7 @@ CONNECTION_ACCEPTED: Final = Message(
     "info",
     18,
     "Connection from {client_ip} was accepted.  Allocating a session handler.",
+    ("acl",),
 )
 CONNECTION_POOL_EXHAUSTED: Final = Message(
     "connection.pool_exhausted",
@@ -187,7 +189,7 @@ ADMISSION_RESUMED: Final = Message(
 # -- the life of a session (23, 26, 28, 31, 33, 37) ----------------------------------------------------------
 
 RELAY_EXPIRED: Final = Message(
-    "relay.expired", "info", 23, "Absolute timeout expired.  This process will now terminate."
+    "relay.expired", "info", 23, "Absolute timeout expired.  This process will now terminate.", ("expires_at",)
 )
 SESSION_ALLOCATED: Final = Message(
     "session.allocated",
@@ -239,6 +241,7 @@ CLOSED_FIELDS: Final = (
     "duration_ms",
     "inbound_ip",
     "outbound_port",
+    "acl",
 )
 
 
@@ -522,12 +525,18 @@ FIELDS: Final[dict[str, Field]] = {
     "listen_port": Field("integer", "the port that the relay listens on"),
     "acl": Field(
         "string",
-        "of relay.active: who may connect, as typed, its first 1024 bytes; of a rejection: the entry that "
-        "decided, as written, or `no entry`",
+        "of relay.active: who may connect, as typed, its first 1024 bytes; of a connection or a session: the "
+        "entry that decided, as written, or `no entry`",
     ),
     "workers": Field("integer", "how many workers the relay has"),
     "max_sessions": Field("integer", "how many sessions there may be at once"),
     "expires_at": Field("string", "when the relay will close itself; null: never", nullable=True),
+    "options": Field(
+        "object",
+        "the other parameters, by their names, as typed or by default; without those that are not given and have "
+        "no default",
+        values="string",
+    ),
     "pid": Field("integer", "a process"),
     "log_detail": Field("string", "full, or session: how much is recorded of a session"),
     "version": Field("string", "of mprelay"),

@@ -117,9 +117,9 @@ class Recorder:
             for sink in self._sinks:
                 sink(lines)
 
-    def show_time(self, at: float) -> str:
-        """Show a Unix time as records do."""
-        return self._clock.show(at)
+    def show_time(self, at: float | None) -> str | None:
+        """Show a Unix time as records do; None: never."""
+        return None if at is None else self._clock.show(at)
 
     def _compose(self, _logger: object, _method: str, given: MutableMapping[str, Any]) -> dict[str, Any]:
         """Compose the records (a structlog processor)."""

@@ -17,12 +17,13 @@ _ASIDE: Final[Mapping[str, tuple[str, ...]]] = {
     "platform.init_failed": ("error", "detail"),
     "platform.unsupported": ("detail",),
     "listener.socket_failed": ("error",),
-    "listener.bind_failed": ("error",),
+    "listener.bind_failed": ("error", "detail"),
     "listener.listen_failed": ("error",),
     "pool.start_failed": ("error", "detail"),
     "connection.accept_failed": ("error",),
     "worker.exited": ("signal",),
     "worker.start_failed": ("error",),
+    "relay.expired": ("expires_at",),
     "relay.draining": ("signal",),
     "relay.stopped": ("reason",),
 }
@@ -47,18 +48,34 @@ def _aside(record: Mapping[str, Any]) -> str:
     return ", ".join(part for part in said if part and part not in record["message"])
 
 
-def _text(record: Mapping[str, Any]) -> bytes:
+def _who(record: Mapping[str, Any]) -> str:
+    """Say who it was, and by which entry: of a connection whose other records are left out."""
+    said = [f"{name} {record[f'{name}_ip']}" for name in ("client", "target", "proxy") if f"{name}_ip" in record]
+    if "acl" in record:
+        said.append(f"by {record['acl']}")
+    return ", ".join(said)
+
+
+def _text(record: Mapping[str, Any], *, alone: bool = False) -> bytes:
     aside = _aside(record)
+    if alone and "client_ip" in record:
+        aside = ", ".join(filter(None, (aside, _who(record))))
     message = f"{record['message']} ({aside})" if aside else record["message"]
     return f"{record['timestamp']} {record['level'].upper()} {message.translate(CONTROL)}\n".encode()
 
 
-RENDERERS: Final[Mapping[Literal["json", "text"], Renderer]] = {
+RENDERERS: Final[Mapping[Literal["json", "text", "text alone"], Renderer]] = {
     "json": partial(orjson.dumps, option=orjson.OPT_APPEND_NEWLINE),
     "text": _text,
+    "text alone": partial(_text, alone=True),
 }
 
 
-def renderer(log_format: str, *, terminal: bool) -> Renderer:
-    """Choose the renderer for ``--log-format``; ``auto`` depends on `terminal`: whether stdout is one."""
-    return RENDERERS["text" if log_format == "text" or (log_format == "auto" and terminal) else "json"]
+def renderer(log_format: str, *, terminal: bool, log_detail: str = "full") -> Renderer:
+    """Choose the renderer for ``--log-format``; ``auto`` depends on `terminal`: whether stdout is one.
+
+    If little is recorded of a session, a line of text also says what the lines left out would have said.
+    """
+    if log_format == "text" or (log_format == "auto" and terminal):
+        return RENDERERS["text alone" if log_detail == "session" else "text"]
+    return RENDERERS["json"]

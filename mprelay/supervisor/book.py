@@ -99,8 +99,10 @@ class Book:
             return None
         session = self.ledger.admit(*client, now, proxy)
         session.target_ip = self.target_ip
+        session.entry = verdict.entry
         if self._every_message:
-            self._attempted(at, _who(client, proxy), catalogue.CONNECTION_ACCEPTED, self._facts(session))
+            facts = self._facts(session) | {"acl": verdict.entry}
+            self._attempted(at, _who(client, proxy), catalogue.CONNECTION_ACCEPTED, facts)
         return session
 
     def _refuse(
@@ -243,6 +245,7 @@ class Book:
             "duration_ms": round(duration_ms, 3),
             "inbound_ip": inbound_ip or self._inbound_ip,
             "outbound_port": session.outbound_port,
+            "acl": session.entry,
         }
         message = SESSION_CLOSED[reason]
         if reason is CloseReason.CONNECT_FAILED:

@@ -10,6 +10,7 @@ Rules:
 """
 
 import errno
+import os
 import socket
 from collections import Counter
 from collections.abc import Callable
@@ -63,7 +64,12 @@ class Listener:
             self._sock = sockets.listen(self._ip, self._port)
             self.accept = sockets.acceptor(self._sock)
         except sockets.ListenerError as failure:
-            raise Failure(_STEPS[failure.step], error=errno_name(failure.errno)) from failure
+            message = _STEPS[failure.step]
+            fields = {"error": errno_name(failure.errno)}
+            if "detail" in message.fields:
+                where = f"port {self._port}" if self._ip is None else f"{self._ip} port {self._port}"
+                fields["detail"] = f"{where}: {os.strerror(failure.errno or 0)}"
+            raise Failure(message, **fields) from failure
         self.is_open = True
         try:
             self.address = self._sock.getsockname()

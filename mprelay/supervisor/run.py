@@ -58,7 +58,7 @@ from mprelay.core.protocol import (
     Targets,
     Trying,
 )
-from mprelay.core.texts import ACL_LIMIT, NAME_LIMIT, cut, shown
+from mprelay.core.texts import ACL_LIMIT, NAME_LIMIT, cut
 from mprelay.core.unexpected import describe, place_of
 from mprelay.records import catalogue
 from mprelay.records.recorder import Recorder
@@ -275,11 +275,12 @@ class Run:
             workers=config.workers,
             max_sessions=config.max_sessions,
             log_detail=config.log_detail,
-            expires_at=None if self._expires_at is None else self._recorder.show_time(self._expires_at),
+            expires_at=self._recorder.show_time(self._expires_at),
+            options=dict(config.options),
             pid=os.getpid(),
             version=__version__,
-            host=None if host is None else shown(host, NAME_LIMIT),
-            opened_by=None if opened_by is None else shown(opened_by, NAME_LIMIT),
+            host=None if host is None else cut(host, NAME_LIMIT),
+            opened_by=None if opened_by is None else cut(opened_by, NAME_LIMIT),
             clock_synchronised=clock_synchronised,
         )
 
@@ -387,7 +388,9 @@ class Run:
         late = 0.0 if self._deadline is None else self._deadline.late()
         if self._deadline is not None and self._deadline.wall:  # it may have passed before the start, or been set
             late = max(0.0, min(late, boottime.now() - self._begun_at))
-        self._recorder.write(catalogue.RELAY_EXPIRED, time.time() - late)  # wall clock last: see `__init__`
+        expires_at = self._recorder.show_time(self._expires_at)
+        # The wall clock is read last: see `__init__`.
+        self._recorder.write(catalogue.RELAY_EXPIRED, time.time() - late, expires_at=expires_at)
         self._end()
 
     def _end(self) -> None:

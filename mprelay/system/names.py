@@ -15,7 +15,7 @@ PATIENCE: Final = 5.0
 
 _TRY: Final = 1.0  # seconds for a server to answer at the first try; c-ares doubles them
 _TRIES: Final = 2  # of each server
-_NAMES: Final = {"ENOTFOUND": "NXDOMAIN", "ETIMEOUT": "TIMEOUT", "ECONNREFUSED": "TIMEOUT", "ENODATA": "NODATA"}
+_NAMES: Final = {"ENOTFOUND": "NXDOMAIN", "ETIMEOUT": "TIMEOUT", "ENODATA": "NODATA"}
 
 
 def look_up(name: str) -> list[str] | str:

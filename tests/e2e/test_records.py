@@ -190,6 +190,10 @@ def test_relay_active_describes_the_relay():
         active = dict(relay.wait("relay.active"))
         after = time.time()
         expires = moment(active.pop("expires_at"))
+        options = active.pop("options")
+        assert set(options.values()) <= {"3", "300", "1000", "auto", "0", "false", "10", "60", "json"}
+        assert (options["absolute_timeout"], options["connect_timeout"]) == ("1000", "3")
+        assert "max_rate" not in options  # not given, and there is no default
         assert before <= expires - 1000 <= after
         assert before <= moment(active["timestamp"]) <= after
         own = {name: active[name] for name in active if name not in {"timestamp", "seq", "relay_id", "listen_ip"}}
@@ -199,6 +203,7 @@ def test_relay_active_describes_the_relay():
             "message": OPENING.format(port=relay.port, target="127.0.0.1", to=9),
             "msg_id": 15,
             "listen_port": relay.port,
+            "target_host": "127.0.0.1",
             "target_ip": "127.0.0.1",
             "target_port": 9,
             "acl": "127.0.0.9/8",

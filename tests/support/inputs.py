@@ -92,6 +92,7 @@ def argv(data: bytes) -> None:
         kept = Kept(log_format, labels=labels)
         if isinstance(asked, Config):
             facts = {"target_ip": asked.trg_host, "target_port": asked.trg_port, "acl": asked.acl[0].written}
+            facts["options"] = asked.options
             kept.recorder.write(catalogue.RELAY_ACTIVE, 1.0, listen_port=asked.fwd_port, **facts)
         else:
             for problem in asked.problems:

@@ -149,6 +149,7 @@ TYPES = {
     "host": "string?",
     "opened_by": "string?",
     "clock_synchronised": "boolean?",
+    "options": {"*": "string"},
     "pid": "integer",
     "parameter": "string",
     "value": "string?",

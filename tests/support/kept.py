@@ -2,14 +2,16 @@
 
 import json
 from math import inf
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-from mprelay.core.admission import ADMITTED
+from mprelay.core.admission import Outcome, Verdict
 from mprelay.core.ledger import Ledger, Session
 from mprelay.core.protocol import Address, Closed, CloseReason
 from mprelay.records.recorder import Recorder
 from mprelay.records.render import RENDERERS
 from mprelay.supervisor.book import Book
+
+ADMITTED: Final = Verdict(Outcome.ADMITTED, "ANY")
 
 
 class Kept:
@@ -17,7 +19,7 @@ class Kept:
 
     def __init__(
         self,
-        log_format: Literal["json", "text"] = "json",
+        log_format: Literal["json", "text", "text alone"] = "json",
         *,
         labels: dict[str, str] | None = None,
         limit: int = 2,

@@ -7,7 +7,6 @@ import pytest
 from mprelay.core.acl import NO_ENTRY, Acl, Entry
 from mprelay.core.admission import (
     ABANDONED,
-    ADMITTED,
     EXHAUSTED,
     TOO_MANY,
     TOO_OFTEN,
@@ -20,6 +19,8 @@ from mprelay.core.admission import (
 from mprelay.core.rates import Rate
 
 REJECTED = Verdict(Outcome.REJECTED, NO_ENTRY)
+ADMITTED = Verdict(Outcome.ADMITTED, "192.0.2.0/24")
+ADMITTED_AS_ANY = Verdict(Outcome.ADMITTED, "ANY")
 
 
 @pytest.mark.parametrize(
@@ -34,7 +35,7 @@ REJECTED = Verdict(Outcome.REJECTED, NO_ENTRY)
     ],
 )
 def test_one_verdict_for_each_connection(client, given_up, free, verdict):
-    """The ACL decides first, then the client, then the slots."""
+    """The ACL decides first, then the client, then the slots. A verdict names the entry that let a client in."""
     policy = Policy(Acl.of([Entry.parse("192.0.2.0/24")]))
     assert policy.decide(client, 0.0, free=free, given_up=given_up) == verdict
 
@@ -44,7 +45,7 @@ def test_a_client_has_another_bucket_with_each_proxy():
     policy = Policy(Acl.of([Entry.parse("ANY")]), Rate(1, 60.0))
     for proxy in (None, "192.0.2.1", "192.0.2.2"):
         decided = [policy.decide("198.51.100.1", 0.0, free=True, proxy=proxy) for _ in range(2)]
-        assert decided == [ADMITTED, TOO_OFTEN]
+        assert decided == [ADMITTED_AS_ANY, TOO_OFTEN]
 
 
 def test_no_client_is_refused_before_the_moment_is_over():
@@ -117,6 +118,6 @@ def test_limits_come_after_the_acl_and_before_everything_else():
 
 def test_a_network_of_ipv6_is_one_client():
     policy = Policy(Acl.of([Entry.parse("ANY")]), Rate(1, 60.0))
-    assert policy.decide("2001:db8::1", 0.0, free=True) == ADMITTED
+    assert policy.decide("2001:db8::1", 0.0, free=True) == ADMITTED_AS_ANY
     assert policy.decide("2001:db8::2", 0.0, free=True) == TOO_OFTEN
-    assert policy.decide("2001:db8:0:1::2", 0.0, free=True) == ADMITTED
+    assert policy.decide("2001:db8:0:1::2", 0.0, free=True) == ADMITTED_AS_ANY

@@ -1,9 +1,9 @@
 """The book: its counts agree with what it writes."""
 
 import pytest
-from support.kept import Kept
+from support.kept import ADMITTED, Kept
 
-from mprelay.core.admission import ABANDONED, ADMITTED, EXHAUSTED, Outcome, Verdict
+from mprelay.core.admission import ABANDONED, EXHAUSTED, Outcome, Verdict
 from mprelay.core.ledger import NoSlot
 from mprelay.core.protocol import Closed, CloseReason, Connected, Progress
 from mprelay.records import catalogue
@@ -44,6 +44,7 @@ def test_a_session_from_attempt_to_end():
         "duration_ms": 1000.0,
         "inbound_ip": "192.0.2.99",
         "outbound_port": 40000,
+        "acl": "ANY",
     }
     assert (got[8]["closed"], got[8]["admitted"]) == ({"target_read_closed": 1}, 1)
     assert not kept.book.progress(3, Progress(1, 5, 6, 4, 3), 51.0)
@@ -138,7 +139,7 @@ def test_each_verdict_is_counted_and_written():
     assert [(r["event"], r.get("acl"), r.get("waited_ms"), r.get("active")) for r in kept.records()[1::2]] == [
         ("connection.rejected", "10.0.0.0/8", None, None),
         ("connection.abandoned", None, 3000.0, None),
-        ("connection.accepted", None, None, None),
+        ("connection.accepted", "ANY", None, None),
         ("connection.pool_exhausted", None, None, 1),
     ]
     totals = kept.book.totals()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from support.kept import Kept
 
 from mprelay.config.parameters import LABELS_LIMIT, PARAMETERS
+from mprelay.config.validation import OPTION_LIMIT, OPTION_LIMITS, WITH_A_FIELD
 from mprelay.core.protocol import CloseReason
 from mprelay.core.texts import ACL_LIMIT, NAME_LIMIT, PROBLEM_LIMIT, VALUE_LIMIT, shown
 from mprelay.records import catalogue
@@ -23,6 +24,8 @@ NASTY = st.one_of(
     st.binary().map(lambda raw: raw.decode("utf-8", "surrogateescape")),
     st.text("\U0001f4a5\x01\u2028", min_size=300),
 )
+
+OPTIONS = [parameter.name for parameter in PARAMETERS if parameter.name not in WITH_A_FIELD]
 
 
 @given(NASTY, NASTY, st.dictionaries(NASTY.map(shown), NASTY.map(shown), max_size=3))
@@ -60,8 +63,10 @@ def test_every_entry_at_its_largest_stays_below_the_limit(message):
         "place": "x" * 60,
         "detail": "x" * 200,
         "acl": "x" * ACL_LIMIT,
-        "host": "\x01" * NAME_LIMIT,
-        "opened_by": "\x01" * NAME_LIMIT,
+        "options": {name: "x" * OPTION_LIMITS.get(name, OPTION_LIMIT) for name in OPTIONS},
+        "target_host": "x" * 253,
+        "host": "x" * NAME_LIMIT,
+        "opened_by": "x" * NAME_LIMIT,
         "error": "x" * 200,
         "supervisor": figures,
         "worker_stats": [{"worker": 64, **figures, "sessions": 10**6}] * 16,

@@ -33,6 +33,21 @@ def test_text_is_the_manuals_sentence():
     assert kept.lines == [attempt, reject]
 
 
+def test_text_says_who_it_was_if_the_other_lines_are_left_out():
+    """Client, target, proxy, and the entry that decided."""
+    kept = Kept("text alone", every_message=False)
+    rejected = Verdict(Outcome.REJECTED, "no entry")
+    kept.book.enter(("192.0.2.8", 1), rejected, 1.25, 1.25, proxy=("10.0.0.80", 2))
+    kept.admit(("192.0.2.7", 4711), 1.0, 1.0)
+    kept.close(Closed(1, 2.0, 1234.5678, *[None] * 6, 0, 0, 0, 0), CloseReason.DRAINED)
+    kept.recorder.write(catalogue.ADMISSION_PAUSED)
+    kept.recorder.flush()
+    refused, closed, paused = kept.lines
+    assert refused.endswith(b" (client 192.0.2.8, proxy 10.0.0.80, by no entry)\n")
+    assert closed.endswith(b", 1.235 s, client 192.0.2.7, target 192.0.2.1, by ANY)\n")
+    assert paused.endswith(b" keep up.\n")
+
+
 def test_text_shows_facts_that_the_sentence_leaves_out():
     """They are why a start failed, the problem with an argument, and how a session went.
 
