@@ -10,6 +10,7 @@ Each of the three ends with an exit code (:mod:`mprelay.core.exits`).
 import os
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from mprelay.config import cli
@@ -38,7 +39,8 @@ def main(argv: Sequence[str]) -> int:
         files.read,
         not files.privileged(),
         addresses.own_addresses,
-        names.look_up,
+        partial(names.look_up, stop=signals.pending),
+        addresses.has_route,
     )
     asked = cli.parse(_as_typed(argv), host)
     if not isinstance(asked, Config):

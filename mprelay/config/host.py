@@ -1,15 +1,19 @@
 """What the configuration needs to know of the host that the relay runs on. Its caller asks the system."""
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 
 def _read_nothing(_path: str) -> bytes:
     raise ValueError("cannot be read: the host is not known")
 
 
-def _know_no_name(_name: str) -> Sequence[str] | str:
-    return "NXDOMAIN"
+Found: TypeAlias = Sequence[str] | str
+"""Addresses of one family, or a word that tells why there is none (:data:`mprelay.system.names.Found`)."""
+
+
+def _know_no_name(_name: str) -> tuple[Found, Found]:
+    return "NXDOMAIN", "NXDOMAIN"
 
 
 class Host(NamedTuple):
@@ -31,9 +35,10 @@ class Host(NamedTuple):
     """Whether a record may quote from such a file. Not for a person who could not read it without the relay."""
     own_addresses: Callable[[], Collection[str]] = tuple
     """Lists the addresses of the host's interfaces. Called only where it matters, because it may take a while."""
-    look_up: Callable[[str], Sequence[str] | str] = _know_no_name
-    """Returns the addresses of a name, or a word that tells why there is none
-    (:func:`mprelay.system.names.look_up`)."""
+    look_up: Callable[[str], tuple[Found, Found]] = _know_no_name
+    """Returns the IPv4 addresses of a name, and its IPv6 addresses."""
+    has_route: Callable[[str], bool] = lambda _ip: True
+    """Tells whether there is a route to an address."""
 
 
 UNKNOWN_HOST: Final = Host()

@@ -4,20 +4,22 @@ Rules:
 
 1. A name is ASCII letters, digits, hyphens and underscores (RFC 1123, 2.1; RFC 2181, 11), and its last part is no
    number: ``10.0.0.256`` is a mistyped address and no name.
-2. An address that a user must not give as the target is left out of an answer, and that is said.
+2. An address that a user must not give as the target is left out of an answer, and that is said. A family without
+   an address that can be used is one for which the resolver failed.
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final, NamedTuple
 
 from mprelay.config import parsers
 from mprelay.config.host import Host
-from mprelay.core.answers import Answer, no_addresses
+from mprelay.core.answers import NO_ADDRESS, NO_SUCH_NAME, Answer, in_words
 from mprelay.core.protocol import ADDRESSES_LIMIT
 
 _NAME: Final = re.compile(r"(?!-)[\w-]{1,63}(?<!-)(\.(?!-)[\w-]{1,63}(?<!-))*\.?", re.ASCII)
+_ANSWERS: Final = {NO_SUCH_NAME, NO_ADDRESS}
 _NAME_LIMIT: Final = 253  # characters (RFC 1035, 3.1: 255 bytes as they are sent)
 
 
@@ -52,36 +54,58 @@ def is_name(text: str) -> bool:
 
 def look_up(target: Target, host: Host) -> Answer:
     """Look the target's name up, and leave out what cannot be used."""
-    found = host.look_up(target.host)
-    if isinstance(found, str):
-        return no_addresses(found)
-    usable: list[str] = []
+    v4, v6 = host.look_up(target.host)
+    if target.source is not None:  # from there only one family can be reached
+        v4, v6 = (v4, "NODATA") if ip_address(target.source).version == 4 else ("NODATA", v6)  # noqa: PLR2004
+    if isinstance(v4, str) and isinstance(v6, str):
+        return _nothing(v4, v6)
     wrong: list[str] = []
+    usable = [_usable(found, target, host, wrong) for found in (v4, v6)]
+    words = [found for found in (v4, v6) if isinstance(found, str) and found not in _ANSWERS]
+    problems = [in_words(word) for word in words]
+    if wrong:
+        some = any(usable)
+        wrong.sort()  # the same sentence for the same answer
+        problems.append(f"{'not all' if some else 'none'} of its addresses can be used: {'; '.join(wrong)}")
+    error = words[0] if words else None if any(usable) else "UNUSABLE"
+    others = usable[1] or ()
+    return Answer(
+        usable[0],
+        usable[1],
+        error,
+        "; ".join(problems) or None,
+        v4_first=bool(others) and not host.has_route(others[0]),
+    )
+
+
+def _nothing(v4: str, v6: str) -> Answer:
+    """Make the answer if there is no address of either family."""
+    failed = [word for word in (v4, v6) if word not in _ANSWERS]
+    error = failed[0] if failed else NO_SUCH_NAME if NO_SUCH_NAME in (v4, v6) else NO_ADDRESS
+    sides = [None if word in failed else () for word in (v4, v6)]
+    return Answer(sides[0], sides[1], error, in_words(error))
+
+
+def _usable(found: Sequence[str] | str, target: Target, host: Host, wrong: list[str]) -> tuple[str, ...] | None:
+    """Return those of the addresses that can be used; None if that is none of them, or the resolver failed."""
+    if isinstance(found, str):
+        return () if found in _ANSWERS else None
+    usable: dict[str, None] = {}
     for text in dict.fromkeys(found):
         try:
             ip = parsers.target(text)
-            problem = _wrong_family(ip, target.source) or wrong_with(ip, target, host)
+            problem = wrong_with(ip, target, host)
         except ValueError as refused:
             ip, problem = text, str(refused)
         if problem:
             wrong.append(f"{ip} {problem}")
-        elif ip not in usable:
-            usable.append(ip)
+        else:
+            usable[ip] = None
     if len(usable) > ADDRESSES_LIMIT:
-        wrong.append(f"only {ADDRESSES_LIMIT} addresses are kept, of {len(usable)}")
-        kept = sorted(usable)[:ADDRESSES_LIMIT]  # always the same ones, in whatever order they come
-        usable = [ip for ip in usable if ip in kept]
-    if not wrong:
-        return Answer(tuple(usable))
-    wrong.sort()  # the same sentence for the same answer
-    said = f"{'not all' if usable else 'none'} of its addresses can be used: {'; '.join(wrong)}"
-    return Answer(tuple(usable), None if usable else "UNUSABLE", said)
-
-
-def _wrong_family(ip: str, source: str | None) -> str | None:
-    if source is not None and ip_address(source).version != ip_address(ip).version:
-        return f"is of another address family than --source {source}"
-    return None
+        wrong.append(f"only {ADDRESSES_LIMIT} are kept, of {len(usable)}")
+        kept = set(sorted(usable)[:ADDRESSES_LIMIT])  # always the same ones, in whatever order they come
+        return tuple(ip for ip in usable if ip in kept)
+    return tuple(usable) or None
 
 
 def wrong_with(ip: str, target: Target, host: Host) -> str | None:

@@ -137,9 +137,15 @@ def validate(
     if "workers" not in given and values["max_sessions"] is not None:
         values["workers"] = usual_workers(host, values["max_sessions"])
     values["options"] = _options(given, host)
+    values["target"] = values["answer"] = None
     wrong_pairs = [*_check_across(values, host), *_check_workers(values, given, host)]
     for name, wrong_pair in wrong_pairs:
         problems.append(make_problem(_BY_NAME[name], given[name][-1] if name in given else None, wrong_pair))
+    if values["target"] is not None and not problems:
+        answer = values["answer"] = targets.look_up(values["target"], host)
+        if not answer.addresses:
+            wrong_name = f"gives no address: {answer.problem}"
+            problems.append(make_problem(_BY_NAME["trg_host"], given["trg_host"][-1], wrong_name))
     return values, problems
 
 
@@ -188,21 +194,18 @@ def _problems_of(parameter: Parameter, given: Given, several: WrongRulesError) -
 def _check_across(values: dict[str, Any], host: Host) -> Iterator[tuple[str, str]]:
     """Find what is wrong between parameters that are right by themselves: the name of one, and what is wrong.
 
-    A value that is wrong by itself is None. The target's addresses are added to the values.
+    A value that is wrong by itself is None. What is known of the target is added to the values.
     """
-    values["target"], values["answer"] = None, None
     target = Target(*(values[name] for name in ("trg_host", "trg_port", "fwd_port", "bind", "source")))
     if target.host is not None:
         if not targets.is_name(target.host):
-            values["answer"] = Answer((target.host,))
-            wrong = targets.wrong_with(target.host, target, host)
+            values["answer"] = Answer.of(target.host)
+            if wrong := targets.wrong_with(target.host, target, host):
+                yield "trg_host", wrong
         elif values["resolve"] == 0:
-            wrong = "must be an IPv4 or IPv6 address; a name needs --resolve"
+            yield "trg_host", "must be an IPv4 or IPv6 address; a name needs --resolve"
         else:
-            values["target"], values["answer"] = target, targets.look_up(target, host)
-            wrong = None if values["answer"].addresses else f"gives no address: {values['answer'].problem}"
-        if wrong:
-            yield "trg_host", wrong
+            values["target"] = target
     if values["source"] is not None and (wrong := _wrong_with_source(values, host)):
         yield "source", wrong
     if values["expires_at"] is not None and values["absolute_timeout"]:

@@ -1,14 +1,18 @@
-"""What the target's name stands for: the answers of a resolver, and which of them is in force.
+"""What the target's name stands for: the answers of a resolver, and what of them is in force.
 
 Rules:
 
-1. An answer has addresses, or says that the name has none (NXDOMAIN, NODATA). Either is in force from then on.
-2. A resolver that fails gives no answer: the last one stays in force.
-3. A change is told once: other addresses, another failure, or that it is over. The order of addresses is no
+1. Each address family has its own answer. A resolver that fails for one gives none: its last addresses stay.
+2. That the name has no address (NXDOMAIN, NODATA) counts only if both families say so.
+3. A change is told once: other addresses, another problem, or that it is over. The order of addresses is no
    change: resolvers turn it round with each answer.
 """
 
-from typing import Final, NamedTuple
+from ipaddress import ip_address
+from itertools import chain, zip_longest
+from typing import Any, Final, NamedTuple
+
+from mprelay.core.protocol import ADDRESSES_LIMIT, ERROR_LIMIT
 
 NO_SUCH_NAME: Final = "NXDOMAIN"
 NO_ADDRESS: Final = "NODATA"
@@ -24,48 +28,102 @@ IN_WORDS: Final = {
 }
 """Why there is no address."""
 
+_TEXT_LIMIT: Final = 4096  # characters of a problem, more than any is long
+
+
+def in_words(error: str) -> str:
+    """Say why there is no address."""
+    return IN_WORDS.get(error, f"the look-up has failed ({error})")
+
 
 class Answer(NamedTuple):
-    """The outcome of a look-up."""
+    """The outcome of a look-up. The addresses are in the order in which to try them."""
 
-    addresses: tuple[str, ...]  # in the order in which to try them
-    error: str | None = None  # why there is none: the response code (RFC 1035, 4.1.1), or another such word
+    v4: tuple[str, ...] | None  # None: the resolver has failed for this family, or no address can be used
+    v6: tuple[str, ...] | None
+    error: str | None = None  # why one is missing: the response code (RFC 1035, 4.1.1), or another such word
     problem: str | None = None  # what to tell a person about it, even if there are addresses
+    v4_first: bool = False
+
+    @classmethod
+    def of(cls, ip: str) -> "Answer":
+        """Make the answer of a target that is an address itself."""
+        return cls((), (ip,)) if ":" in ip else cls((ip,), ())
 
     @property
-    def counts(self) -> bool:
-        """Whether it is an answer, and not a failure."""
-        return bool(self.addresses) or self.error in {NO_SUCH_NAME, NO_ADDRESS}
+    def addresses(self) -> tuple[str, ...]:
+        """Both families in turns (RFC 8305, 4), so that neither uses up the time of the other."""
+        return _in_turns(self.v4 or (), self.v6 or (), v4_first=self.v4_first)
 
 
-def no_addresses(error: str) -> Answer:
-    """Make the answer of a look-up that has found no address."""
-    return Answer((), error, IN_WORDS.get(error, f"the look-up has failed ({error})"))
+def answer_of(values: Any) -> Answer:  # noqa: ANN401 - that is the question
+    """Make an answer of what came from the process that looks up. Raises ValueError if it is none."""
+    match values:
+        case [v4, v6, None | str() as error, None | str() as problem, bool(v4_first)]:
+            if len(error or "") <= ERROR_LIMIT and len(problem or "") <= _TEXT_LIMIT:
+                return Answer(_family(v4), _family(v6), error, problem, v4_first)
+    raise ValueError("values that are no answer")
+
+
+def _family(values: Any) -> tuple[str, ...] | None:  # noqa: ANN401
+    if values is None:
+        return None
+    if type(values) is not list or len(values) > ADDRESSES_LIMIT:
+        raise ValueError("values that are no addresses")
+    return tuple(str(ip_address(value)) for value in values if type(value) is str)
+
+
+def _in_turns(v4: tuple[str, ...], v6: tuple[str, ...], *, v4_first: bool) -> tuple[str, ...]:
+    first, second = (v4, v6) if v4_first else (v6, v4)
+    found = [ip for ip in chain(*zip_longest(first, second)) if ip is not None]
+    if len(found) > ADDRESSES_LIMIT:
+        kept = set(sorted(found)[:ADDRESSES_LIMIT])  # always the same ones, in whatever order they come
+        found = [ip for ip in found if ip in kept]
+    return tuple(found)
 
 
 class Change(NamedTuple):
-    """What an answer has changed, and so what is to be told."""
+    """What is to be told."""
 
     resolved: bool  # there are other addresses, or again the same
     problem: bool  # there is a problem, and it was not there before
 
 
 class Answers:
-    """The answer that is in force."""
+    """What is in force. The first answer has an address."""
 
     def __init__(self, first: Answer) -> None:
-        self.in_force = first
-        self._problem: str | None = first.problem
+        self._v4, self._v6 = first.v4 or (), first.v6 or ()
+        self.addresses = first.addresses
+        self.error: str | None = None
+        """Why there is no address; None: there is one."""
+        self.last = first
+        """The last answer, if it is in force or not."""
+        self._told: tuple[frozenset[str], str | None] = (frozenset(), None)
 
-    def take(self, answer: Answer) -> Change:
-        """Put an answer in force, if it is one; return what that changes."""
-        resolved = False
-        if answer.counts:
-            same = set(answer.addresses) == set(self.in_force.addresses) and answer.error == self.in_force.error
-            recovered = self._problem is not None and answer.problem is None
-            resolved = bool(answer.addresses) and (recovered or not same)
-            if not same:
-                self.in_force = answer
-        problem = answer.problem is not None and answer.problem != self._problem
-        self._problem = answer.problem
-        return Change(resolved, problem)
+    def take(self, answer: Answer) -> bool:
+        """Put an answer in force, as far as it is one; tell whether that changes the addresses."""
+        self.last = answer
+        v4 = self._v4 if answer.v4 is None else answer.v4
+        v6 = self._v6 if answer.v6 is None else answer.v6
+        if not (v4 or v6) and None in (answer.v4, answer.v6):
+            return False  # nobody knows of one family: the name may have an address
+        self._v4, self._v6 = v4, v6
+        addresses = _in_turns(v4, v6, v4_first=answer.v4_first)
+        error = None if addresses else answer.error
+        if set(addresses) == set(self.addresses) and error == self.error:
+            return False
+        self.addresses, self.error = addresses, error
+        return True
+
+    @property
+    def news(self) -> Change:
+        """What is to be told now."""
+        addresses, problem = self._told
+        over = problem is not None and self.last.problem is None
+        resolved = bool(self.addresses) and (over or addresses != frozenset(self.addresses))
+        return Change(resolved, self.last.problem is not None and self.last.problem != problem)
+
+    def tell(self) -> None:
+        """Note that everything was told."""
+        self._told = (frozenset(self.addresses), self.last.problem)

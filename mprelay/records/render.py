@@ -41,8 +41,9 @@ def _aside(record: Mapping[str, Any]) -> str:
             record["error"],
         ]
     else:
+        if record["event"] == "target.resolved":
+            return ", ".join(record["addresses"])
         said = [record.get(name) for name in _ASIDE.get(record["event"], ())]
-        said += record.get("addresses", ())
         if record.get("exitcode"):
             said.append(f"exit code {record['exitcode']}")
     return ", ".join(part for part in said if part and part not in record["message"])

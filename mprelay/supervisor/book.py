@@ -168,10 +168,7 @@ class Book:
     def allocated(self, session: Session, at: float) -> None:
         """Message 26: a worker has the session, since `at` (Unix time)."""
         if self._every_message:
-            message = catalogue.SESSION_ALLOCATED
-            if session.target_ip is None:
-                sentence = message.sentence.replace("{target_ip}", self._target_host)
-                message = message._replace(sentence=sentence)
+            message = self._with_target(catalogue.SESSION_ALLOCATED, session)
             self._recorder.happened(at, (message, self._facts(session)))
 
     def trying(self, worker: int, event: Trying) -> bool:
@@ -248,9 +245,17 @@ class Book:
             "acl": session.entry,
         }
         message = SESSION_CLOSED[reason]
+        if session.target_ip is None:
+            message = self._with_target(message, session)
         if reason is CloseReason.CONNECT_FAILED:
             message = _with_error(message, error)
         self._recorder.happened(at, (message, facts))
+
+    def _with_target(self, message: Message, session: Session) -> Message:
+        """Put the target's name in the place of its address, if it has none."""
+        if session.target_ip is not None:
+            return message
+        return message._replace(sentence=message.sentence.replace("{target_ip}", self._target_host))
 
     def _facts(self, session: Session) -> dict[str, object]:
         """Return the fields that all records of an admitted session share."""

@@ -63,7 +63,7 @@ class Helper:
             self._reader = oneway.Reader(ours_in)
             self._writer: oneway.Writer | None = oneway.Writer(ours_out)
             undo.callback(self._writer.close)
-            loop.watch(self._reader.fileno(), self._hear)
+            loop.watch(self._reader.fileno(), self.hear)
             undo.callback(loop.unwatch, self._reader.fileno())
             loop.watch(self._sentinel.fileno(), self._bury)
             undo.callback(loop.unwatch, self._sentinel.fileno())
@@ -93,7 +93,7 @@ class Helper:
             self._writer.close()
             self._writer = None
 
-    def _hear(self) -> None:
+    def hear(self) -> None:
         """Take what the process has answered so far."""
         with suppress(BlockingIOError):
             part = self._reader.read(_PART)

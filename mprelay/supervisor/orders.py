@@ -29,8 +29,9 @@ class Orders:
         self._send()
 
     def give_all(self, order: Order) -> None:
-        """Give an order to all workers, also to those that are starting."""
-        for worker in self._members:
+        """Give an order to all workers, in the place of one like it that still waits."""
+        for worker, member in self._members.items():
+            self._waiting[member] = [one for one in self._waiting[member] if type(one) is not type(order)]
             self._give(worker, [order])
         self._send()
 

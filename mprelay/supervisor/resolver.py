@@ -14,11 +14,12 @@ import orjson
 
 from mprelay import resolving
 from mprelay.config.targets import Target
-from mprelay.core.answers import Answer, Answers
+from mprelay.core.answers import Answer, Answers, answer_of
 from mprelay.core.protocol import Targets
-from mprelay.core.texts import PROBLEM_LIMIT, cut, shown
+from mprelay.core.texts import PROBLEM_LIMIT, cut
 from mprelay.records import catalogue
 from mprelay.records.recorder import Recorder
+from mprelay.records.writer import Writer
 from mprelay.supervisor.book import Book
 from mprelay.supervisor.crew import Crew
 from mprelay.supervisor.helper import Helper
@@ -26,6 +27,7 @@ from mprelay.supervisor.loop import Loop
 from mprelay.system import names
 
 _LATE: Final = names.PATIENCE + 25.0  # seconds behind the interval in which an answer must come
+_TELL_PAUSE: Final = 1.0  # seconds between two changes that are told
 _PAUSE: Final = 10.0  # seconds until another process is started in the place of one that has ended
 
 
@@ -40,6 +42,7 @@ class Resolver:
         interval: float,
         *,
         recorder: Recorder,
+        writer: Writer,
         book: Book,
         crew: Crew,
     ) -> None:
@@ -47,6 +50,7 @@ class Resolver:
         self._target = target
         self._interval = interval
         self._recorder = recorder
+        self._writer = writer
         self._book = book
         self._crew = crew
         self._answers = Answers(first)
@@ -54,28 +58,27 @@ class Resolver:
         self._process: Helper | None = None
         self._part = b""  # the beginning of an answer
         self._begin_again = loop.unset_alarm(self._begin)
+        self._tell_later = loop.unset_alarm(self._tell)
         self._too_long = loop.unset_alarm(self._give_up)
 
     def start(self) -> None:
         """Record what the name stands for, and look it up from now on."""
-        first = self._answers.in_force
-        self._resolved(first)
-        if first.problem is not None:
-            self._failed(first)
-        self._begin()
+        self._tell()
+        self._begin(self._interval)
 
     def stop(self) -> bool:
         """Look up no more. True: the process is still there, though it was killed."""
         self._begin_again.cancel()
+        self._tell_later.cancel()
         self._too_long.cancel()
         if self._process is None:
             return False
         process, self._process = self._process, None
         return process.abandon()
 
-    def _begin(self) -> None:
+    def _begin(self, pause: float = 0.0) -> None:
         self._part = b""
-        question = pickle.dumps((self._target, self._interval), pickle.HIGHEST_PROTOCOL)
+        question = pickle.dumps((self._target, self._interval, pause), pickle.HIGHEST_PROTOCOL)
         try:
             self._process = Helper(
                 self._loop,
@@ -94,7 +97,10 @@ class Resolver:
         self._too_long.move(self._loop.now + self._interval + _LATE)
 
     def _give_up(self) -> None:
-        if self._process is not None:
+        if self._process is None:
+            return
+        self._process.hear()  # if this loop stood still, an answer may wait
+        if not self._too_long.pending:
             self._process.kill(f"has not answered for {self._interval + _LATE:g} seconds")
 
     def _on_end(self, how: str, _good: bool) -> None:  # noqa: FBT001 - called by the helper
@@ -103,43 +109,49 @@ class Resolver:
         self._no_process(f"the process that looks it up {how}")
 
     def _no_process(self, why: str) -> None:
-        self._take(Answer((), None, why))
+        self._take(Answer(None, None, None, why))
         self._begin_again.move(self._loop.now + _PAUSE)
 
     def _hear(self, part: bytes) -> None:
         *whole, self._part = (self._part + part).split(b"\n")
         for line in whole:
             try:
-                addresses, error, problem = orjson.loads(line)
+                answer = answer_of(orjson.loads(line))
             except ValueError as wrong:
                 if self._process is not None:
                     self._process.kill(f"gave no answer: {wrong}")
                 return
-            self._take(Answer(tuple(addresses), error, problem))
+            self._take(answer)
             self._expect()
 
     def _take(self, answer: Answer) -> None:
-        before = self._answers.in_force
-        change = self._answers.take(answer)
-        if self._answers.in_force is not before:
-            self._book.target_ip = next(iter(answer.addresses), None)
-            targets = Targets(answer.addresses, answer.error, named=True)
+        if self._answers.take(answer):
+            addresses = self._answers.addresses
+            self._book.target_ip = next(iter(addresses), None)
+            targets = Targets(addresses, self._answers.error, named=True)
             self._crew.settings = self._crew.settings._replace(targets=targets)
             self._crew.orders.give_all(targets)
-        if change.resolved:
-            self._resolved(self._answers.in_force)
-        if change.problem:
-            self._failed(answer)
+        if not self._tell_later.pending:
+            self._tell()
 
-    def _resolved(self, answer: Answer) -> None:
-        self._recorder.write(
-            catalogue.TARGET_RESOLVED, target_host=self._target.host, addresses=[*answer.addresses]
-        )
-
-    def _failed(self, answer: Answer) -> None:
-        self._recorder.write(
-            catalogue.TARGET_RESOLVE_FAILED,
-            target_host=self._target.host,
-            error=answer.error,
-            problem=shown(cut(answer.problem or "", PROBLEM_LIMIT)),
-        )
+    def _tell(self) -> None:
+        """Record what has changed: once a second at most, and not while too many records wait."""
+        resolved, problem = self._answers.news
+        if not (resolved or problem):
+            return
+        self._tell_later.move(self._loop.now + _TELL_PAUSE)
+        if self._writer.congested:
+            return
+        host, last = self._target.host, self._answers.last
+        if resolved:
+            self._recorder.write(
+                catalogue.TARGET_RESOLVED, target_host=host, addresses=[*self._answers.addresses]
+            )
+        if problem:
+            self._recorder.write(
+                catalogue.TARGET_RESOLVE_FAILED,
+                target_host=host,
+                error=last.error,
+                problem=cut(last.problem or "", PROBLEM_LIMIT),
+            )
+        self._answers.tell()

@@ -155,6 +155,7 @@ class Run:
                 config.answer,
                 config.resolve,
                 recorder=recorder,
+                writer=writer,
                 book=book,
                 crew=crew,
             )

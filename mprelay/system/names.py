@@ -1,54 +1,106 @@
 """Names of hosts, looked up in the hosts file and in DNS (c-ares, by pycares).
 
 The system's own getaddrinfo(3) does not tell a name that does not exist from a server that fails, nor one failure
-from another. It cannot be given a time, and a call under way cannot be cancelled. c-ares reads the same files,
-but not what nsswitch.conf(5) may name besides (mDNS, LDAP).
+from another. It cannot be given a time, and a call under way cannot be cancelled. c-ares can do all that. The
+hosts file is read here, because c-ares takes lines together that share a name or an address.
 """
 
+import os
 import socket
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
 from ipaddress import ip_address
+from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
+
+Found: TypeAlias = list[str] | str
+"""Addresses of one family, or a word that tells why there is none: NXDOMAIN or NODATA if the name has none;
+TIMEOUT, SERVFAIL, REFUSED or another one if the resolver has failed."""
 
 PATIENCE: Final = 5.0
 """Seconds of a look-up, at most."""
 
 _TRY: Final = 1.0  # seconds for a server to answer at the first try; c-ares doubles them
 _TRIES: Final = 2  # of each server
-_NAMES: Final = {"ENOTFOUND": "NXDOMAIN", "ETIMEOUT": "TIMEOUT", "ENODATA": "NODATA"}
+_SLICE: Final = 0.1  # seconds until somebody is asked whether to stop
+_FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
+_WORDS: Final = {"ENOTFOUND": "NXDOMAIN", "ETIMEOUT": "TIMEOUT"}
+_HOSTS: Final = (
+    Path(os.environ.get("SYSTEMROOT", "C:/Windows"), "System32/drivers/etc/hosts")
+    if sys.platform == "win32"
+    else Path("/etc/hosts")
+)
 
 
-def look_up(name: str) -> list[str] | str:
-    """Return the addresses of a host, those to try first first (RFC 6724), or a word that tells why not.
+def look_up(name: str, stop: Callable[[], bool] = lambda: False) -> tuple[Found, Found]:
+    """Return the IPv4 addresses of a host, and its IPv6 addresses. `stop` tells when nobody needs them."""
+    if found := _in_hosts_file(name):
+        v4 = [ip for ip in found if ":" not in ip]
+        v6 = [ip for ip in found if ":" in ip]
+        return v4 or "NODATA", v6 or "NODATA"
+    return _in_dns(name, stop)
 
-    The word is NXDOMAIN or NODATA if the name has none; TIMEOUT, SERVFAIL, REFUSED or another one if the resolver
-    has failed. If the servers answer for one address family only, that is the answer.
-    """
+
+def _in_hosts_file(name: str) -> list[str]:
+    """Return the addresses of a name in the hosts file (hosts(5)); none if it is not there."""
+    try:
+        lines = _HOSTS.read_text(errors="replace").splitlines()
+    except OSError:
+        return []
+    wanted = name.removesuffix(".").lower()
+    found: dict[str, None] = {}
+    for line in lines:
+        address, *names = line.partition("#")[0].split() or [""]
+        if wanted in map(str.lower, names):
+            try:
+                found[str(ip_address(address))] = None
+            except ValueError:
+                continue  # the system passes over such a line too
+    return [*found]
+
+
+def _in_dns(name: str, stop: Callable[[], bool]) -> tuple[Found, Found]:
+    """Ask for both families at once, and judge each by itself."""
     import pycares  # noqa: PLC0415 - only where a target has a name
 
-    outcome: SimpleQueue[tuple[Any, int | None]] = SimpleQueue()
+    answers: SimpleQueue[tuple[socket.AddressFamily, Any, int | None]] = SimpleQueue()
+    found: dict[socket.AddressFamily, Found] = {
+        family: "NODATA" for family in _FAMILIES if not _is_supported(family)
+    }
     try:
-        channel = pycares.Channel(timeout=_TRY, tries=_TRIES)
+        channel = pycares.Channel(timeout=_TRY, tries=_TRIES, lookups="b")
     except pycares.AresError as failure:
-        return _word(pycares.errno.errorcode, failure.args[0])
+        return str(failure), str(failure)
+    until = time.monotonic() + PATIENCE
     try:
-        channel.getaddrinfo(
-            name,
-            None,
-            family=socket.AF_UNSPEC,
-            type=socket.SOCK_STREAM,
-            callback=lambda result, error: outcome.put((result, error)),
-        )
-        result, error = outcome.get(timeout=PATIENCE)
-    except Empty:
-        return "TIMEOUT"
+        for family in _FAMILIES:
+            if family not in found:
+                keep = partial(lambda family, *answer: answers.put((family, *answer)), family)
+                channel.getaddrinfo(name, None, family=family, type=socket.SOCK_STREAM, callback=keep)
+        while len(found) < len(_FAMILIES) and time.monotonic() < until and not stop():
+            try:
+                family, result, error = answers.get(timeout=_SLICE)
+            except Empty:
+                continue
+            if error is None:
+                ips = [str(ip_address(node.addr[0].decode())) for node in result.nodes]
+                found[family] = ips or "NODATA"
+            else:
+                word = pycares.errno.errorcode.get(error, f"error {error}").removeprefix("ARES_")
+                found[family] = _WORDS.get(word, word.removeprefix("E"))
     finally:
         channel.close()
-    if error is not None:
-        return _word(pycares.errno.errorcode, error)
-    return [str(ip_address(node.addr[0].decode())) for node in result.nodes] or "NODATA"
+    v4, v6 = (found.get(family, "TIMEOUT") for family in _FAMILIES)
+    return v4, v6
 
 
-def _word(words: dict[int, str], error: int) -> str:
-    word = words.get(error, f"error {error}").removeprefix("ARES_")
-    return _NAMES.get(word, word.removeprefix("E"))
+def _is_supported(family: socket.AddressFamily) -> bool:
+    """Tell whether this system can connect to addresses of a family at all."""
+    try:
+        socket.socket(family, socket.SOCK_STREAM).close()
+    except OSError:
+        return False
+    return True

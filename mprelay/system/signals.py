@@ -16,6 +16,7 @@ if sys.platform == "win32":
         held_back,
         ignore,
         leave_console,
+        pending,
         release,
     )
 else:
@@ -28,6 +29,7 @@ else:
         held_back,
         ignore,
         leave_console,
+        pending,
         release,
     )
 
@@ -41,6 +43,7 @@ __all__ = [
     "ignore",
     "leave_console",
     "name",
+    "pending",
     "release",
 ]
 

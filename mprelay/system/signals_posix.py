@@ -68,6 +68,11 @@ def begin() -> None:
             signal.setitimer(timer, 0)
 
 
+def pending() -> bool:
+    """Tell whether a stop signal was sent that is still held back."""
+    return not _STOP.isdisjoint(signal.sigpending())
+
+
 def release() -> None:
     """Block no signal, not even one that was blocked from the start. Pending signals are delivered now."""
     with suppress(OSError):

@@ -49,6 +49,11 @@ def begin() -> None:
     early.hold_back()
 
 
+def pending() -> bool:
+    """Tell whether a stop signal was sent that is still held back. Nothing is held back here."""
+    return False
+
+
 def release() -> None:
     """Let the stop signals act by default, unless they are heard or ignored. One that was noted acts now."""
     for number in _STOP:

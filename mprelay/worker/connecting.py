@@ -43,6 +43,8 @@ class Connector:
         self._connect_timeout = settings.connect_timeout
         self._source = settings.source
         self._keepalive = settings.keepalive
+        self.failed: list[tuple[Session, int]] = []
+        """Sessions whose connection has failed with this errno, until :meth:`go_on`."""
         self._make_header: Callable[[Address, Address], bytes] | None = None
         if settings.proxy_protocol is not None:
             from mprelay.worker import proxy_header  # noqa: PLC0415 - only where it is needed
@@ -136,6 +138,17 @@ class Connector:
         number = number or target.connect_ex(session.address)
         return 0 if number in sockets.CONNECT_BEGUN else number
 
+    def go_on(self) -> None:
+        """Try the next address of each session whose connection has failed. Call it after the events of a turn.
+
+        The new sockets may get the numbers of sockets that were closed in this turn. Events of those may still be
+        listed before.
+        """
+        failed, self.failed = self.failed, []
+        for session, number in failed:
+            if session.state is not _CLOSED:
+                self.next_address(session, number)
+
     def next_address(self, session: Session, number: int = errno.ETIMEDOUT) -> None:
         """Try the next address of the target: the one before has failed with this errno, or its time is over."""
         worker, client = self._worker, session.client
@@ -189,7 +202,7 @@ class Connector:
             if not number or number in RESET_ERRNOS:
                 number = _on_answer(session, number)
             if number:
-                self.next_address(session, number)
+                self.failed.append((session, number))
                 return
         elif not poller.TELLS_EDGES:
             _look_for_reset(session)

@@ -9,7 +9,8 @@ Rules:
 
 1. Each turn waits once and then acts, in this order: edges, bulk flows, timeouts, messages, reports.
 2. Descriptors of sessions that ended in this turn may still be in the rest of the turn's events, and a new
-   session could get the same numbers. So messages, which bring new sessions, come after all other events.
+   socket could get the same number. So messages, which bring new sessions, and tries of other addresses come
+   after all events.
 3. The clock is read once for each wake-up.
 """
 
@@ -102,6 +103,8 @@ class Loop:
                 deadlines.expire_at(worker.now)
             elif self._headers is not None:
                 self._headers.on_ready(descriptor)
+        if self._connector.failed:
+            self._connector.go_on()
         if worker.bulk.waiting:
             worker.bulk.work_off()
         if deadlines.look_at is not None and worker.now >= deadlines.look_at:

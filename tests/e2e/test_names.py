@@ -1,6 +1,7 @@
 """A target by name, with a real DNS server that changes its answer, fails, is slow, or gives many addresses."""
 
 import json
+import signal
 import socket
 import time
 from pathlib import Path
@@ -8,10 +9,17 @@ from pathlib import Path
 import pytest
 from support.dns import NAME, dns_server
 from support.launching import PYTHON_EXE, run
-from support.patches import IN_SUPERVISOR, RESOLVER_PAUSE, assigned, with_site
-from support.peers import accept, echo, ends_with_reset, free_port, listening, silent
+from support.patches import (
+    HELPER_ANSWERS,
+    IN_SUPERVISOR,
+    RESOLVER_PAUSE,
+    assigned,
+    replaced,
+    with_site,
+)
+from support.peers import accept, answering, echo, ends_with_reset, free_port, listening, silent
 from support.relay import Relay
-from support.waiting import pass_time
+from support.waiting import eventually, pass_time
 
 OFTEN = ("--resolve", "0.1")
 
@@ -176,15 +184,64 @@ def test_an_address_that_cannot_be_used_is_left_out_and_that_is_said(dns, tmp_pa
 
 
 def test_a_question_that_is_never_answered_does_not_hold_the_others(dns, tmp_path):
-    """An answer for one family only counts after a second."""
+    """The family that is known counts, and what is missing is told."""
     dns.answer(["127.0.0.1"], None)
     with (
         listening() as server,
         Relay((NAME, server.getsockname()[1]), *OFTEN, command=dns.asking(tmp_path)) as relay,
     ):
         assert relay.wait("target.resolved")["addresses"] == ["127.0.0.1"]
+        assert relay.wait("target.resolve_failed")["error"] == "TIMEOUT"
         serves(relay, server)
-        assert relay.all("target.resolve_failed") == []
+
+
+@pytest.mark.parametrize(("a", "aaaa"), [("SERVFAIL", []), ("SERVFAIL", "NXDOMAIN"), (None, [])])
+def test_a_family_that_fails_keeps_its_addresses(dns, tmp_path, a, aaaa):
+    """Whatever is known of the other one."""
+    dns.answer(["127.0.0.1"])
+    with (
+        listening() as server,
+        Relay((NAME, server.getsockname()[1]), *OFTEN, command=dns.asking(tmp_path)) as relay,
+    ):
+        serves(relay, server)
+        dns.answer(a, aaaa)
+        relay.wait("target.resolve_failed", error=a or "TIMEOUT")
+        dns.wait(4, 20)
+        serves(relay, server)
+        assert len(relay.all("target.resolved")) == 1
+
+
+def test_a_target_that_changes_often_is_not_told_each_time(dns, tmp_path):
+    """Nor is anything told while nobody reads: what counts is told afterwards."""
+    dns.answer(["127.0.0.1"])
+    with (
+        listening() as server,
+        answering(server, b"in"),
+        Relay(
+            (NAME, server.getsockname()[1]), *OFTEN, "--label", "x=" + "x" * 900, command=dns.asking(tmp_path)
+        ) as relay,
+    ):
+        relay.stall()
+        for last in range(2, 22):
+            dns.answer(["127.0.0.1", f"127.0.0.{last}"])
+            dns.wait(2, 20)
+        relay.reading.set()
+        relay.wait("target.resolved", addresses=["127.0.0.1", "127.0.0.21"])
+        assert len(relay.all("target.resolved")) <= 5
+
+
+@pytest.mark.wall_clock("a second for a stop signal, though no server answers")
+def test_a_stop_signal_ends_the_first_look_up(dns, tmp_path):
+    """There is no relay yet, so it acts by default."""
+    dns.answer(None)
+    with Relay(
+        (NAME, 80), *OFTEN, command=dns.asking(tmp_path), wait_active=False, expect_code=-signal.SIGTERM
+    ) as relay:
+        dns.wait(2, 20)
+        begun = time.monotonic()
+        relay.signal()
+        relay.finish()
+        assert time.monotonic() - begun < 1
 
 
 def test_a_slow_server_is_waited_for(dns, tmp_path):
@@ -222,35 +279,80 @@ def test_one_look_up_is_under_way_at_most_and_the_end_waits_for_none(dns, tmp_pa
 
 
 def test_the_process_that_looks_up_may_die(dns, tmp_path):
-    """That is a resolver that fails. Another one takes its place."""
+    """That is a resolver that fails. Another one takes its place, and looks up at once."""
     dns.answer(["127.0.0.1"])
-    env = with_site(tmp_path, IN_SUPERVISOR + assigned(RESOLVER_PAUSE, "0.1"))
+    env = with_site(tmp_path, IN_SUPERVISOR + assigned(RESOLVER_PAUSE, "2.0"))
+    with (
+        listening() as server,
+        Relay((NAME, server.getsockname()[1]), "--resolve", "1h", command=dns.asking(tmp_path), env=env) as relay,
+    ):
+        workers = {*relay.workers().values(), relay.outlet().pid}
+        dns.answer(["127.0.0.1", "127.0.0.2"])
+        eventually(lambda: len(resolvers(relay, workers)) == 1, "it is there")
+        resolvers(relay, workers)[0].kill()
+        failed = relay.wait("target.resolve_failed")
+        assert failed["problem"] == "the process that looks it up ended with SIGKILL"
+        serves(relay, server)
+        relay.wait("target.resolved", 2)
+
+
+def resolvers(relay, others):
+    """The processes that look up."""
+    return [process for process in relay.family() if process.pid not in others and is_resolver(process.pid)]
+
+
+@pytest.mark.parametrize(
+    "answer", ["5", "[null,null,null]", '[["db.evil"],[],null,null,false]', '[["1"],[],null,null,false]', "?"]
+)
+def test_what_looks_up_is_not_believed(dns, tmp_path, answer):
+    """It hears from the network. What is no answer ends it, and the last one stays in force."""
+    dns.answer(["127.0.0.1"])
+    code = f"broken = lambda self, data: whole(self, {answer.encode()!r} + b'\\n' if data else data)"
+    env = with_site(tmp_path, replaced(HELPER_ANSWERS, code))
     with (
         listening() as server,
         Relay((NAME, server.getsockname()[1]), *OFTEN, command=dns.asking(tmp_path), env=env) as relay,
     ):
-        dns.wait(4, 20)
-        workers = {*relay.workers().values(), relay.outlet().pid}
-        (resolver,) = [
-            process for process in relay.family() if process.pid not in workers and is_resolver(process.pid)
-        ]
-        resolver.kill()
-        failed = relay.wait("target.resolve_failed")
-        assert failed["problem"] == "the process that looks it up ended with SIGKILL"
+        problem = relay.wait("target.resolve_failed")["problem"]
+        assert problem.startswith("the process that looks it up gave no answer: ")
         serves(relay, server)
-        dns.answer(["127.0.0.1", "127.0.0.2"])
-        relay.wait("target.resolved", 2)
 
 
 def is_resolver(pid):
-    """Whether this is the process that looks up: it has loaded the library."""
-    return "_cares" in Path(f"/proc/{pid}/maps").read_text()
+    """Whether this is the process that looks up."""
+    return Path(f"/proc/{pid}/comm").read_text() == "mprelay-names\n"
 
 
-def test_a_name_of_the_hosts_file_needs_no_server():
+HOSTS = """\
+127.0.0.1 localhost
+127.0.0.2 db-primary DB  # names of one host
+127.0.0.3 db-replica
+127.0.0.3 two.test
+127.0.0.4 Two.Test
+no-address two.test
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "addresses"),
+    [
+        ("db-replica", ["127.0.0.3"]),
+        ("db.", ["127.0.0.2"]),
+        ("two.test", ["127.0.0.3", "127.0.0.4"]),
+        ("localhost", ["127.0.0.1"]),
+    ],
+)
+def test_the_hosts_file_is_asked_first(dns, tmp_path, name, addresses):
+    """A name has the addresses of its own lines, and no server is asked."""
+    with Relay((name, 9), *OFTEN, command=dns.asking(tmp_path, HOSTS)) as relay:
+        assert relay.wait("target.resolved")["addresses"] == addresses
+    assert dns.asked == []
+
+
+def test_localhost_needs_no_server():
     """As for any program."""
     with listening() as server, Relay(("localhost", server.getsockname()[1]), "--resolve", "1") as relay:
-        assert relay.wait("target.resolved")["addresses"] == ["::1", "127.0.0.1"]
+        assert "127.0.0.1" in relay.wait("target.resolved")["addresses"]
         serves(relay, server)
 
 

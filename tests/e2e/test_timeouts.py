@@ -14,6 +14,7 @@ from support.params import slow
 from support.patches import with_site
 from support.peers import accept, both_end, echo, ends_with_reset, listening, receive, reset_arrives, silent
 from support.relay import Relay
+from support.waiting import pass_time
 
 MIB = 1 << 20
 
@@ -331,6 +332,28 @@ def test_a_drain_does_not_follow_a_jump(wall_clock, jump):
         assert relay.finish() == 0
         assert 1 <= time.monotonic() - began < 3
         assert relay.wait("session.closed")["reason"] == "drained"
+
+
+@pytest.mark.posix("SIGSTOP")
+@pytest.mark.slow
+@pytest.mark.wall_clock("the idle timeout, and not much more")
+def test_what_came_while_a_worker_stood_still_came_in_time():
+    """It is seen before the time is believed to be over (docker pause, SIGSTOP, a suspended machine)."""
+    options = ("--idle-timeout", "2")
+    with (
+        listening() as server,
+        Relay(server.getsockname(), *options, workers=1) as relay,
+        relay.connect() as client,
+        accept(server) as target,
+    ):
+        echo(client, target)
+        relay.worker(1).suspend()
+        pass_time(1)
+        client.sendall(b"in time")
+        pass_time(1.5)
+        relay.worker(1).resume()
+        assert receive(target, 7) == b"in time"
+        echo(client, target)
 
 
 # -- the machine sleeps --------------------------------------------------------------------------------------

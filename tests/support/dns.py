@@ -15,7 +15,7 @@ from support.launching import PROGRAM
 NAME: Final = "db.example"
 
 _DATA: Final = {"A": A, "AAAA": AAAA}
-_ASKING: Final = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
+_ASKING: Final = 'mount --bind "$0/resolv.conf" /etc/resolv.conf; mount --bind "$0/hosts" /etc/hosts; exec "$@"'
 
 
 class DnsServer:
@@ -83,11 +83,14 @@ class DnsServer:
         self._thread.join()
         self._socket.close()
 
-    def asking(self, directory: Path) -> tuple[str, ...]:
-        """The words that start the program in a system that asks this server: in a mount namespace of its own."""
-        settings = directory / "resolv.conf"
-        settings.write_text(f"nameserver 127.0.0.1:{self.port}\n")
-        return ("unshare", "--mount", "sh", "-c", _ASKING, str(settings), PROGRAM)
+    def asking(self, directory: Path, hosts: str = "") -> tuple[str, ...]:
+        """The words that start the program in a system that asks this server, and has this hosts file.
+
+        That is a mount namespace of its own.
+        """
+        (directory / "resolv.conf").write_text(f"nameserver 127.0.0.1:{self.port}\n")
+        (directory / "hosts").write_text(hosts)
+        return ("unshare", "--mount", "sh", "-ec", _ASKING, str(directory), PROGRAM)
 
 
 @contextlib.contextmanager

@@ -31,6 +31,8 @@ START_LIMIT: Place = ("mprelay.supervisor.crew", "START_LIMIT")
 REREAD: Place = ("mprelay.config.rules", "reread")
 """In the process that reads the rules again."""
 HELPER_BUILD: Place = ("mprelay.channel.helper", "BUILD")
+HELPER_ANSWERS: Place = ("mprelay.channel.helper", "Answering.send")
+"""In a process that looks up, or reads rules: (self, data)."""
 RESOLVER_PAUSE: Place = ("mprelay.supervisor.resolver", "_PAUSE")
 READING_LIMIT: Place = ("mprelay.supervisor.reload", "_LIMIT")
 SESSIONS_PER_WORKER: Place = ("mprelay.system.limits", "SESSIONS_PER_WORKER")

@@ -528,7 +528,9 @@ def test_an_expiry_is_given_in_one_way():
     assert not validate(GOOD | {"expires_at": moment, "absolute_timeout": ["0"]})[1]
 
 
-KNOWN = Host(look_up=lambda name: ("192.0.2.5", "2001:db8::5") if name == "db.example" else "SERVFAIL")
+KNOWN = Host(
+    look_up=lambda name: (["192.0.2.5"], ["2001:db8::5"]) if name == "db.example" else ("SERVFAIL", "SERVFAIL")
+)
 
 
 def test_a_name_is_looked_up_if_it_is_to_be_resolved():
@@ -538,12 +540,12 @@ def test_a_name_is_looked_up_if_it_is_to_be_resolved():
     made = Config(**values)
     assert (made.trg_host, made.resolve) == ("db.example", 30)
     assert made.target == Target("db.example", 80, 8080, "::1", None)
-    assert made.answer == Answer(("192.0.2.5", "2001:db8::5"))
+    assert made.answer == Answer(("192.0.2.5",), ("2001:db8::5",))
 
 
 def test_an_address_is_never_looked_up():
     values, problems = validate(GOOD | {"resolve": ["30"]}, KNOWN)
-    assert (values["target"], values["answer"], problems) == (None, Answer(("192.0.2.1",)), [])
+    assert (values["target"], values["answer"], problems) == (None, Answer.of("192.0.2.1"), [])
 
 
 @pytest.mark.parametrize(
@@ -559,6 +561,17 @@ def test_a_name_without_an_address_is_message_3(options, wrong):
     assert problem.problem == f"<trg host> 'no.example' {wrong}."
     assert problem.message.msg_id == 3
     assert values["trg_host"] == "no.example"
+
+
+def test_nothing_is_looked_up_if_something_else_is_wrong():
+    """It might take seconds."""
+
+    def never(name):
+        raise AssertionError(name)
+
+    wrong = {"trg_host": ["db.example"], "resolve": ["30"], "workers": ["0"]}
+    _, problems = validate(GOOD | wrong, Host(look_up=never))
+    assert [problem.parameter for problem in problems] == ["workers"]
 
 
 def test_a_source_has_the_family_of_one_address_at_least():

@@ -1093,6 +1093,57 @@ def test_a_client_that_resets_is_not_connected_to_the_next_address(client):
             eventually(lambda: not running.loop._deadlines._looked_at, "no look is left")
 
 
+def test_the_next_address_is_not_mistaken_for_a_session_that_has_just_ended(monkeypatch):
+    """Its socket may get a number of which an event is still listed. It waits until all were seen."""
+    with (
+        silent() as (unanswering, _filler),
+        connected() as (_far, near),
+        connected() as (_other, second),
+    ):
+        ip, port = unanswering.getsockname()
+        running = Running(("127.0.0.2", port), named=True)
+        with running.unattended():
+            running.admit(near, 1, time.monotonic())
+            running.loop._turn()
+            (ending,) = running.loop._deadlines.connecting
+            running.sender.send_order(Targets(("127.0.0.3", ip), named=True))
+            running.admit(second, 2, time.monotonic())
+            inbox = [(running.loop._inbox.fileno(), poller.READ)]
+            for _ in range(2):  # the order, the ticket
+                with monkeypatch.context() as patch:
+                    patch.setattr(running.loop, "_poller", Told(running.loop._poller, inbox))
+                    running.loop._turn()
+            (going_on,) = running.loop._deadlines.connecting.keys() - {ending}
+            failed = poller.ERROR | poller.HANGUP | poller.WRITE
+            events = [
+                (ending.target.fileno(), failed),
+                (going_on.target.fileno(), failed),
+                (ending.client.fileno(), poller.READ | poller.WRITE),
+            ]
+            with monkeypatch.context() as patch:
+                patch.setattr(running.loop, "_poller", Told(running.loop._poller, events))
+                running.loop._turn()
+            assert ending.is_over
+            assert going_on.address == (ip, port)
+            assert not going_on.connected
+
+
+class Told:
+    """A poller that tells these events once."""
+
+    def __init__(self, whole, events):
+        self._whole = whole
+        self._events = events
+
+    def __getattr__(self, name):
+        return getattr(self._whole, name)
+
+    def wait(self, timeout):
+        """Tell them first."""
+        events, self._events = self._events, None
+        return self._whole.wait(timeout) if events is None else events
+
+
 def test_a_socket_that_cannot_be_made_for_the_next_address_ends_the_session(client, monkeypatch):
     """The error is the system's."""
     _far, near = client
