@@ -51,10 +51,7 @@ class Poller:
         else:
             left = _TIMEOUT_LIMIT
         try:
-            ready = self._epoll.poll(left, self.EVENTS_AT_ONCE)
-            # A process that was stopped while it waited gets EINTR (signal(7)). If the time is over by then,
-            # CPython does not look once more, and a deadline would be believed before what came in time.
-            return ready if ready or left <= 0 else self._epoll.poll(0, self.EVENTS_AT_ONCE)
+            return self._epoll.poll(left, self.EVENTS_AT_ONCE)
         except MemoryError:
             return self._epoll.poll(left, 1)  # a single event needs no extra memory
 

@@ -43,8 +43,6 @@ class Connector:
         self._connect_timeout = settings.connect_timeout
         self._source = settings.source
         self._keepalive = settings.keepalive
-        self.failed: list[tuple[Session, int]] = []
-        """Sessions whose connection has failed with this errno, until :meth:`go_on`."""
         self._make_header: Callable[[Address, Address], bytes] | None = None
         if settings.proxy_protocol is not None:
             from mprelay.worker import proxy_header  # noqa: PLC0415 - only where it is needed
@@ -55,6 +53,7 @@ class Connector:
     def connect_to(self, targets: Targets) -> None:
         """Connect the sessions that begin from now on to these."""
         self._targets = targets
+        self._plain = not targets.named and self._source is None and self._keepalive is None
         if targets.ips:
             first, *others = targets.ips
             self._address: Address = (first, self._port)
@@ -104,8 +103,10 @@ class Connector:
             session.header = self._make_header(ticket.client, listener)
         if self._keepalive is not None:
             sockets.keep_alive(client, self._keepalive)
-        number = self._connect(session)
-        if number and not session.others:
+        number = target.connect_ex(self._address) if self._plain else self._connect(session)
+        if number in sockets.CONNECT_BEGUN:
+            number = 0
+        elif not session.others:
             _not_connected(session, number)
             return
         no_channel = Input.REQUESTER_CHANNEL_FAILED
@@ -120,10 +121,11 @@ class Connector:
             session.happened(no_channel, errno_name(failure.errno))
             return
         if number:
-            self.next_address(session, number)
+            session.failure = number
+            self.next_address(session)
 
     def _connect(self, session: Session) -> int:
-        """Begin to connect a session's socket to its target; return 0, or the errno."""
+        """Begin to connect a session's socket to its target; return what connect(2) says."""
         worker, target = self._worker, session.target
         if self._targets.named:
             worker.reports.report(Trying(session.serial, session.address[0]))
@@ -135,23 +137,12 @@ class Connector:
         if self._keepalive is not None:
             sockets.keep_alive(target, self._keepalive)
         number = 0 if self._source is None else sockets.send_from(target, self._source)
-        number = number or target.connect_ex(session.address)
-        return 0 if number in sockets.CONNECT_BEGUN else number
+        return number or target.connect_ex(session.address)
 
-    def go_on(self) -> None:
-        """Try the next address of each session whose connection has failed. Call it after the events of a turn.
-
-        The new sockets may get the numbers of sockets that were closed in this turn. Events of those may still be
-        listed before.
-        """
-        failed, self.failed = self.failed, []
-        for session, number in failed:
-            if session.state is not _CLOSED:
-                self.next_address(session, number)
-
-    def next_address(self, session: Session, number: int = errno.ETIMEDOUT) -> None:
-        """Try the next address of the target: the one before has failed with this errno, or its time is over."""
+    def next_address(self, session: Session) -> None:
+        """Try the next address of the target: the one before has failed, or its time is over."""
         worker, client = self._worker, session.client
+        number, session.failure = session.failure or errno.ETIMEDOUT, 0
         while session.others:
             ip, *others = session.others
             try:
@@ -168,7 +159,7 @@ class Connector:
             session.down = down
             worker.sessions[client.fileno()] = (session, session.up, down)
             number = self._connect(session)
-            if not number:
+            if number in sockets.CONNECT_BEGUN:
                 try:
                     worker.poller.add(target.fileno(), _EVERYTHING)
                 except OSError as failure:
@@ -196,13 +187,19 @@ class Connector:
     def on_edge(self, session: Session, reads: Pump, edge: int) -> None:
         """Take note of an edge of a session that is not connected; `reads` reads the socket that it is of."""
         reads.source_ready(edge)
-        if reads is session.down and edge & _OUTCOME:
+        if reads is session.down and edge & _OUTCOME and not session.failure:
             number = sockets.pending_error(session.target) if edge & _DOUBTFUL else 0
             # A reset in answer to a SYN is ECONNREFUSED (tcp_reset: SYN_SENT).
             if not number or number in RESET_ERRNOS:
                 number = _on_answer(session, number)
+            if number and session.others:
+                # Not now: the new socket may get the number of one that was closed in this turn, of which events
+                # may still be listed.
+                session.failure = number
+                self._worker.deadlines.look_later(session, self._worker.now)
+                return
             if number:
-                self.failed.append((session, number))
+                _not_connected(session, number)
                 return
         elif not poller.TELLS_EDGES:
             _look_for_reset(session)

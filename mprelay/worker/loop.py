@@ -9,13 +9,13 @@ Rules:
 
 1. Each turn waits once and then acts, in this order: edges, bulk flows, timeouts, messages, reports.
 2. Descriptors of sessions that ended in this turn may still be in the rest of the turn's events, and a new
-   socket could get the same number. So messages, which bring new sessions, and tries of other addresses come
-   after all events.
+   socket could get the same number. So messages, which bring new sessions, and tries of other addresses, which
+   are due at once, come after all events.
 3. The clock is read once for each wake-up.
 """
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mprelay.channel.down import Receiver
 from mprelay.channel.up import Uplink
@@ -32,6 +32,9 @@ from mprelay.worker.session import Session, Worker
 
 if TYPE_CHECKING:
     from mprelay.worker.headers import Headers
+
+
+_LATE: Final = 0.05  # seconds by which a wait must miss a deadline to be repeated
 
 
 class Loop:
@@ -58,6 +61,9 @@ class Loop:
 
             self._headers = headers.Headers(self._worker, self._connector)
             self._open = self._headers.open
+        self._late_for: float | None = (
+            None  # the deadline for which an empty wait that took too long was repeated
+        )
         self._expiry: Deadline | None = None
         """When the relay closes itself. Its descriptor tells of it in time even after the machine has slept;
         `_deadlines` does however many other events there are."""
@@ -103,8 +109,6 @@ class Loop:
                 deadlines.expire_at(worker.now)
             elif self._headers is not None:
                 self._headers.on_ready(descriptor)
-        if self._connector.failed:
-            self._connector.go_on()
         if worker.bulk.waiting:
             worker.bulk.work_off()
         if deadlines.look_at is not None and worker.now >= deadlines.look_at:
@@ -119,6 +123,12 @@ class Loop:
         """Do what is due, in a turn that saw this many events."""
         worker, deadlines = self._worker, self._deadlines
         now = worker.now
+        due = deadlines.look_at
+        if not seen and due is not None and now > due + _LATE and due != self._late_for:
+            # A process that is stopped while it waits gets EINTR (signal(7)). If the time is over by then,
+            # CPython looks for nothing that came in time. So look again before a deadline is believed.
+            self._late_for = due
+            return
         if deadlines.expiry is not None and now >= deadlines.expiry:
             self._look_at_expiry()
         watched = len(worker.sessions)

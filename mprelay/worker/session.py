@@ -155,6 +155,7 @@ class Session:
         "client",
         "connected",
         "down",
+        "failure",
         "header",
         "look",
         "others",
@@ -180,6 +181,8 @@ class Session:
         self.state = _CONNECTING
         self.address = address
         """The target's: the one that is tried, or was tried last."""
+        self.failure = 0
+        """The errno of the last try, if another one follows; 0: its time was over."""
         self.others: tuple[str, ...] = ()
         """Addresses of the target that are to be tried if that one does not answer."""
         self.client, self.target = ends
