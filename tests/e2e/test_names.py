@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.dns import NAME, dns_server
+from support.dns import NAME, dns_server, why_not_here
 from support.launching import PYTHON_EXE, run
 from support.patches import (
     HELPER_ANSWERS,
@@ -29,6 +29,8 @@ def dns():
     """The server."""
     if PYTHON_EXE:
         pytest.skip("the relay is started in a mount namespace")
+    if why := why_not_here():
+        pytest.skip(f"no mount namespace with files of its own: {why}")
     with dns_server() as server:
         yield server
 

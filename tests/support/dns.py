@@ -1,7 +1,9 @@
 """A DNS server for one name, whose answers a test can change at any time, and a system that asks no other."""
 
 import contextlib
+import os
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -90,7 +92,19 @@ class DnsServer:
         """
         (directory / "resolv.conf").write_text(f"nameserver 127.0.0.1:{self.port}\n")
         (directory / "hosts").write_text(hosts)
-        return ("unshare", "--mount", "sh", "-ec", _ASKING, str(directory), PROGRAM)
+        return (*_in_a_namespace(directory), PROGRAM)
+
+
+def _in_a_namespace(directory: Path) -> tuple[str, ...]:
+    """The words that run a command in a mount namespace with these two files."""
+    root = () if os.geteuid() == 0 else ("--map-root-user",)
+    return ("unshare", "--mount", *root, "sh", "-ec", _ASKING, str(directory))
+
+
+def why_not_here() -> str | None:
+    """Why no such system can be had here; None: it can."""
+    tried = subprocess.run([*_in_a_namespace(Path("/etc")), "true"], capture_output=True, text=True, check=False)
+    return tried.stderr.strip() or None
 
 
 @contextlib.contextmanager
