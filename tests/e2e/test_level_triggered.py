@@ -214,6 +214,7 @@ def test_while_a_worker_is_missing_and_the_others_are_full_clients_wait(tmp_path
         for client in waiting:
             assert receive(client, 6) == b"served"
         assert len(relay.all("connection.pool_exhausted")) == 1
+        relay.wait("session.allocated", 9)  # the records come after the bytes
         assert {port_of(client) for client in waiting} <= relay.held_by(1)
         client, target = left[0]
         client.close()
