@@ -37,20 +37,23 @@ _HOSTS: Final = (
 
 def look_up(name: str, stop: Callable[[], bool] = lambda: False) -> tuple[Found, Found]:
     """Return the IPv4 addresses of a host, and its IPv6 addresses. `stop` tells when nobody needs them."""
-    if found := _in_hosts_file(name):
+    wanted = name.removesuffix(".").lower()
+    found = _in_hosts_file(wanted)
+    if not found and (wanted == "localhost" or wanted.endswith(".localhost")):
+        found = ["127.0.0.1", "::1"]  # no server is asked for these (RFC 6761, 6.3)
+    if found:
         v4 = [ip for ip in found if ":" not in ip]
         v6 = [ip for ip in found if ":" in ip]
         return v4 or "NODATA", v6 or "NODATA"
     return _in_dns(name, stop)
 
 
-def _in_hosts_file(name: str) -> list[str]:
+def _in_hosts_file(wanted: str) -> list[str]:
     """Return the addresses of a name in the hosts file (hosts(5)); none if it is not there."""
     try:
         lines = _HOSTS.read_text(errors="replace").splitlines()
     except OSError:
         return []
-    wanted = name.removesuffix(".").lower()
     found: dict[str, None] = {}
     for line in lines:
         address, *names = line.partition("#")[0].split() or [""]

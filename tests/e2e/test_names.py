@@ -342,6 +342,7 @@ no-address two.test
         ("db.", ["127.0.0.2"]),
         ("two.test", ["127.0.0.3", "127.0.0.4"]),
         ("localhost", ["127.0.0.1"]),
+        ("db.localhost", ["::1", "127.0.0.1"]),
     ],
 )
 def test_the_hosts_file_is_asked_first(dns, tmp_path, name, addresses):
