@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -37,7 +37,7 @@ _HOSTS: Final = (
 
 def look_up(name: str, stop: Callable[[], bool] = lambda: False) -> tuple[Found, Found]:
     """Return the IPv4 addresses of a host, and its IPv6 addresses. `stop` tells when nobody needs them."""
-    wanted = name.removesuffix(".").lower()
+    wanted = _plain(name)
     found = _in_hosts_file(wanted)
     if not found and (wanted == "localhost" or wanted.endswith(".localhost")):
         found = ["127.0.0.1", "::1"]  # no server is asked for these (RFC 6761, 6.3)
@@ -45,7 +45,7 @@ def look_up(name: str, stop: Callable[[], bool] = lambda: False) -> tuple[Found,
         v4 = [ip for ip in found if ":" not in ip]
         v6 = [ip for ip in found if ":" in ip]
         return v4 or "NODATA", v6 or "NODATA"
-    return _in_dns(name, stop)
+    return _in_dns(name, wanted, stop)
 
 
 def _in_hosts_file(wanted: str) -> list[str]:
@@ -65,16 +65,17 @@ def _in_hosts_file(wanted: str) -> list[str]:
     return [*found]
 
 
-def _in_dns(name: str, stop: Callable[[], bool]) -> tuple[Found, Found]:
+def _in_dns(name: str, wanted: str, stop: Callable[[], bool]) -> tuple[Found, Found]:
     """Ask for both families at once, and judge each by itself."""
     import pycares  # noqa: PLC0415 - only where a target has a name
 
+    kinds = {socket.AF_INET: pycares.QUERY_TYPE_A, socket.AF_INET6: pycares.QUERY_TYPE_AAAA}
     answers: SimpleQueue[tuple[socket.AddressFamily, Any, int | None]] = SimpleQueue()
     found: dict[socket.AddressFamily, Found] = {
         family: "NODATA" for family in _FAMILIES if not _is_supported(family)
     }
     try:
-        channel = pycares.Channel(timeout=_TRY, tries=_TRIES, lookups="b")
+        channel = pycares.Channel(timeout=_TRY, tries=_TRIES)
     except pycares.AresError as failure:
         return str(failure), str(failure)
     until = time.monotonic() + PATIENCE
@@ -82,15 +83,14 @@ def _in_dns(name: str, stop: Callable[[], bool]) -> tuple[Found, Found]:
         for family in _FAMILIES:
             if family not in found:
                 keep = partial(lambda family, *answer: answers.put((family, *answer)), family)
-                channel.getaddrinfo(name, None, family=family, type=socket.SOCK_STREAM, callback=keep)
+                channel.search(name, kinds[family], callback=keep)
         while len(found) < len(_FAMILIES) and time.monotonic() < until and not stop():
             try:
                 family, result, error = answers.get(timeout=_SLICE)
             except Empty:
                 continue
             if error is None:
-                ips = [str(ip_address(node.addr[0].decode())) for node in result.nodes]
-                found[family] = ips or "NODATA"
+                found[family] = _belonging_to(wanted, result.answer, kinds[family]) or "NODATA"
             else:
                 word = pycares.errno.errorcode.get(error, f"error {error}").removeprefix("ARES_")
                 found[family] = _WORDS.get(word, word.removeprefix("E"))
@@ -98,6 +98,25 @@ def _in_dns(name: str, stop: Callable[[], bool]) -> tuple[Found, Found]:
         channel.close()
     v4, v6 = (found.get(family, "TIMEOUT") for family in _FAMILIES)
     return v4, v6
+
+
+def _belonging_to(wanted: str, records: Sequence[Any], kind: int) -> list[str]:
+    """Return the addresses in an answer that belong to the name, or to what it is an alias of (RFC 1034, 3.6.2).
+
+    The name may have been completed by a domain of the search list (resolv.conf(5)).
+    """
+    aliases = {_plain(one.name): _plain(one.data.cname) for one in records if hasattr(one.data, "cname")}
+    owners = {_plain(one.name) for one in records}
+    ours = {owner for owner in owners if owner == wanted or owner.startswith(f"{wanted}.")}
+    for owner in [*ours]:
+        while owner in aliases and (owner := aliases[owner]) not in ours:
+            ours.add(owner)
+    return [str(ip_address(one.data.addr)) for one in records if one.type == kind and _plain(one.name) in ours]
+
+
+def _plain(name: str) -> str:
+    """Show a name as names are compared."""
+    return name.removesuffix(".").lower()
 
 
 def _is_supported(family: socket.AddressFamily) -> bool:

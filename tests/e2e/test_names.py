@@ -185,6 +185,41 @@ def test_an_address_that_cannot_be_used_is_left_out_and_that_is_said(dns, tmp_pa
         assert len(relay.all("target.resolve_failed")) == 2
 
 
+def test_an_alias_is_followed(dns, tmp_path):
+    """An answer names what the name stands for, and whose addresses those are."""
+    dns.answer(["127.0.0.1"])
+    dns.alias_of = dns.owner = "node-7.example"
+    with (
+        listening() as server,
+        Relay((NAME, server.getsockname()[1]), *OFTEN, command=dns.asking(tmp_path)) as relay,
+    ):
+        serves(relay, server)
+
+
+def test_an_address_of_another_name_is_no_answer(dns, tmp_path):
+    """Whoever answers may add what nobody has asked for."""
+    dns.answer(["127.0.0.1"])
+    dns.owner = "evil.example"
+    with Relay(
+        (NAME, 80), *OFTEN, command=dns.asking(tmp_path), wait_active=False, expect_code=2, quiet=False
+    ) as relay:
+        relay.finish()
+    (record,) = relay.records
+    assert "the name has no address (NODATA)" in record["problem"]
+
+
+def test_a_short_name_is_completed(dns, tmp_path):
+    """By the domains of resolv.conf(5), as all programs do it."""
+    dns.answer(["127.0.0.1"])
+    short, _, domain = NAME.partition(".")
+    command = dns.asking(tmp_path, domain=domain)
+    with (
+        listening() as server,
+        Relay((short, server.getsockname()[1]), *OFTEN, command=command) as relay,
+    ):
+        serves(relay, server)
+
+
 def test_a_question_that_is_never_answered_does_not_hold_the_others(dns, tmp_path):
     """The family that is known counts, and what is missing is told."""
     dns.answer(["127.0.0.1"], None)

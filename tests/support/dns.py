@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from dnslib import AAAA, QTYPE, RCODE, RR, A, DNSRecord
+from dnslib import AAAA, CNAME, QTYPE, RCODE, RR, A, DNSRecord
 
 from support.launching import PROGRAM
 
@@ -28,6 +28,10 @@ class DnsServer:
 
     def __init__(self) -> None:
         self.answers: dict[str, list[str] | str | None] = {"A": [], "AAAA": []}
+        self.owner = NAME
+        """Whose addresses they are."""
+        self.alias_of: str | None = None
+        """What the name is an alias of."""
         self.delay = 0.0
         """Seconds before each answer."""
         self.asked: list[tuple[float, str]] = []
@@ -67,9 +71,11 @@ class DnsServer:
             if isinstance(found, str):
                 reply.header.rcode = getattr(RCODE, found)
             else:
+                if self.alias_of is not None:
+                    reply.add_answer(RR(NAME, QTYPE.CNAME, rdata=CNAME(self.alias_of), ttl=0))
                 for address in found:
                     data = _DATA[kind](address)
-                    reply.add_answer(RR(NAME, question.q.qtype, rdata=data, ttl=0))
+                    reply.add_answer(RR(self.owner, question.q.qtype, rdata=data, ttl=0))
             timer = threading.Timer(self.delay, self._send, (reply.pack(), client))
             timer.daemon = True
             timer.start()
@@ -85,12 +91,12 @@ class DnsServer:
         self._thread.join()
         self._socket.close()
 
-    def asking(self, directory: Path, hosts: str = "") -> tuple[str, ...]:
-        """The words that start the program in a system that asks this server, and has this hosts file.
+    def asking(self, directory: Path, hosts: str = "", domain: str = ".") -> tuple[str, ...]:
+        """The words that start the program in a system that asks this server, with this hosts file and domain.
 
         That is a mount namespace of its own.
         """
-        (directory / "resolv.conf").write_text(f"nameserver 127.0.0.1:{self.port}\n")
+        (directory / "resolv.conf").write_text(f"nameserver 127.0.0.1:{self.port}\nsearch {domain}\n")
         (directory / "hosts").write_text(hosts)
         return (*_in_a_namespace(directory), PROGRAM)
 
