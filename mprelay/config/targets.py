@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from mprelay.config import parsers
 from mprelay.config.host import Host
-from mprelay.core.answers import NO_ADDRESS, NO_SUCH_NAME, Answer, in_words
+from mprelay.core.answers import NO_ADDRESS, NO_SUCH_NAME, Answer, bounded, in_words
 from mprelay.core.protocol import ADDRESSES_LIMIT
 
 _NAME: Final = re.compile(r"(?!-)[\w-]{1,63}(?<!-)(\.(?!-)[\w-]{1,63}(?<!-))*\.?", re.ASCII)
@@ -56,7 +56,7 @@ def look_up(target: Target, host: Host) -> Answer:
     """Look the target's name up, and leave out what cannot be used."""
     v4, v6 = host.look_up(target.host)
     if target.source is not None:  # from there only one family can be reached
-        v4, v6 = (v4, "NODATA") if ip_address(target.source).version == 4 else ("NODATA", v6)  # noqa: PLR2004
+        v4, v6 = (v4, NO_ADDRESS) if ip_address(target.source).version == 4 else (NO_ADDRESS, v6)  # noqa: PLR2004
     if isinstance(v4, str) and isinstance(v6, str):
         return _nothing(v4, v6)
     wrong: list[str] = []
@@ -103,9 +103,7 @@ def _usable(found: Sequence[str] | str, target: Target, host: Host, wrong: list[
             usable[ip] = None
     if len(usable) > ADDRESSES_LIMIT:
         wrong.append(f"only {ADDRESSES_LIMIT} are kept, of {len(usable)}")
-        kept = set(sorted(usable)[:ADDRESSES_LIMIT])  # always the same ones, in whatever order they come
-        return tuple(ip for ip in usable if ip in kept)
-    return tuple(usable) or None
+    return bounded(usable) or None
 
 
 def wrong_with(ip: str, target: Target, host: Host) -> str | None:

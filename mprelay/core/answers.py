@@ -8,6 +8,7 @@ Rules:
    change: resolvers turn it round with each answer.
 """
 
+from collections.abc import Collection
 from ipaddress import ip_address
 from itertools import chain, zip_longest
 from typing import Any, Final, NamedTuple
@@ -61,25 +62,31 @@ def answer_of(values: Any) -> Answer:  # noqa: ANN401 - that is the question
     match values:
         case [v4, v6, None | str() as error, None | str() as problem, bool(v4_first)]:
             if len(error or "") <= ERROR_LIMIT and len(problem or "") <= _TEXT_LIMIT:
-                return Answer(_family(v4), _family(v6), error, problem, v4_first)
+                answer = Answer(_family(v4), _family(v6), error, problem, v4_first)
+                if answer.addresses or None in (answer.v4, answer.v6) or error:  # else nobody would know why
+                    return answer
     raise ValueError("values that are no answer")
 
 
 def _family(values: Any) -> tuple[str, ...] | None:  # noqa: ANN401
     if values is None:
         return None
-    if type(values) is not list or len(values) > ADDRESSES_LIMIT:
+    if type(values) is not list or len(values) > ADDRESSES_LIMIT or not all(type(one) is str for one in values):
         raise ValueError("values that are no addresses")
-    return tuple(str(ip_address(value)) for value in values if type(value) is str)
+    return tuple(str(ip_address(value)) for value in values)
+
+
+def bounded(ips: Collection[str]) -> tuple[str, ...]:
+    """Keep as many addresses as there may be: always the same ones, in whatever order they come."""
+    if len(ips) <= ADDRESSES_LIMIT:
+        return tuple(ips)
+    kept = set(sorted(ips)[:ADDRESSES_LIMIT])
+    return tuple(ip for ip in ips if ip in kept)
 
 
 def _in_turns(v4: tuple[str, ...], v6: tuple[str, ...], *, v4_first: bool) -> tuple[str, ...]:
     first, second = (v4, v6) if v4_first else (v6, v4)
-    found = [ip for ip in chain(*zip_longest(first, second)) if ip is not None]
-    if len(found) > ADDRESSES_LIMIT:
-        kept = set(sorted(found)[:ADDRESSES_LIMIT])  # always the same ones, in whatever order they come
-        found = [ip for ip in found if ip in kept]
-    return tuple(found)
+    return bounded([ip for ip in chain(*zip_longest(first, second)) if ip is not None])
 
 
 class Change(NamedTuple):

@@ -113,6 +113,8 @@ def test_an_answer_arrives_as_it_was(answer):
         *(None, 5, [], [None] * 3, ["192.0.2.1", [], None, None, False], [[], [], None, None, 1]),
         *([["db.evil"], [], None, None, False], [[], ["1" * 60], None, None, False], [[], {}, None, None, False]),
         [["192.0.2.1"] * (ADDRESSES_LIMIT + 1), [], None, None, False],
+        [["192.0.2.1", 1], [], None, None, False],
+        [[], [], None, None, False],
         [[], [], "X" * 33, None, False],
         [[], [], None, "x" * 4097, False],
     ],
