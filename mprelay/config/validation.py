@@ -33,8 +33,8 @@ from mprelay.core.rates import Rate
 from mprelay.core.texts import cut, quoted
 from mprelay.records.catalogue import Message
 
-WITH_A_FIELD: Final = {
-    *(
+WITH_A_FIELD: Final = frozenset(
+    (
         "fwd_port",
         "trg_host",
         "trg_port",
@@ -45,8 +45,8 @@ WITH_A_FIELD: Final = {
         "log_detail",
         "label",
         "expires_at",
-    ),
-}
+    )
+)
 """Parameters that relay.active tells otherwise."""
 OPTION_LIMITS: Final = {"accept_proxy": 120, "source": 45}
 OPTION_LIMIT: Final = 24

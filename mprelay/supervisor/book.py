@@ -168,7 +168,9 @@ class Book:
     def allocated(self, session: Session, at: float) -> None:
         """Message 26: a worker has the session, since `at` (Unix time)."""
         if self._every_message:
-            message = self._with_target(catalogue.SESSION_ALLOCATED, session)
+            message = catalogue.SESSION_ALLOCATED
+            if session.target_ip is None:
+                message = self._without_address(message)
             self._recorder.happened(at, (message, self._facts(session)))
 
     def trying(self, worker: int, event: Trying) -> bool:
@@ -246,15 +248,13 @@ class Book:
         }
         message = SESSION_CLOSED[reason]
         if session.target_ip is None:
-            message = self._with_target(message, session)
+            message = self._without_address(message)
         if reason is CloseReason.CONNECT_FAILED:
             message = _with_error(message, error)
         self._recorder.happened(at, (message, facts))
 
-    def _with_target(self, message: Message, session: Session) -> Message:
-        """Put the target's name in the place of its address, if it has none."""
-        if session.target_ip is not None:
-            return message
+    def _without_address(self, message: Message) -> Message:
+        """Put the target's name in the place of its address."""
         return message._replace(sentence=message.sentence.replace("{target_ip}", self._target_host))
 
     def _facts(self, session: Session) -> dict[str, object]:

@@ -30,9 +30,9 @@ class Orders:
 
     def give_all(self, order: Order) -> None:
         """Give an order to all workers, in the place of one like it that still waits."""
-        for worker, member in self._members.items():
-            self._waiting[member] = [one for one in self._waiting[member] if type(one) is not type(order)]
-            self._give(worker, [order])
+        for member in self._members.values():
+            others = [one for one in self._waiting[member] if type(one) is not type(order)]
+            self._waiting[member] = [*others, order]
         self._send()
 
     def _give(self, worker: int, orders: list[Order]) -> None:
