@@ -23,7 +23,7 @@ from mprelay.records.recorder import Recorder
 from mprelay.records.render import Renderer, renderer
 from mprelay.records.writer import Writer
 from mprelay.supervisor.run import Run
-from mprelay.system import addresses, cpus, files, limits, names, placeholder, signals, titles
+from mprelay.system import addresses, cpus, files, limits, names, placeholder, signals, titles, unix_socket
 from mprelay.system.streams import STDERR, STDIN, STDOUT, Sink, complain, remark
 
 
@@ -38,6 +38,7 @@ def main(argv: Sequence[str]) -> int:
         _working_directory(),
         files.read,
         not files.privileged(),
+        unix_socket.PATH_LIMIT,
         addresses.own_addresses,
         partial(names.look_up, stop=signals.pending),
         addresses.has_route,
@@ -52,11 +53,24 @@ def main(argv: Sequence[str]) -> int:
             return asked.code
         if isinstance(asked, cli.Refusal):
             return _refuse(asked)
+        control = None
+        if asked.control is not None:
+            try:
+                control = unix_socket.Listener(asked.control)
+            except (unix_socket.Unusable, OSError) as wrong:
+                signals.release()
+                return _refuse(_no_control(asked, wrong))
     except OSError as failure:
         complain(f"nothing can be written to stdout: {failure.strerror}")
         return Exit.IOERR
     titles.show(" ".join(("mprelay: supervisor", *argv)), "mprelay")
-    return _relay(Run(asked, started, _renderer(asked.log_format, asked.log_detail)))
+    return _relay(Run(asked, started, _renderer(asked.log_format, asked.log_detail), control))
+
+
+def _no_control(config: Config, wrong: Exception) -> cli.Refusal:
+    """Say why there is no control socket. It is made before anything else, so nothing was started."""
+    why = f"cannot be made: {wrong.strerror}" if isinstance(wrong, OSError) else str(wrong)
+    return cli.refuse_value("control", config.control or "", why, config.log_format, dict(config.labels))
 
 
 def _working_directory() -> str:

@@ -91,6 +91,12 @@ def parse(argv: Sequence[str], host: Host = UNKNOWN_HOST) -> Config | Text | Ref
     return Config(**values)
 
 
+def refuse_value(name: str, value: str, wrong: str, log_format: str, labels: dict[str, str]) -> Refusal:
+    """Refuse a value that only its use has shown to be wrong."""
+    parameter = next(one for one in PARAMETERS if one.name == name)
+    return Refusal([make_problem(parameter, Given(value, ARGUMENT), wrong)], log_format, labels)
+
+
 def _test_acl(argv: Sequence[str], host: Host) -> Text | Refusal:
     """Tell how an ACL decides on an address."""
     if len(argv) != len(_ACL_TEST_NEEDS):

@@ -33,6 +33,8 @@ class Host(NamedTuple):
     """Reads a file that a person wrote for the relay. Raises OSError, or ValueError: what is wrong with it."""
     quotes_files: bool = True
     """Whether a record may quote from such a file. Not for a person who could not read it without the relay."""
+    control_path_limit: int = 107
+    """Bytes of the path of a control socket; 0: there can be none."""
     own_addresses: Callable[[], Collection[str]] = tuple
     """Lists the addresses of the host's interfaces. Called only where it matters, because it may take a while."""
     look_up: Callable[[str], tuple[Found, Found]] = _know_no_name

@@ -6,6 +6,7 @@ its message when wrong. Nothing about a parameter stands anywhere else.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any, Final
 
 from mprelay.config import targets
@@ -32,6 +33,18 @@ def read_rules(text: str, host: Host) -> tuple[Rules, Loaded]:
     """Take an ACL apart, and read its files. Raises WrongRulesError."""
     rules = Rules.of(text, host.directory)
     return rules, rules.load(host.read_file, quotes=host.quotes_files)
+
+
+def read_control(text: str, host: Host) -> str:
+    """Make the path of a control socket absolute. Raises ValueError: why it cannot be one."""
+    if host.control_path_limit == 0:
+        raise ValueError("needs Unix sockets and the peer's credentials, which only Linux has")
+    path = str(PurePosixPath(host.directory, text))
+    size = len(path.encode(errors="surrogatepass"))
+    if not text or text.endswith("/") or not path.isprintable() or size > host.control_path_limit:
+        limit = host.control_path_limit
+        raise ValueError(f"must be the path of a socket: printable, and with its directory at most {limit} bytes")
+    return path
 
 
 WORKERS_LIMIT: Final = 64
@@ -330,6 +343,24 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         parse=seconds,
         help="how long SIGTERM or SIGINT lets sessions finish",
         default="10",
+    ),
+    Parameter(
+        name="control",
+        metavar="PATH",
+        option="--control",
+        values="path of a Unix socket",
+        parse_on=read_control,
+        help="where mprelayctl reaches the relay: who is connected, and commands (end sessions, pause, drain …); "
+        "only for this user and root",
+    ),
+    Parameter(
+        name="max_extend",
+        metavar="S",
+        option="--max-extend",
+        values="seconds, 0 = not at all",
+        parse=seconds,
+        help="by how much all `mprelayctl extend` together may put the absolute timeout off",
+        default="0",
     ),
     Parameter(
         name="stats_interval",

@@ -48,9 +48,9 @@ WITH_A_FIELD: Final = frozenset(
     )
 )
 """Parameters that relay.active tells otherwise."""
-OPTION_LIMITS: Final = {"accept_proxy": 120, "source": 45}
-OPTION_LIMIT: Final = 24
-"""Bytes of each of the others in that record, at most, and of two that may be longer."""
+OPTION_LIMITS: Final = {"accept_proxy": 120, "control": 24, "source": 45}
+OPTION_LIMIT: Final = 12
+"""Bytes of each of the others in that record, at most, and of those that may be longer."""
 
 _BY_NAME: Final = {parameter.name: parameter for parameter in PARAMETERS}
 
@@ -87,6 +87,8 @@ class Config:
     log_detail: Literal["full", "session"]
     labels: Mapping[str, str]
     drain_timeout: float
+    control: str | None  # an absolute path; None: no control socket
+    max_extend: float
     stats_interval: float  # 0: none
     options: Mapping[str, str]  # what relay.active has no field of its own for, as typed or by default
 

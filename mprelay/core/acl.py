@@ -44,12 +44,12 @@ class Entry(NamedTuple):
     def parse(cls, text: str) -> "Entry":
         """Parse an entry. A ValueError says what would be right ("must be …"), or what is wrong ("has …")."""
         bare = text.removeprefix("!")
-        return cls(text, bare is text, None if bare.upper() == "ANY" else _network(bare, "ANY, or "))
+        return cls(text, bare is text, None if bare.upper() == "ANY" else network_of(bare, "ANY, or "))
 
     @classmethod
     def parse_network(cls, text: str) -> "Entry":
         """Parse an entry that allows a network, but not every address. Errors are those of :meth:`parse`."""
-        network = _network(text)
+        network = network_of(text)
         if not network.prefixlen:
             raise ValueError("must not be all addresses")
         return cls(text, allows=True, network=network)
@@ -134,7 +134,8 @@ def _decide(parts: _Parts, client_ip: str) -> Decision:
     return Decision(bool(parts.allows[index]), written)
 
 
-def _network(text: str, or_else: str = "") -> Network:
+def network_of(text: str, or_else: str = "") -> Network:
+    """Parse an address and its mask. A ValueError says what would be right, `or_else` first, or what is wrong."""
     if len(text) > _ENTRY_LIMIT:
         raise ValueError(f"must have at most {_ENTRY_LIMIT} characters")
     if " " in text:

@@ -178,6 +178,10 @@ class Ledger:
         session = self._active.get(serial)
         return session if session is not None and session.worker == worker else None
 
+    def session(self, serial: int) -> Session | None:
+        """Look up a session that holds a slot. None: there is no such session."""
+        return self._active.get(serial)
+
     def count(self, session: Session, reported: Progress | Closed) -> None:
         """Note the byte counts of a session so far. The totals sum up all sessions, as last reported."""
         self.bytes_from_client += reported.bytes_from_client - session.bytes_from_client

@@ -425,6 +425,23 @@ TARGET_RESOLVE_FAILED: Final = Message(
     "The target's name {target_host} was looked up, but {problem}.",
     ("target_host", "error", "problem"),
 )
+CONTROL_COMMAND: Final = Message(
+    "control.command",
+    "info",
+    None,
+    "The command {command} was given by uid {peer_uid}.",
+    ("command", "arguments", "peer_uid", "peer_pid", "ok", "problem"),
+)
+CONTROL_REFUSED: Final = CONTROL_COMMAND._replace(
+    sentence="The command {command} was given by uid {peer_uid}, and refused: {problem}."
+)
+RELAY_EXTENDED: Final = Message(
+    "relay.extended",
+    "info",
+    None,
+    "The absolute timeout was put off by {seconds} seconds, until {expires_at}.",
+    ("seconds", "expires_at"),
+)
 RELAY_FAILED: Final = RELAY_STOPPED._replace(level="error")
 
 MESSAGES: Final[tuple[Message, ...]] = tuple(
@@ -473,6 +490,14 @@ FIELDS: Final[dict[str, Field]] = {
     # The target.
     "target_host": Field("string", "the target as it was typed: its address or its name"),
     "addresses": Field("array", "the addresses of the target's name, in the order of trying", values="string"),
+    # The operator.
+    "command": Field("string", "what the operator asked for"),
+    "arguments": Field("object", "with what", values=("session", "client", "seconds")),
+    "client": Field("string", "an address or a network of clients, as given"),
+    "seconds": Field("number", "by how much the absolute timeout is put off"),
+    "peer_uid": Field("integer", "who asked: the uid, as the kernel knows it"),
+    "peer_pid": Field("integer", "the process that asked; 0: not to be seen from here"),
+    "ok": Field("boolean", "whether it was done"),
     # A connection.
     "client_ip": Field("string", "the client's address; null: of several clients", nullable=True),
     "client_port": Field("integer", "the client's port"),
@@ -552,7 +577,7 @@ FIELDS: Final[dict[str, Field]] = {
     ),
     "parameter": Field("string", "which parameter is wrong"),
     "value": Field("string", "what was typed; null: nothing", nullable=True),
-    "problem": Field("string", "what is wrong with it, and what would be right"),
+    "problem": Field("string", "what is wrong, and what would be right; null: nothing", nullable=True),
     "detail": Field("string", "what happened, in words"),
     "place": Field("string", "where in the program"),
     "resolution_s": Field("number", "seconds that the clock can tell apart"),

@@ -22,7 +22,7 @@ import structlog
 from mprelay.core.texts import PLACE_LIMIT, PROBLEM_LIMIT, UNEXPECTED_LIMIT, cut, shown
 from mprelay.records import catalogue
 from mprelay.records.catalogue import Message
-from mprelay.records.render import Renderer
+from mprelay.records.render import RENDERERS, Renderer
 
 LARGEST_INTEGER: Final = 2**63 - 1
 """The largest integer that log collectors accept as one; orjson does too."""
@@ -87,6 +87,8 @@ class Recorder:
         self._seq = 0
         self._clock = Clock()
         self._lines = _Lines()
+        self._watched: list[bytes] = []
+        self._watcher: Sink | None = None
         log: _Log = structlog.wrap_logger(
             self._lines, processors=[self._compose, _rendering(render)], wrapper_class=_Log
         ).bind()
@@ -110,12 +112,21 @@ class Recorder:
         error, place = shown(error, UNEXPECTED_LIMIT), shown(place, PLACE_LIMIT)
         self.write(catalogue.INTERNAL_ERROR, at, error=error, place=place, worker=worker)
 
+    def watch(self, watcher: Sink | None) -> None:
+        """Give records to `watcher` too, as JSON, whatever form the others have; None: to nobody any more."""
+        self._watcher = watcher
+        self._watched.clear()
+
     def flush(self) -> None:
         """Give the sinks the records that were written since the last flush."""
         if self._lines.lines:
             lines = self._lines.take()
             for sink in self._sinks:
                 sink(lines)
+        if self._watcher is not None and self._watched:
+            watched = self._watched[:]
+            self._watched.clear()
+            self._watcher(watched)
 
     def show_time(self, at: float | None) -> str | None:
         """Show a Unix time as records do; None: never."""
@@ -140,6 +151,8 @@ class Recorder:
             if self._labels:
                 record["labels"] = self._labels
             composed.append(record)
+        if self._watcher is not None:
+            self._watched += map(RENDERERS["json"], composed)
         return {"records": composed}
 
 

@@ -43,6 +43,8 @@ def _aside(record: Mapping[str, Any]) -> str:
     else:
         if record["event"] == "target.resolved":
             return ", ".join(record["addresses"])
+        if record["event"] == "control.command":
+            return ", ".join(f"{name} {value}" for name, value in record["arguments"].items())
         said = [record.get(name) for name in _ASIDE.get(record["event"], ())]
         if record.get("exitcode"):
             said.append(f"exit code {record['exitcode']}")

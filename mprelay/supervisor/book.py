@@ -101,7 +101,7 @@ class Book:
         session.target_ip = self.target_ip
         session.entry = verdict.entry
         if self._every_message:
-            facts = self._facts(session) | {"acl": verdict.entry}
+            facts = self.facts(session) | {"acl": verdict.entry}
             self._attempted(at, _who(client, proxy), catalogue.CONNECTION_ACCEPTED, facts)
         return session
 
@@ -171,7 +171,7 @@ class Book:
             message = catalogue.SESSION_ALLOCATED
             if session.target_ip is None:
                 message = self._without_address(message)
-            self._recorder.happened(at, (message, self._facts(session)))
+            self._recorder.happened(at, (message, self.facts(session)))
 
     def trying(self, worker: int, event: Trying) -> bool:
         """Note which address a session tries. No record. False: as for :meth:`connected`."""
@@ -193,7 +193,7 @@ class Book:
         session.connect_ms = round(event.connect_ms, 3)
         session.outbound_port = event.outbound_port
         if self._every_message:
-            facts = self._facts(session)
+            facts = self.facts(session)
             with_time = facts | {"connect_ms": session.connect_ms}
             self._recorder.happened(
                 event.at,
@@ -230,7 +230,7 @@ class Book:
     ) -> None:
         self.ledger.close(session.serial, reason)
         error, error_from, client_end, target_end, inbound_ip = how
-        facts = self._facts(session) | {
+        facts = self.facts(session) | {
             "reason": _NAMES[reason],
             "error": error,
             "error_from": error_from,
@@ -257,7 +257,7 @@ class Book:
         """Put the target's name in the place of its address."""
         return message._replace(sentence=message.sentence.replace("{target_ip}", self._target_host))
 
-    def _facts(self, session: Session) -> dict[str, object]:
+    def facts(self, session: Session) -> dict[str, object]:
         """Return the fields that all records of an admitted session share."""
         facts: dict[str, object] = {
             "client_ip": session.client_ip,

@@ -90,6 +90,8 @@ class Door:
         )
         """The connections that must begin with a PROXY header."""
         self._may_be_proxied = config.accept_proxy is not None
+        self.held = False
+        """Whether the operator holds admission back."""
         self._paused = False
         self._resumed_at = loop.now
         self._examining = False  # clients that connected before `_resumed_at` may have given up
@@ -127,14 +129,29 @@ class Door:
     def _must_pause(self) -> bool:
         """True while no connection can be admitted or refused.
 
-        Too many records wait, accept(2) has just failed, there is no local port towards the target, or no worker
-        has room although there are slots (workers died, and their replacements are just starting).
+        Too many records wait, accept(2) has just failed, there is no local port towards the target, the operator
+        holds admission back, or no worker has room although there are slots (workers died, and their replacements
+        are just starting).
         """
         return (
             self._writer.congested  # always asked, because `update_watch` then reads `Writer.paused`
             or self._pause.pending
+            or self.held
             or not (self._book.workers.has_room() or self._book.ledger.full)
         )
+
+    @property
+    def paused_by(self) -> str | None:
+        """What holds admission back; None: nothing."""
+        if self.held:
+            return "operator"
+        if self._state.phase is not _ACTIVE:
+            return None
+        if self._writer.paused:
+            return "log"
+        if self._pause.pending:
+            return "system"
+        return None if self._book.workers.has_room() or self._book.ledger.full else "workers"
 
     def _may_accept(self) -> bool:
         """True if a new connection could be admitted or refused, and recorded, right now."""

@@ -126,7 +126,15 @@ class Loop:
             alarm.cancel()
 
     def at_deadline(self, deadline: Deadline, call: Callable[[], None]) -> None:
-        """Make this call first in each turn from `deadline` on, even if the machine sleeps. Raises Failure."""
+        """Make this call first in each turn from `deadline` on, even if the machine sleeps. Raises Failure.
+
+        A deadline that was set before no longer counts, and is closed.
+        """
+        if self._deadline is not None:
+            self._deadline_alarm.cancel()
+            if self._deadline.fileno() >= 0:
+                self._poller.remove(self._deadline.fileno())
+            self._deadline.close()
         self._deadline = deadline
         self._deadline_call = call
         self._deadline_alarm = self.at(deadline.ask_at(), self._look_at_deadline)

@@ -2,7 +2,8 @@
 
 import errno
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Final
 
 from mprelay.channel.down import KILL_BATCH
@@ -12,6 +13,7 @@ from mprelay.supervisor.loop import Loop
 from mprelay.supervisor.member import Member
 
 _RETRY_PAUSE: Final = 0.05  # seconds until a full channel is tried again
+_SESSIONS_IN_TURN: Final = 1000  # looked at in one turn: a millisecond or two
 
 
 class Orders:
@@ -49,6 +51,24 @@ class Orders:
             batches = (found[at : at + KILL_BATCH] for at in range(0, len(found), KILL_BATCH))
             self._give(worker, [Kill(tuple(batch), reason) for batch in batches])
         self._send()
+
+    def end_those(
+        self,
+        sessions: list[Session],
+        doomed: Callable[[Session], bool],
+        reason: CloseReason,
+        then: Callable[[int], None],
+        count: int = 0,
+    ) -> None:
+        """End those of the sessions that are doomed, a part in each turn; then tell how many they were."""
+        now, later = sessions[:_SESSIONS_IN_TURN], sessions[_SESSIONS_IN_TURN:]
+        found = [*filter(doomed, now)]
+        self.end(found, reason)
+        count += len(found)
+        if later:
+            self._loop.after(0, partial(self.end_those, later, doomed, reason, then, count))
+        else:
+            then(count)
 
     def _send(self) -> None:
         for member in list(self._waiting):

@@ -15,12 +15,11 @@ Rules:
 import pickle
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Any, Final, TypeAlias
 
 from mprelay import reading
 from mprelay.config.rules import Loaded, Reread, Rules, Wrong
 from mprelay.core.acl import Acl
-from mprelay.core.ledger import Session
 from mprelay.core.protocol import CloseReason
 from mprelay.core.texts import PROBLEM_LIMIT, cut, quoted, shown
 from mprelay.core.unexpected import describe
@@ -33,7 +32,9 @@ from mprelay.supervisor.orders import Orders
 from mprelay.system import signals
 
 _LIMIT: Final = 60.0  # seconds for one reading
-_SESSIONS_IN_TURN: Final = 1000  # judged again in one turn: a millisecond or two
+
+Told: TypeAlias = Callable[[dict[str, Any]], None]
+"""Is told what came of a reading: `ok` and the figures of ``acl.reloaded``, or `error`."""
 
 
 class Reload:
@@ -63,18 +64,23 @@ class Reload:
         self._process: Helper | None = None
         self._answer = bytearray()  # what the process has answered so far
         self._judging = False  # sessions are judged by the new list, in several turns
+        self._asking: list[Told] = []  # who asked for the reading that is under way
+        self._asking_again: list[Told] = []  # … for the next one
         self._too_long = loop.unset_alarm(self._give_up)
 
     def is_meant(self, number: int) -> bool:
         """Tell whether a signal asks for a reading. A terminal that hangs up sends the same one."""
         return number == signals.HANGUP and not (self._had_terminal and not signals.has_terminal())
 
-    def begin(self) -> None:
-        """Read the rules, or once more if they are being read."""
+    def begin(self, then: Told | None = None) -> None:
+        """Read the rules, or once more if they are being read; then tell what came of it."""
+        if then is not None:
+            self._asking_again.append(then)
         if self._process is not None or self._judging:
             self._again = True
             return
         self._again = False
+        self._asking, self._asking_again = self._asking_again, []
         self._answer.clear()
         question = pickle.dumps(self._rules, pickle.HIGHEST_PROTOCOL) + self._digests.tobytes()
         try:
@@ -128,31 +134,36 @@ class Reload:
         if found.loaded is None:
             for wrong in found.wrong:
                 self._record(wrong.file, wrong.line, _problem(wrong))
+            self._tell({"ok": False, "error": cut(_problem(found.wrong[0]), PROBLEM_LIMIT)})
             return
         self._digests = found.loaded.digests
         acl = found.loaded.acl
         self._on_read(acl)
-        sessions = self._book.ledger.all_active() if self._ends_sessions else []
         self._judging = True
-        self._end_sessions(acl, sessions, found, 0)
-
-    def _end_sessions(self, acl: Acl, sessions: list[Session], found: Reread, count: int) -> None:
-        """End the sessions whose clients are no longer allowed, a part in each turn; then record the reading."""
-        now, later = sessions[:_SESSIONS_IN_TURN], sessions[_SESSIONS_IN_TURN:]
-        revoked = [session for session in now if not acl.decide(session.client_ip).allowed]
-        self._orders.end(revoked, CloseReason.ACL_REVOKED)
-        count += len(revoked)
-        if later:
-            self._loop.after(0, partial(self._end_sessions, acl, later, found, count))
-            return
-        self._recorder.write(
-            catalogue.ACL_RELOADED, entries=len(acl), added=found.added, removed=found.removed, ended=count
+        self._orders.end_those(
+            self._book.ledger.all_active() if self._ends_sessions else [],
+            lambda session: not acl.decide(session.client_ip).allowed,
+            CloseReason.ACL_REVOKED,
+            partial(self._reloaded, len(acl), found),
         )
+
+    def _reloaded(self, entries: int, found: Reread, ended: int) -> None:
+        """Record the reading. The sessions of clients that are no longer allowed have been ended."""
+        figures = {"entries": entries, "added": found.added, "removed": found.removed, "ended": ended}
+        self._recorder.write(catalogue.ACL_RELOADED, None, **figures)
+        self._tell({"ok": True, **figures})
         self._judging = False
         self._next()
 
     def _failed(self, why: str) -> None:
         self._record(None, None, why)
+        self._tell({"ok": False, "error": cut(why, PROBLEM_LIMIT)})
+
+    def _tell(self, outcome: dict[str, Any]) -> None:
+        """Tell those who asked what came of the reading."""
+        asking, self._asking = self._asking, []
+        for told in asking:
+            told(outcome)
 
     def _record(self, file: str | None, line: int | None, problem: str) -> None:
         self._recorder.write(

@@ -31,8 +31,8 @@ started after it inherits a socket to the outlet in place of the standard stream
 Rules:
 
 1. The table in :mod:`mprelay.core.phases` lists everything that can happen to a run, and what follows from it.
-2. A turn has a fixed order: calls that are due, ready descriptors, dead workers, new connections. New connections
-   come last because they can then use the slots given back in the same turn.
+2. A turn has a fixed order: calls that are due, ready descriptors, dead workers, the operator's requests, new
+   connections. New connections come last because they can then use the slots given back in the same turn.
 """
 
 import os
@@ -51,7 +51,6 @@ from mprelay.core.protocol import (
     Closed,
     CloseReason,
     Connected,
-    Expiry,
     NotAnnounced,
     Progress,
     Settings,
@@ -66,43 +65,37 @@ from mprelay.records.render import Renderer
 from mprelay.records.writer import Writer
 from mprelay.supervisor.book import Book
 from mprelay.supervisor.checks import check_clock, check_platform
+from mprelay.supervisor.commands import Commands
+from mprelay.supervisor.control import Control
 from mprelay.supervisor.crew import START_LIMIT, Crew
 from mprelay.supervisor.door import Door
 from mprelay.supervisor.failure import Failure
 from mprelay.supervisor.idleness import Idleness
+from mprelay.supervisor.lifetime import Lifetime
 from mprelay.supervisor.loop import Loop
 from mprelay.supervisor.outlet_link import OutletLink
 from mprelay.supervisor.reload import Reload
 from mprelay.supervisor.reports import Report
 from mprelay.supervisor.resolver import Resolver
 from mprelay.supervisor.statistics import Statistics
-from mprelay.system import boottime, garbage, limits, origin, signals, spawning
+from mprelay.system import garbage, limits, origin, signals, spawning, unix_socket
 from mprelay.system.errnos import NO_LOCAL_PORT
 
 _ACTIVE: Final = Phase.ACTIVE  # before 3.12, finding an enum member takes as long as a dozen other steps
-_ROUNDING: Final = 1e-6  # seconds: more than Unix times lose as floats, a quarter of a microsecond each
 
 
 class Run:
     """One run of the relay: started, served, drained, ended."""
 
-    def __init__(self, config: Config, started: float, render: Renderer) -> None:
+    def __init__(
+        self, config: Config, started: float, render: Renderer, control: unix_socket.Listener | None = None
+    ) -> None:
         self._config = config
         self._started = started  # monotonic
         self._begun = time.monotonic()  # the parameters are read: the time for the start begins
-        self._begun_at = boottime.now()
         self._loop = loop = Loop(started)
         self._state = state = RunState()
-        self._deadline: boottime.Deadline | None = None
-        self._expires_at: float | None = None
-        if config.expires_at is not None:
-            self._expires_at = config.expires_at
-            self._deadline = boottime.Deadline(config.expires_at, wall=True)
-        elif config.absolute_timeout:
-            # The wall clock is read first here, and last in `_expire`: no expiry is stamped before `expires_at`.
-            left = config.absolute_timeout - (time.monotonic() - started)  # reading a long list takes seconds
-            self._expires_at = loop.wall + left
-            self._deadline = boottime.Deadline(boottime.now() + left + _ROUNDING)
+        self._lifetime = Lifetime(config, loop, started)
         writer = Writer()
         self._outlet = OutletLink(
             loop, state, writer, on_ready=self._on_ready, on_gone=partial(self._happened, Happening.STDOUT_GONE)
@@ -162,6 +155,23 @@ class Run:
         self._statistics = Statistics(
             config.stats_interval, loop, recorder=recorder, writer=writer, book=book, crew=crew
         )
+        self._control: Control | None = None
+        if control is not None:
+            commands = Commands(
+                config,
+                loop,
+                state,
+                recorder=recorder,
+                writer=writer,
+                book=book,
+                crew=crew,
+                door=self._door,
+                reload=self._reload,
+                lifetime=self._lifetime,
+                started=started,
+                drain=self.stop,
+            )
+            self._control = Control(loop, control, commands.obey, recorder.watch)
         self._origin = origin.Origin(None, None, None)  # not known yet
         self._start_limit = loop.unset_alarm(self._start_took_too_long)
         self._hurry = False  # a stop signal came while the run was ending
@@ -183,6 +193,8 @@ class Run:
         try:
             self._loop.turn()
             self._crew.bury_and_judge()
+            if self._control is not None:
+                self._control.work()
             self._door.admit()
         except Failure as failure:
             self._fail(failure)
@@ -208,13 +220,14 @@ class Run:
             check_clock()
             check_platform()
             self._loop.open(self._on_signal)
-            if self._deadline is not None:
-                self._loop.at_deadline(self._deadline, self.expire)
+            self._lifetime.start(self.expire)
             self._outlet.start()
-            if self._deadline is not None and self._deadline.reached():
+            if self._lifetime.reached():
                 self.expire()
                 return
             self._door.start()
+            if self._control is not None:
+                self._control.start()
             self._start_crew()
             self._origin = origin.find()  # while the first worker starts
         except Failure as failure:
@@ -239,7 +252,7 @@ class Run:
             buffer=config.buffer,
             pipes=share.pipes,
             any_address=config.bind is None,
-            expiry=None if self._deadline is None else Expiry(self._deadline.at, self._deadline.wall),
+            expiry=self._lifetime.told,
         )
         self._start_limit.move(self._loop.now + START_LIMIT)
         self._crew.start(settings, share.sessions)
@@ -276,7 +289,7 @@ class Run:
             workers=config.workers,
             max_sessions=config.max_sessions,
             log_detail=config.log_detail,
-            expires_at=self._recorder.show_time(self._expires_at),
+            expires_at=self._recorder.show_time(self._lifetime.expires_at),
             options=dict(config.options),
             pid=os.getpid(),
             version=__version__,
@@ -322,9 +335,9 @@ class Run:
                 if session is None:
                     return False
                 if event.reason is CloseReason.RELAY_EXPIRED:
-                    if self._deadline is None or not (self._deadline.wall or self._deadline.reached()):
+                    if not self._lifetime.may_seem_reached():
                         return False
-                    if self._deadline.reached():  # else the wall clock was set back since
+                    if self._lifetime.reached():
                         self.expire()  # a worker noticed it first; that is recorded before what it ends
                 self._book.closed(session, event, event.reason or self._state.ending.session_end)
                 if event.error in NO_LOCAL_PORT and event.reason is CloseReason.CONNECT_FAILED:
@@ -386,17 +399,17 @@ class Run:
     def _expire(self) -> None:
         """Record the expiry, and end. The door is closed before the record is written."""
         self._door.close()
-        late = 0.0 if self._deadline is None else self._deadline.late()
-        if self._deadline is not None and self._deadline.wall:  # it may have passed before the start, or been set
-            late = max(0.0, min(late, boottime.now() - self._begun_at))
-        expires_at = self._recorder.show_time(self._expires_at)
-        # The wall clock is read last: see `__init__`.
+        late = self._lifetime.late()
+        expires_at = self._recorder.show_time(self._lifetime.expires_at)
+        # The wall clock is read last: see Lifetime.
         self._recorder.write(catalogue.RELAY_EXPIRED, time.time() - late, expires_at=expires_at)
         self._end()
 
     def _end(self) -> None:
         """Close the door, and stop all workers."""
         self._door.close()
+        if self._control is not None:
+            self._control.shut()
         self._loop.cancel_alarms()
         self._crew.stop()
         if self._crew.empty:
@@ -421,6 +434,8 @@ class Run:
         self._loop.cancel_alarms()
         self._book.stopped(self._state.ending.stop_reason, time.monotonic() - self._started)
         self._recorder.flush()
+        if self._control is not None:
+            self._control.close()
         reading = self._reload is not None and self._reload.stop()
         resolving = self._resolver is not None and self._resolver.stop()
         left = self._outlet.finish(self._begun + START_LIMIT, lambda: self._hurry) or reading or resolving

@@ -17,7 +17,7 @@ Rules:
 import time
 from typing import TYPE_CHECKING, Final
 
-from mprelay.channel.down import Receiver
+from mprelay.channel.down import Received, Receiver
 from mprelay.channel.up import Uplink
 from mprelay.core.lifecycle import Input
 from mprelay.core.protocol import Admit, CloseReason, Expiry, Kill, NewExpiry, Refuse, Settings, Targets
@@ -163,6 +163,10 @@ class Loop:
         message = self._inbox.receive()
         if message is None:
             return False
+        self._obey(message)
+        return True
+
+    def _obey(self, message: Received) -> None:
         if type(message) is list:
             for ticket, descriptor in message:
                 self._open(ticket, descriptor)
@@ -174,7 +178,6 @@ class Loop:
             self._connector.connect_to(message)
         elif self._headers is not None and isinstance(message, Admit | Refuse):
             self._headers.obey(message)
-        return True
 
     def _kill(self, kill: Kill) -> None:
         """End these sessions, if they are still there."""
@@ -186,6 +189,10 @@ class Loop:
     def _look_at_expiry(self) -> None:
         """End everything if the moment has come. If the wall clock was set back, it has not."""
         assert self._expiry is not None  # noqa: S101 - `_deadlines` has it from there
+        while self._expiry.reached() and (message := self._inbox.receive()):
+            self._obey(message)  # it may be put off
+            if self._expiry is None:
+                return
         if not self._expiry.reached():
             self._deadlines.expire_at(self._expiry.ask_at())
             return

@@ -20,6 +20,7 @@ FLOORS = {
         *("config", "records", "channel", "system", "core"),
         *("worker:main", "outlet:main", "reading:main", "resolving:main"),
     },
+    "ctl": {"config.parsers", "records.render", "core"},
     "worker": {"channel", "system", "core"},
     "outlet": {"system"},
     "reading": {"channel.helper", "config", "system", "core"},
@@ -38,6 +39,7 @@ The supervisor names only the entry points of worker and outlet.
 PROCESSES = {
     "mprelay.worker.process": {"worker", "channel", "system", "core"},
     "mprelay.outlet.copying": {"outlet", "system"},
+    "mprelay.ctl.program": {"ctl", "config", "records", "core"},
     "mprelay.reading.process": {"reading", "channel", "config", "records", "system", "core"},
     "mprelay.resolving.process": {"resolving", "channel", "config", "records", "system", "core"},
 }

@@ -86,7 +86,7 @@ def test_help_shows_the_defaults_of_this_host():
     for cpus, workers in ((3, 3), (64, 8)):
         text = parse(["--help"], Host(cpus=cpus)).text
         assert f"(1..64; default {workers})" in text
-    assert " ".join(re.findall(r"default (\w+)\)", text)) == "3 300 0 auto 8 500 0 0 0 0 0 auto full 10 60"
+    assert " ".join(re.findall(r"default (\w+)\)", text)) == "3 300 0 auto 8 500 0 0 0 0 0 auto full 10 0 60"
 
 
 def test_help_shows_the_exit_codes():

@@ -251,6 +251,13 @@ def test_workers_that_cannot_even_hold_the_default_are_refused():
             ],
         ),
         ("keepalive", None, ["0", "1", "32767", "1m"], ["0.5", "32768", "x"]),
+        (
+            "control",
+            None,
+            ["/run/mprelay/control", "control", "./a b", "/" + "x" * 106],
+            ["", "/", "/run/", "a\0b", "a\udcff", "a\nb", "\ud800", "/" + "x" * 107],
+        ),
+        ("max_extend", None, ["0", "1h", "0.5"], ["-1", "x"]),
         ("stats_interval", None, ["0", "60", "0.01", "0d"], ["-0.1", "never", "0.001", "0.001s"]),
     ],
 )
@@ -268,6 +275,15 @@ def test_each_parameter_of_the_table_is_tested_above():
     """A new row of the table needs a new row of bounds."""
     (mark,) = [mark for mark in test_bounds.pytestmark if mark.name == "parametrize"]
     assert {row[0] for row in mark.args[1]} == {parameter.name for parameter in PARAMETERS if not parameter.flag}
+
+
+def test_a_control_socket_is_named_from_the_working_directory():
+    """The relay leaves that directory. Where the system does not say who connects, there is no such socket."""
+    host = Host(directory="/srv")
+    assert validate(GOOD | {"control": ["run/./c"]}, host)[0]["control"] == "/srv/run/c"
+    assert validate(GOOD | {"control": ["/run/c"]}, host)[0]["control"] == "/run/c"
+    _, (problem,) = validate(GOOD | {"control": ["/run/c"]}, Host(control_path_limit=0))
+    assert "Linux" in problem.problem
 
 
 def test_every_wrong_value_is_reported_and_not_only_the_first():

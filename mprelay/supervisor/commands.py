@@ -1,0 +1,236 @@
+"""What an operator's requests do. Each change is a record, with whom it came from, before its effects are.
+
+A command that cannot be obeyed changes nothing, and says why. No answer waits for anything. Only that of
+``reload`` comes later, when the rules have been read.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address
+from typing import Any, Final
+
+import orjson
+
+from mprelay import __version__
+from mprelay.config.validation import Config
+from mprelay.core.ledger import Session
+from mprelay.core.phases import Phase, RunState
+from mprelay.core.protocol import CloseReason, NewExpiry
+from mprelay.core.requests import Request
+from mprelay.core.texts import ACL_LIMIT, PROBLEM_LIMIT, cut
+from mprelay.records import catalogue
+from mprelay.records.recorder import Recorder
+from mprelay.records.writer import Writer
+from mprelay.supervisor.book import Book
+from mprelay.supervisor.control import Answer, Peer
+from mprelay.supervisor.crew import Crew
+from mprelay.supervisor.door import Door
+from mprelay.supervisor.lifetime import Lifetime
+from mprelay.supervisor.loop import Loop
+from mprelay.supervisor.reload import Reload
+
+_SESSIONS_IN_PIECE: Final = 50  # a tenth of a millisecond
+_RECORDS_WHILE_CONGESTED: Final = 1000  # of commands, while too many records wait
+
+Reply = Callable[[Answer], None]
+
+
+class Refused(Exception):  # noqa: N818 - it says why
+    """A command is not obeyed."""
+
+
+class Commands:
+    """Obeys the requests of one run. `drain` stops the run as a signal would."""
+
+    def __init__(
+        self,
+        config: Config,
+        loop: Loop,
+        state: RunState,
+        *,
+        recorder: Recorder,
+        writer: Writer,
+        book: Book,
+        crew: Crew,
+        door: Door,
+        reload: Reload | None,
+        lifetime: Lifetime,
+        started: float,
+        drain: Callable[[], None],
+    ) -> None:
+        self._config = config
+        self._loop = loop
+        self._state = state
+        self._recorder = recorder
+        self._writer = writer
+        self._book = book
+        self._crew = crew
+        self._door = door
+        self._reload = reload
+        self._lifetime = lifetime
+        self._started = started  # monotonic
+        self._drain = drain
+        self._recorded = 0  # commands since too many records began to wait
+
+    def obey(self, request: Request, peer: Peer, reply: Reply) -> None:
+        """Do what a request says, and reply once."""
+        if request.command == "status":
+            reply(self._status())
+        elif request.command == "sessions":
+            reply(self._sessions())
+        else:
+            try:
+                self._change(request, peer, reply)
+            except Refused as refused:
+                self._record(request, peer, str(refused))
+                reply({"ok": False, "error": str(refused)})
+
+    # -- looks -----------------------------------------------------------------------------------------------
+
+    def _status(self) -> dict[str, Any]:
+        config, book, listener = self._config, self._book, self._door.listener
+        ip, port = listener.address[:2] if listener.is_open else (config.bind, config.fwd_port)
+        rules, _ = config.acl
+        expires_at, left = self._lifetime.expires_at, self._lifetime.left
+        ready = {member.number: member for member in self._crew.ready_members()}
+        return {
+            "ok": True,
+            "relay_id": self._recorder.relay_id,
+            "version": __version__,
+            "pid": os.getpid(),
+            "phase": self._state.phase.name.lower(),
+            "paused_by": self._door.paused_by,
+            "uptime_s": round(time.monotonic() - self._started, 3),
+            "expires_at": self._recorder.show_time(expires_at),
+            "expires_in_s": None if left is None else round(left, 3),
+            "extensible_s": self._lifetime.extensible,
+            "listen_ip": ip,
+            "listen_port": port,
+            "target_host": config.trg_host,
+            "target_ip": book.target_ip,
+            "target_port": config.trg_port,
+            "acl": cut(rules.written, ACL_LIMIT),
+            "labels": dict(config.labels),
+            "active": book.ledger.active,
+            "max_sessions": book.ledger.limit,
+            **book.totals(),
+            "closed": {reason.value: count for reason, count in book.ledger.closed.items()},
+            "backlog": self._writer.backlog,
+            "workers": [
+                {"worker": number, "pid": ready[number].pid, "sessions": book.workers.load(number)}
+                for number in sorted(ready)
+            ],
+        }
+
+    def _sessions(self) -> Iterator[bytes]:
+        """Make the answer a piece at a time: those that are there now, without those that end meanwhile."""
+        sessions = self._book.ledger.all_active()
+        count = 0
+        for first in range(0, len(sessions), _SESSIONS_IN_PIECE):
+            lines = [
+                orjson.dumps(self._show(session), option=orjson.OPT_APPEND_NEWLINE)
+                for session in sessions[first : first + _SESSIONS_IN_PIECE]
+                if self._book.ledger.session(session.serial) is not None
+            ]
+            count += len(lines)
+            yield b"".join(lines)
+        yield orjson.dumps({"ok": True, "count": count}, option=orjson.OPT_APPEND_NEWLINE)
+
+    def _show(self, session: Session) -> dict[str, Any]:
+        now = time.monotonic()
+        return {
+            "session": session.serial,
+            **self._book.facts(session),
+            "age_s": round(now - session.admitted_at, 3),
+            "idle_s": round(now - session.heard_at, 3),
+            "bytes_from_client": session.bytes_from_client,
+            "bytes_from_target": session.bytes_from_target,
+        }
+
+    # -- changes ---------------------------------------------------------------------------------------------
+
+    def _change(self, request: Request, peer: Peer, reply: Reply) -> None:
+        """Obey a command that changes something. Raises Refused."""
+        if not self._writer.congested:
+            self._recorded = 0
+        elif self._recorded >= _RECORDS_WHILE_CONGESTED:
+            reply(
+                {"ok": False, "error": "the reader of the records does not keep up: nothing can be recorded now"}
+            )
+            return
+        if self._state.phase in {Phase.ENDING, Phase.OVER}:
+            raise Refused("the relay is ending")
+        match request.command:
+            case "kill":
+                self._kill(request, peer, reply)
+            case "drain":
+                self._record(request, peer)
+                if self._state.phase is not Phase.DRAINING:
+                    self._drain()
+                reply({"ok": True, "active": self._book.ledger.active})
+            case "pause" | "resume":
+                self._hold(request, peer, reply)
+            case "reload":
+                if self._reload is None:
+                    raise Refused("the ACL has no file to be read again")
+                self._reload.begin(lambda outcome: self._reloaded(request, peer, reply, outcome))
+            case "extend":
+                self._extend(request, peer, reply)
+
+    def _kill(self, request: Request, peer: Peer, reply: Reply) -> None:
+        network = request.client
+        if network is None:
+            session = self._book.ledger.session(request.session or 0)
+            if session is None:
+                raise Refused(f"there is no session {request.session}")
+            self._record(request, peer)
+            self._crew.orders.end([session], CloseReason.KILLED)
+            reply({"ok": True, "killed": 1})
+            return
+        self._crew.orders.end_those(
+            self._book.ledger.all_active(),
+            lambda one: ip_address(one.client_ip) in network,
+            CloseReason.KILLED,
+            lambda count: self._killed(request, peer, reply, count),
+        )
+
+    def _killed(self, request: Request, peer: Peer, reply: Reply, count: int) -> None:
+        problem = None if count else f"there is no session of {request.client}"
+        self._record(request, peer, problem)
+        reply({"ok": True, "killed": count} if problem is None else {"ok": False, "error": problem})
+
+    def _hold(self, request: Request, peer: Peer, reply: Reply) -> None:
+        if self._state.phase is Phase.DRAINING:
+            raise Refused("the relay is draining: nobody is admitted any more")
+        self._record(request, peer)
+        self._door.held = request.command == "pause"
+        reply({"ok": True})
+
+    def _reloaded(self, request: Request, peer: Peer, reply: Reply, outcome: dict[str, Any]) -> None:
+        self._record(request, peer, outcome.get("error"))
+        reply(outcome)
+
+    def _extend(self, request: Request, peer: Peer, reply: Reply) -> None:
+        seconds = request.seconds or 0.0
+        if (why := self._lifetime.refusal(seconds)) is not None:
+            raise Refused(why)
+        self._record(request, peer)
+        self._lifetime.extend(seconds)
+        self._crew.settings = self._crew.settings._replace(expiry=self._lifetime.told)
+        self._crew.orders.give_all(NewExpiry(self._lifetime.told))
+        expires_at = self._recorder.show_time(self._lifetime.expires_at)
+        self._recorder.write(catalogue.RELAY_EXTENDED, seconds=seconds, expires_at=expires_at)
+        reply({"ok": True, "expires_at": expires_at})
+
+    def _record(self, request: Request, peer: Peer, problem: str | None = None) -> None:
+        self._recorded += 1
+        self._recorder.write(
+            catalogue.CONTROL_COMMAND if problem is None else catalogue.CONTROL_REFUSED,
+            command=request.command,
+            arguments=request.arguments,
+            peer_uid=peer.uid,
+            peer_pid=peer.pid,
+            ok=problem is None,
+            problem=None if problem is None else cut(problem, PROBLEM_LIMIT),
+        )

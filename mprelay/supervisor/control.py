@@ -1,0 +1,365 @@
+"""The control socket: operators ask, and the relay answers without ever waiting for one of them.
+
+    client ── a line ──▶ core.requests ──▶ Commands.obey ──▶ an answer, or lines in pieces ──▶ client
+
+Rules:
+
+1. All clients together get :data:`BUDGET` of a turn. What is left goes on in the next turn, after the sessions'
+   reports.
+2. A client is served one request after the other, and is not read while an answer waits to be taken. So it holds
+   one line and one piece of an answer, and a watcher its backlog, and no more.
+3. A client that takes nothing is dropped after :data:`PATIENCE`, and one that asks for nothing after
+   :data:`SILENCE`. If all places are taken, the client that has been silent for longest makes room.
+4. A watcher that falls behind by :data:`WATCH_LIMIT` is cut off, and told so behind its last whole record.
+5. Only this user and root are heard. The socket's mode keeps others away, and the kernel says who connects.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from math import inf
+from socket import socket
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import orjson
+
+from mprelay.core.requests import LINE_LIMIT, NotRequest, Request, request_of
+from mprelay.supervisor.loop import Loop
+from mprelay.system import unix_socket
+from mprelay.system.poller import READ, WRITE
+
+CLIENTS: Final = 128
+"""Clients at once."""
+
+BUDGET: Final = 0.002
+"""Seconds of one turn that all clients together may take."""
+
+PATIENCE: Final = 10.0
+"""Seconds for which a client may take nothing of what it asked for."""
+
+SILENCE: Final = 60.0
+"""Seconds for which a client may ask for nothing."""
+
+WATCH_LIMIT: Final = 1024 * 1024
+"""Bytes of records that wait for one watcher, at most."""
+
+_ACCEPTS: Final = 16  # connections taken in one turn
+_ACCEPT_PAUSE: Final = 1.0  # seconds without accepting after accept(2) failed
+_READ: Final = 4096  # bytes of one recv
+_SEND: Final = 64 * 1024  # bytes of one send
+
+Answer: TypeAlias = dict[str, Any] | Iterator[bytes]
+"""One object, or the pieces of an answer of many lines."""
+
+
+class Peer(NamedTuple):
+    """Who asks."""
+
+    uid: int
+    pid: int  # 0: not to be seen from here
+
+
+class _Client:
+    """One connection. Nothing in it blocks."""
+
+    def __init__(self, sock: socket, peer: Peer, now: float) -> None:
+        self.sock = sock
+        self.peer = peer
+        self.inbox = bytearray()
+        self.outbox: deque[bytes] = deque()
+        self.waiting = 0  # bytes in the outbox
+        self.pieces: Iterator[bytes] | None = None  # the rest of an answer
+        self.asked = False  # an answer is still to come
+        self.watches = False
+        self.cut_off = False  # a watcher that was too slow
+        self.ended = False  # it asks for nothing more
+        self.blocked = False  # its socket takes nothing now
+        self.mask = READ  # what the loop watches its socket for
+        self.since = now  # when it last said or took something
+
+    @property
+    def busy(self) -> bool:
+        """Whether an answer is being made, or waits to be taken."""
+        return self.asked or self.pieces is not None or bool(self.outbox)
+
+    @property
+    def silent(self) -> bool:
+        """Whether it asks for nothing, or takes nothing."""
+        return self.blocked or not (self.busy or (self.watches and not self.ended))
+
+    @property
+    def limit(self) -> float:
+        """The moment at which it is dropped, if it does nothing before."""
+        if self.blocked:
+            return self.since + PATIENCE
+        return inf if self.watches or self.asked else self.since + SILENCE
+
+    def read(self, now: float) -> None:
+        """Read what it asks for. Raises OSError: it is gone."""
+        try:
+            data = self.sock.recv(_READ)
+        except BlockingIOError:
+            return
+        self.since = now
+        self.inbox += data
+        if not data:
+            self.ended = True
+            self.watches = self.watches and not unix_socket.hung_up(self.sock)
+
+    def put(self, data: bytes) -> None:
+        self.outbox.append(data)
+        self.waiting += len(data)
+
+    def cut(self) -> None:
+        """Throw records away, but for the one that is partly sent, and say so."""
+        first, newline, _ = self.outbox[0].partition(b"\n")
+        self.outbox.clear()
+        self.waiting = 0
+        self.put(first + newline)
+        self.put(_line({"ok": False, "error": f"cut off: more than {WATCH_LIMIT} bytes of records were waiting"}))
+        self.cut_off = self.ended = True
+        self.watches = False
+
+    def send(self, now: float) -> None:
+        """Send what there is room for. Raises OSError: the client is gone."""
+        while self.outbox:
+            data = self.outbox[0]
+            try:
+                sent = self.sock.send(data[:_SEND])
+            except BlockingIOError:
+                self.blocked = True
+                return
+            self.since = now
+            self.waiting -= sent
+            if sent == len(data):
+                self.outbox.popleft()
+            else:
+                self.outbox[0] = data[sent:]
+
+
+class Control:
+    """Serves the control socket `listener`. `obey` does what a request says, and calls with the answer."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        listener: unix_socket.Listener,
+        obey: Callable[[Request, Peer, Callable[[Answer], None]], None],
+        watch: Callable[[Callable[[list[bytes]], None] | None], None],
+    ) -> None:
+        """`watch` has records given to a call, or with None to none any more."""
+        self._loop = loop
+        self._listener = listener
+        self._obey = obey
+        self._watch = watch
+        self._clients: dict[int, _Client] = {}
+        self._ready: dict[_Client, None] = {}
+        self._watchers: dict[_Client, None] = {}
+        self._again = loop.unset_alarm(lambda: None)  # lets the next turn begin at once
+        self._look = loop.unset_alarm(self._drop_the_silent)
+        self._pause = loop.unset_alarm(self._listen)
+
+    def start(self) -> None:
+        """Take clients from now on."""
+        self._listen()
+
+    def shut(self) -> None:
+        """Take no more clients."""
+        if self._listener.fileno() >= 0:
+            self._pause.cancel()
+            self._loop.unwatch(self._listener.fileno())
+            self._listener.close()
+
+    def close(self) -> None:
+        """Leave all clients. They can still read what they have been told."""
+        self.shut()
+        for client in [*self._clients.values()]:
+            with suppress(OSError):  # it is gone already
+                client.send(self._loop.now)
+            self._drop(client)
+        self._listener.remove()
+
+    def _listen(self) -> None:
+        self._loop.watch(self._listener.fileno(), self._accept)
+
+    # -- clients ---------------------------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPTS):
+            try:
+                sock, uid, pid = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError:  # no descriptor is left, or the client is gone already
+                self._loop.unwatch(self._listener.fileno())
+                self._pause.move(self._loop.now + _ACCEPT_PAUSE)
+                return
+            client = _Client(sock, Peer(uid, pid), self._loop.now)
+            if not unix_socket.may_ask(uid):
+                self._refuse(client, "only the relay's own user and root may use this socket")
+            elif len(self._clients) >= CLIENTS and not self._make_room():
+                self._refuse(client, f"there are {CLIENTS} clients already")
+            else:
+                self._clients[sock.fileno()] = client
+                self._loop.watch(sock.fileno(), partial(self._on_ready, client))
+                self._look_by(client)
+
+    def _refuse(self, client: _Client, why: str) -> None:
+        client.put(_line({"ok": False, "error": why}))
+        with suppress(OSError):  # it is gone already
+            client.send(self._loop.now)
+        client.sock.close()
+
+    def _make_room(self) -> bool:
+        """Drop the client that has said and taken nothing for longest. False: all are being served."""
+        silent = [client for client in self._clients.values() if client.silent]
+        if silent:
+            self._drop(min(silent, key=lambda client: client.since))
+        return bool(silent)
+
+    def _drop(self, client: _Client) -> None:
+        descriptor = client.sock.fileno()
+        self._loop.unwatch(descriptor)
+        self._ready.pop(client, None)
+        if client in self._watchers:
+            del self._watchers[client]
+            if not self._watchers:
+                self._watch(None)
+        client.pieces = None
+        client.sock.close()
+        del self._clients[descriptor]
+
+    def _drop_the_silent(self) -> None:
+        """Drop those that say nothing, and those that take nothing."""
+        for client in [*self._clients.values()]:
+            if client.limit <= self._loop.now:
+                self._drop(client)
+        for client in self._clients.values():
+            self._look_by(client)
+
+    def _look_by(self, client: _Client) -> None:
+        """Look at a client when it has done nothing for too long."""
+        if client.limit < inf and not (self._look.pending and self._look.when <= client.limit):
+            self._look.move(client.limit)
+
+    def _on_ready(self, client: _Client) -> None:
+        client.blocked = False
+        self._ready[client] = None
+
+    # -- their turn ------------------------------------------------------------------------------------------
+
+    def work(self) -> None:
+        """Serve the clients that are ready, for as long as a turn has for them. Call it once in each turn."""
+        if not self._ready:
+            return
+        until = time.monotonic() + BUDGET
+        while self._ready:
+            client = next(iter(self._ready))
+            del self._ready[client]
+            self._serve(client)
+            if time.monotonic() > until:
+                break
+        if self._ready:
+            self._again.move(self._loop.now)
+
+    def _serve(self, client: _Client) -> None:
+        """Do one step for a client: send, make a piece of an answer, or read a request."""
+        try:
+            client.send(self._loop.now)
+            if not client.outbox:
+                self._go_on(client)
+        except OSError:
+            self._drop(client)
+            return
+        if client.ended and not (client.busy or client.watches or client.inbox):
+            self._drop(client)
+            return
+        self._await(client)
+        self._look_by(client)
+
+    def _await(self, client: _Client) -> None:
+        """Have the loop watch the client's socket for what comes next, and for nothing that can wait."""
+        mask = WRITE if client.blocked else 0 if client.ended or client.busy else READ
+        if mask == client.mask:
+            return
+        # Without a mask epoll still tells of a hang-up, again and again.
+        descriptor = client.sock.fileno()
+        if not mask:
+            self._loop.unwatch(descriptor)
+        elif not client.mask:
+            self._loop.watch(descriptor, partial(self._on_ready, client), mask)
+        else:
+            self._loop.change(descriptor, mask)
+        client.mask = mask
+
+    def _go_on(self, client: _Client) -> None:
+        """Nothing waits to be sent: make the next piece, or take the next request. Raises OSError."""
+        if client.pieces is not None:
+            piece = next(client.pieces, None)
+            if piece is None:
+                client.pieces = None
+            else:
+                client.put(piece)
+            self._ready[client] = None
+            return
+        if client.asked:
+            return
+        if b"\n" not in client.inbox and not client.ended:
+            client.read(self._loop.now)
+        line, newline, rest = client.inbox.partition(b"\n")
+        if client.watches:
+            client.inbox.clear()  # it has asked for the last time
+        elif newline or (client.ended and line):
+            client.inbox = rest
+            self._ask(client, bytes(line))
+            self._ready[client] = None
+        elif len(client.inbox) > LINE_LIMIT:
+            client.inbox.clear()
+            client.ended = True
+            self._answer(client, {"ok": False, "error": f"a request has at most {LINE_LIMIT} bytes"})
+
+    def _ask(self, client: _Client, line: bytes) -> None:
+        if not line.strip():
+            return
+        try:
+            request = request_of(line)
+        except NotRequest as wrong:
+            self._answer(client, {"ok": False, "error": str(wrong)})
+            return
+        client.asked = True
+        if request.command == "watch":
+            self._answer(client, {"ok": True})
+            client.watches = True
+            self._watchers[client] = None
+            self._watch(self._on_records)
+        else:
+            self._obey(request, client.peer, lambda answer: self._answer(client, answer))
+
+    def _answer(self, client: _Client, answer: Answer) -> None:
+        client.asked = False
+        if client.sock.fileno() < 0:
+            return  # it has gone meanwhile
+        if isinstance(answer, dict):
+            client.put(_line(answer))
+        else:
+            client.pieces = answer
+        self._ready[client] = None
+        self._again.move(self._loop.now)
+
+    def _on_records(self, lines: list[bytes]) -> None:
+        """Give records to the watchers."""
+        data = b"".join(lines)
+        for client in self._watchers:
+            if not client.watches:
+                continue
+            client.put(data)
+            if client.waiting > WATCH_LIMIT:
+                client.cut()
+            self._ready[client] = None
+        self._again.move(self._loop.now)
+
+
+def _line(answer: dict[str, Any]) -> bytes:
+    return orjson.dumps(answer, option=orjson.OPT_APPEND_NEWLINE)
