@@ -89,12 +89,13 @@ def _kill(given: dict[str, Any]) -> Request:
 
 def clients_of(text: str) -> Network:
     """Parse an address, or a network as in an ACL. Raises NotRequest."""
+    is_network = "/" in text or "%" in text  # no zone is taken anywhere
     try:
-        if "/" in text:
+        if is_network:
             return network_of(text)
         ip = ip_address(text)
     except ValueError as wrong:
-        said = str(wrong) if "/" in text else "must be an address, or a network as in 192.0.2.0/24"
+        said = str(wrong) if is_network else "must be an address, or a network as in 192.0.2.0/24"
         raise NotRequest(f"`client` {quoted(text)} {said}") from None
     mapped = getattr(ip, "ipv4_mapped", None) or ip
     return IPv4Network(mapped) if mapped.version == 4 else IPv6Network(mapped)  # noqa: PLR2004

@@ -1,6 +1,7 @@
 """The control socket, seen from an operator: one request, its answer, and lines in between."""
 
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, Final, Self
@@ -11,6 +12,7 @@ ANSWER_TIME: Final = 10.0
 """Seconds for the relay to say something, unless what was asked for takes longer."""
 
 _PART: Final = 64 * 1024  # bytes of one read
+_TIMEVAL: Final = struct.Struct("@ll")
 
 
 class NoRelay(Exception):  # noqa: N818 - it says what is the matter
@@ -39,14 +41,16 @@ class Client:
         self._path = path
         self._part = bytearray()
         self._socket = socket.socket(family, socket.SOCK_STREAM)
-        self._socket.settimeout(ANSWER_TIME)
+        # Not by settimeout: then connect(2) would not wait for room in the backlog, but fail (unix(7)).
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(int(ANSWER_TIME), 0))
         try:
             self._socket.connect(path)
-        except PermissionError as failure:
-            self._socket.close()
-            raise Denied(f"{path}: {failure.strerror}") from failure
         except OSError as failure:
             self._socket.close()
+            if isinstance(failure, PermissionError):
+                raise Denied(f"{path}: {failure.strerror}") from failure
+            if isinstance(failure, BlockingIOError):
+                raise NoRelay(f"the relay at {path} does not answer") from failure
             raise NoRelay(f"no relay is at {path}: {failure.strerror or failure}") from failure
 
     def __enter__(self) -> Self:

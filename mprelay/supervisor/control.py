@@ -45,7 +45,7 @@ SILENCE: Final = 60.0
 WATCH_LIMIT: Final = 1024 * 1024
 """Bytes of records that wait for one watcher, at most."""
 
-_ACCEPTS: Final = 16  # connections taken in one turn
+_ACCEPTS: Final = 64  # connections taken in one turn
 _ACCEPT_PAUSE: Final = 1.0  # seconds without accepting after accept(2) failed
 _READ: Final = 4096  # bytes of one recv
 _SEND: Final = 64 * 1024  # bytes of one send

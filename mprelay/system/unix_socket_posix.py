@@ -17,7 +17,7 @@ PATH_LIMIT: Final = 107 if hasattr(socket, "SO_PEERCRED") else 0
 """Bytes of a path, at most: sun_path without its NUL (unix(7)). 0: the system does not say who connects."""
 
 _PRIVATE: Final = 0o177  # the umask under which a socket gets mode 0600
-_BACKLOG: Final = 128
+_BACKLOG: Final = 1024  # a connect(2) that does not wait fails if it is full
 _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
