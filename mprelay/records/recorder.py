@@ -87,7 +87,8 @@ class Recorder:
         self._seq = 0
         self._clock = Clock()
         self._lines = _Lines()
-        self._watched: list[bytes] = []
+        self._is_json = render is RENDERERS["json"]
+        self._watched: list[bytes] = []  # as JSON, if the log has another form
         self._watcher: Sink | None = None
         log: _Log = structlog.wrap_logger(
             self._lines, processors=[self._compose, _rendering(render)], wrapper_class=_Log
@@ -115,7 +116,7 @@ class Recorder:
     def watch(self, watcher: Sink | None) -> None:
         """Give records to `watcher` too, as JSON, whatever form the others have; None: to nobody any more."""
         self._watcher = watcher
-        self._watched.clear()
+        self._watched = []
 
     def flush(self) -> None:
         """Give the sinks the records that were written since the last flush."""
@@ -123,10 +124,9 @@ class Recorder:
             lines = self._lines.take()
             for sink in self._sinks:
                 sink(lines)
-        if self._watcher is not None and self._watched:
-            watched = self._watched[:]
-            self._watched.clear()
-            self._watcher(watched)
+            if self._watcher is not None:
+                self._watcher(lines if self._is_json else self._watched)
+                self._watched = []
 
     def show_time(self, at: float | None) -> str | None:
         """Show a Unix time as records do; None: never."""
@@ -151,7 +151,7 @@ class Recorder:
             if self._labels:
                 record["labels"] = self._labels
             composed.append(record)
-        if self._watcher is not None:
+        if self._watcher is not None and not self._is_json:
             self._watched += map(RENDERERS["json"], composed)
         return {"records": composed}
 

@@ -4,8 +4,9 @@
 
 Rules:
 
-1. All clients together get :data:`BUDGET` of a turn. What is left goes on in the next turn, after the sessions'
-   reports.
+1. All clients together get :data:`BUDGET` of a turn, after the workers' reports, and then nothing for
+   :data:`REST` times as long. They have a poller of their own, which the loop does not watch meanwhile. So
+   sessions and new connections have most of the time, whatever all these clients do.
 2. A client is served one request after the other, and is not read while an answer waits to be taken. So it holds
    one line and one piece of an answer, and a watcher its backlog, and no more.
 3. A client that takes nothing is dropped after :data:`PATIENCE`, and one that asks for nothing after
@@ -18,7 +19,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import partial
 from math import inf
 from socket import socket
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -27,14 +27,17 @@ import orjson
 
 from mprelay.core.requests import LINE_LIMIT, NotRequest, Request, request_of
 from mprelay.supervisor.loop import Loop
-from mprelay.system import unix_socket
+from mprelay.system import poller, unix_socket
 from mprelay.system.poller import READ, WRITE
 
 CLIENTS: Final = 128
 """Clients at once."""
 
-BUDGET: Final = 0.002
+BUDGET: Final = 0.001
 """Seconds of one turn that all clients together may take."""
+
+REST: Final = 4
+"""How much longer than that they then wait."""
 
 PATIENCE: Final = 10.0
 """Seconds for which a client may take nothing of what it asked for."""
@@ -45,7 +48,6 @@ SILENCE: Final = 60.0
 WATCH_LIMIT: Final = 1024 * 1024
 """Bytes of records that wait for one watcher, at most."""
 
-_ACCEPTS: Final = 64  # connections taken in one turn
 _ACCEPT_PAUSE: Final = 1.0  # seconds without accepting after accept(2) failed
 _READ: Final = 4096  # bytes of one recv
 _SEND: Final = 64 * 1024  # bytes of one send
@@ -76,7 +78,7 @@ class _Client:
         self.cut_off = False  # a watcher that was too slow
         self.ended = False  # it asks for nothing more
         self.blocked = False  # its socket takes nothing now
-        self.mask = READ  # what the loop watches its socket for
+        self.mask = READ  # what its socket is watched for
         self.since = now  # when it last said or took something
 
     @property
@@ -142,6 +144,8 @@ class _Client:
 class Control:
     """Serves the control socket `listener`. `obey` does what a request says, and calls with the answer."""
 
+    _poller: poller.Poller  # set by `start`
+
     def __init__(
         self,
         loop: Loop,
@@ -157,20 +161,27 @@ class Control:
         self._clients: dict[int, _Client] = {}
         self._ready: dict[_Client, None] = {}
         self._watchers: dict[_Client, None] = {}
-        self._again = loop.unset_alarm(lambda: None)  # lets the next turn begin at once
+        self._started = False
+        self._accepting = False  # somebody waits to be accepted
+        self._due = False  # this turn has something to do
+        self._watched = False  # the loop watches the poller
+        self._resume = loop.unset_alarm(self._go_on_now)
         self._look = loop.unset_alarm(self._drop_the_silent)
         self._pause = loop.unset_alarm(self._listen)
 
     def start(self) -> None:
-        """Take clients from now on."""
+        """Take clients from now on. Raises OSError: no descriptor is left."""
+        self._poller = poller.Poller()
+        self._started = True
         self._listen()
+        self._go_on_now()
 
     def shut(self) -> None:
         """Take no more clients."""
         if self._listener.fileno() >= 0:
+            self._accepting = False
             self._pause.cancel()
-            self._loop.unwatch(self._listener.fileno())
-            self._listener.close()
+            self._listener.close()  # which takes its registration back
 
     def close(self) -> None:
         """Leave all clients. They can still read what they have been told."""
@@ -179,32 +190,39 @@ class Control:
             with suppress(OSError):  # it is gone already
                 client.send(self._loop.now)
             self._drop(client)
+        self._resume.cancel()
+        self._look.cancel()
+        if self._started:
+            self._loop.unwatch(self._poller.fileno())
+            self._poller.close()
         self._listener.remove()
 
     def _listen(self) -> None:
-        self._loop.watch(self._listener.fileno(), self._accept)
+        self._poller.add(self._listener.fileno(), READ)
 
     # -- clients ---------------------------------------------------------------------------------------------
 
     def _accept(self) -> None:
-        for _ in range(_ACCEPTS):
-            try:
-                sock, uid, pid = self._listener.accept()
-            except BlockingIOError:
-                return
-            except OSError:  # no descriptor is left, or the client is gone already
-                self._loop.unwatch(self._listener.fileno())
-                self._pause.move(self._loop.now + _ACCEPT_PAUSE)
-                return
-            client = _Client(sock, Peer(uid, pid), self._loop.now)
-            if not unix_socket.may_ask(uid):
-                self._refuse(client, "only the relay's own user and root may use this socket")
-            elif len(self._clients) >= CLIENTS and not self._make_room():
-                self._refuse(client, f"there are {CLIENTS} clients already")
-            else:
-                self._clients[sock.fileno()] = client
-                self._loop.watch(sock.fileno(), partial(self._on_ready, client))
-                self._look_by(client)
+        """Take the next one who waits."""
+        try:
+            sock, uid, pid = self._listener.accept()
+        except BlockingIOError:
+            self._accepting = False
+            return
+        except OSError:  # no descriptor is left, or the client is gone already
+            self._accepting = False
+            self._poller.remove(self._listener.fileno())
+            self._pause.move(self._loop.now + _ACCEPT_PAUSE)
+            return
+        client = _Client(sock, Peer(uid, pid), self._loop.now)
+        if not unix_socket.may_ask(uid):
+            self._refuse(client, "only the relay's own user and root may use this socket")
+        elif len(self._clients) >= CLIENTS and not self._make_room():
+            self._refuse(client, f"there are {CLIENTS} clients already")
+        else:
+            self._clients[sock.fileno()] = client
+            self._poller.add(sock.fileno(), READ)
+            self._look_by(client)
 
     def _refuse(self, client: _Client, why: str) -> None:
         client.put(_line({"ok": False, "error": why}))
@@ -221,7 +239,8 @@ class Control:
 
     def _drop(self, client: _Client) -> None:
         descriptor = client.sock.fileno()
-        self._loop.unwatch(descriptor)
+        if client.mask:
+            self._poller.remove(descriptor)
         self._ready.pop(client, None)
         if client in self._watchers:
             del self._watchers[client]
@@ -244,25 +263,50 @@ class Control:
         if client.limit < inf and not (self._look.pending and self._look.when <= client.limit):
             self._look.move(client.limit)
 
-    def _on_ready(self, client: _Client) -> None:
-        client.blocked = False
-        self._ready[client] = None
-
     # -- their turn ------------------------------------------------------------------------------------------
 
     def work(self) -> None:
         """Serve the clients that are ready, for as long as a turn has for them. Call it once in each turn."""
-        if not self._ready:
+        if not self._due:
             return
-        until = time.monotonic() + BUDGET
-        while self._ready:
-            client = next(iter(self._ready))
-            del self._ready[client]
-            self._serve(client)
-            if time.monotonic() > until:
-                break
-        if self._ready:
-            self._again.move(self._loop.now)
+        self._due = False
+        began = time.monotonic()
+        for descriptor, _mask in self._poller.wait(0):
+            client = self._clients.get(descriptor)
+            if client is None:
+                self._accepting = descriptor == self._listener.fileno()
+            else:
+                client.blocked = False
+                self._ready[client] = None
+        spent = 0.0
+        while (self._accepting or self._ready) and spent < BUDGET:
+            if self._accepting:
+                self._accept()
+            if self._ready:
+                client = next(iter(self._ready))
+                del self._ready[client]
+                self._serve(client)
+            spent = time.monotonic() - began
+        if self._watched:
+            self._watched = False
+            self._loop.unwatch(self._poller.fileno())
+        self._resume.move(began + spent * (1 + REST))
+
+    def _go_on_now(self) -> None:
+        """Let the clients have the next turn in which one of them is ready, or this one."""
+        if not self._watched:
+            self._watched = True
+            self._loop.watch(self._poller.fileno(), self._on_ready)
+        self._due = self._accepting or bool(self._ready)
+
+    def _on_ready(self) -> None:
+        self._due = True
+
+    def _soon(self, client: _Client) -> None:
+        """Serve a client in the next turn that is theirs."""
+        self._ready[client] = None
+        if not self._resume.pending:
+            self._resume.move(self._loop.now)
 
     def _serve(self, client: _Client) -> None:
         """Do one step for a client: send, make a piece of an answer, or read a request."""
@@ -280,18 +324,17 @@ class Control:
         self._look_by(client)
 
     def _await(self, client: _Client) -> None:
-        """Have the loop watch the client's socket for what comes next, and for nothing that can wait."""
+        """Watch the client's socket for what comes next, and for nothing that can wait."""
         mask = WRITE if client.blocked else 0 if client.ended or client.busy else READ
         if mask == client.mask:
             return
-        # Without a mask epoll still tells of a hang-up, again and again.
         descriptor = client.sock.fileno()
-        if not mask:
-            self._loop.unwatch(descriptor)
+        if not mask:  # else epoll would tell of a hang-up, again and again
+            self._poller.remove(descriptor)
         elif not client.mask:
-            self._loop.watch(descriptor, partial(self._on_ready, client), mask)
+            self._poller.add(descriptor, mask)
         else:
-            self._loop.change(descriptor, mask)
+            self._poller.change(descriptor, mask)
         client.mask = mask
 
     def _go_on(self, client: _Client) -> None:
@@ -345,8 +388,7 @@ class Control:
             client.put(_line(answer))
         else:
             client.pieces = answer
-        self._ready[client] = None
-        self._again.move(self._loop.now)
+        self._soon(client)
 
     def _on_records(self, lines: list[bytes]) -> None:
         """Give records to the watchers."""
@@ -357,8 +399,7 @@ class Control:
             client.put(data)
             if client.waiting > WATCH_LIMIT:
                 client.cut()
-            self._ready[client] = None
-        self._again.move(self._loop.now)
+            self._soon(client)
 
 
 def _line(answer: dict[str, Any]) -> bytes:

@@ -38,6 +38,8 @@ class Poller:
         """add(fd, mask): OSError if the kernel cannot watch it (ENOMEM, ENOSPC, EPERM)."""
         self.change = self._epoll.modify
         self.remove = self._epoll.unregister
+        self.fileno = self._epoll.fileno
+        """Returns the descriptor that is readable while anything is ready: a poller can watch another."""
 
     def wait(self, timeout: float | None) -> list[tuple[int, int]]:
         """Wait up to `timeout` seconds (None: for ever); return (fd, mask) of what is ready.

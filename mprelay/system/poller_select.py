@@ -111,6 +111,10 @@ class Poller:
             ready[fd] = ready.get(fd, 0) | WRITE | ERROR
         return [*ready.items()]
 
+    def fileno(self) -> int:
+        """Return -1: select(2) has nothing that another poller could watch."""
+        return -1
+
     def close(self) -> None:
         """Forget everything. There is nothing to give back."""
         for members in (self._known, self._readers, self._writers, self._exceptional):
