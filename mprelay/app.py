@@ -23,7 +23,7 @@ from mprelay.records.recorder import Recorder
 from mprelay.records.render import Renderer, renderer
 from mprelay.records.writer import Writer
 from mprelay.supervisor.run import Run
-from mprelay.system import addresses, cpus, files, limits, names, placeholder, signals, titles
+from mprelay.system import addresses, cpus, files, limits, names, placeholder, signals, sockets, titles
 from mprelay.system.streams import STDERR, STDIN, STDOUT, Sink, complain, remark
 
 
@@ -41,6 +41,7 @@ def main(argv: Sequence[str]) -> int:
         addresses.own_addresses,
         partial(names.look_up, stop=signals.pending),
         addresses.has_route,
+        sockets.TELLS_PATHS,
     )
     asked = cli.parse(_as_typed(argv), host)
     if not isinstance(asked, Config):

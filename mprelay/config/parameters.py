@@ -313,6 +313,16 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         default="full",
     ),
     Parameter(
+        name="tcp_info",
+        metavar="",
+        option="--tcp-info",
+        values="",
+        parse=lambda _text: True,
+        help="record at the end of each session what TCP has measured: round-trip times and retransmissions, to "
+        "the client and to the target (Linux)",
+        flag=True,
+    ),
+    Parameter(
         name="label",
         metavar="KEY=VALUE",
         option="--label",

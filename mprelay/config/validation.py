@@ -49,7 +49,7 @@ WITH_A_FIELD: Final = {
 }
 """Parameters that relay.active tells otherwise."""
 OPTION_LIMITS: Final = {"accept_proxy": 120, "source": 45}
-OPTION_LIMIT: Final = 24
+OPTION_LIMIT: Final = 16
 """Bytes of each of the others in that record, at most, and of two that may be longer."""
 
 _BY_NAME: Final = {parameter.name: parameter for parameter in PARAMETERS}
@@ -85,6 +85,7 @@ class Config:
     bind: str | None  # None: all interfaces
     log_format: Literal["auto", "json", "text"]
     log_detail: Literal["full", "session"]
+    tcp_info: bool
     labels: Mapping[str, str]
     drain_timeout: float
     stats_interval: float  # 0: none
@@ -171,8 +172,9 @@ def make_problem(parameter: Parameter, given: Given | None, wrong: str) -> Probl
     """
     if given is None:
         return Problem(parameter.name, None, parameter.message, f"{_subject(parameter)} {wrong}.", None)
-    subject = _subject(parameter, given.text, given.source.place)
-    return Problem(parameter.name, given.text, parameter.message, f"{subject} {wrong}.", given.source)
+    text = None if parameter.flag else given.text
+    subject = _subject(parameter, text, given.source.place)
+    return Problem(parameter.name, text, parameter.message, f"{subject} {wrong}.", given.source)
 
 
 def _subject(parameter: Parameter, text: str | None = None, place: str = "") -> str:
@@ -208,6 +210,8 @@ def _check_across(values: dict[str, Any], host: Host) -> Iterator[tuple[str, str
             values["target"] = target
     if values["source"] is not None and (wrong := _wrong_with_source(values, host)):
         yield "source", wrong
+    if values["tcp_info"] and not host.tells_paths:
+        yield "tcp_info", "needs Linux: this system does not count the segments that are sent again"
     if values["expires_at"] is not None and values["absolute_timeout"]:
         yield "expires_at", "must not be given beside an absolute timeout"
 

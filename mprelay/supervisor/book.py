@@ -16,7 +16,17 @@ from mprelay.core.admission import Outcome, Verdict
 from mprelay.core.answers import IN_WORDS
 from mprelay.core.floods import Floods, Part
 from mprelay.core.ledger import Ledger, Session
-from mprelay.core.protocol import Address, Closed, CloseReason, Connected, PeerEnd, Progress, Side, Trying
+from mprelay.core.protocol import (
+    Address,
+    Closed,
+    CloseReason,
+    Connected,
+    Measured,
+    PeerEnd,
+    Progress,
+    Side,
+    Trying,
+)
 from mprelay.core.refusals import Kind, Refusals
 from mprelay.records import catalogue
 from mprelay.records.catalogue import SESSION_CLOSED, Message
@@ -64,6 +74,7 @@ class Book:
         *,
         inbound_ip: str | None,
         every_message: bool,
+        tcp_info: bool = False,
     ) -> None:
         self.ledger = ledger
         self.workers = ledger.workers
@@ -77,6 +88,7 @@ class Book:
         """The address that new sessions try first; None: the target's name has none."""
         self._inbound_ip = inbound_ip  # None: the relay listens on all addresses
         self._every_message = every_message
+        self._tcp_info = tcp_info
 
     # -- connections -----------------------------------------------------------------------------------------
 
@@ -211,6 +223,14 @@ class Book:
         self.ledger.count(session, event)
         return True
 
+    def measured(self, worker: int, event: Measured) -> bool:
+        """Note what TCP has measured on a session's connections. No record. False: as for :meth:`connected`."""
+        session = self.ledger.of(worker, event.serial)
+        if session is None or not self._tcp_info:
+            return False
+        session.measured = event
+        return True
+
     def closed(self, session: Session, event: Closed, reason: CloseReason) -> None:
         """Close a session that its worker ended for `reason`."""
         self.ledger.count(session, event)
@@ -244,6 +264,8 @@ class Book:
             "outbound_port": session.outbound_port,
             "acl": session.entry,
         }
+        if self._tcp_info:
+            facts |= _measured(session.measured)
         message = SESSION_CLOSED[reason]
         if session.target_ip is None:
             message = self._with_target(message, session)
@@ -307,6 +329,15 @@ def _who(client: Address, proxy: Address | None) -> dict[str, object]:
     if proxy is not None:
         who["proxy_ip"], who["proxy_port"] = proxy
     return who
+
+
+def _measured(measured: Measured | None) -> dict[str, object]:
+    """Return the fields of ``--tcp-info``."""
+    if measured is None:
+        return dict.fromkeys(catalogue.PATH_FIELDS)
+    _, client_rtt_ms, target_rtt_ms, *retransmits = measured
+    rtts = (None if ms is None else round(ms, 3) for ms in (client_rtt_ms, target_rtt_ms))
+    return dict(zip(catalogue.PATH_FIELDS, (*rtts, *retransmits), strict=True))
 
 
 def _with_error(message: Message, error: str | None) -> Message:

@@ -52,6 +52,7 @@ from mprelay.core.protocol import (
     CloseReason,
     Connected,
     Expiry,
+    Measured,
     NotAnnounced,
     Progress,
     Settings,
@@ -118,6 +119,7 @@ class Run:
             (config.trg_host, config.trg_port),
             inbound_ip=config.bind,
             every_message=config.log_detail == "full",
+            tcp_info=config.tcp_info,
         )
         self._crew = crew = Crew(
             config.workers,
@@ -236,6 +238,7 @@ class Run:
             proxy_protocol=config.proxy_protocol,
             awaits_headers=config.accept_proxy is not None,
             keepalive=config.keepalive or None,
+            tcp_info=config.tcp_info,
             buffer=config.buffer,
             pipes=share.pipes,
             any_address=config.bind is None,
@@ -330,6 +333,8 @@ class Run:
                 if event.error in NO_LOCAL_PORT and event.reason is CloseReason.CONNECT_FAILED:
                     self._door.on_port_missing(session.target_ip)
                     return True
+            case Measured():
+                return self._book.measured(worker, event)
             case Trying():
                 return self._book.trying(worker, event)
             case Announced() | NotAnnounced():

@@ -37,6 +37,10 @@ _NON_BLOCKING_STREAM: Final = int(socket.SOCK_STREAM | getattr(socket, "SOCK_NON
 _ioctl_answer: Final = array("i", [0])
 _TCP_INFO: Final = struct.Struct("=B23xI16xI")
 """The beginning of struct tcp_info (linux/tcp.h): tcpi_state, tcpi_unacked, tcpi_last_data_sent."""
+_PATH_INFO: Final = struct.Struct("=68xI28xI")
+"""A longer beginning: tcpi_rtt, tcpi_total_retrans."""
+TELLS_PATHS: Final = True
+"""Whether :func:`path_info` can tell anything."""
 
 
 def prepare_listener(listener: socket.socket) -> None:
@@ -109,6 +113,22 @@ def tcp_info(sock: SocketType) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return state, unacknowledged, last_data_sent
+
+
+def path_info(sock: SocketType) -> tuple[int, int] | None:
+    """Return what TCP has measured on a connection. It stays known after the connection's end.
+
+    That is the smoothed round-trip time in microseconds, 0 before the first measurement; and how many segments
+    were sent again. None if the kernel does not tell: in a sandbox.
+    """
+    try:
+        told = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _PATH_INFO.size)
+    except OSError:
+        return None
+    if len(told) < _PATH_INFO.size:  # a kernel tells as much as it knows
+        return None
+    rtt, retransmits = _PATH_INFO.unpack(told)
+    return rtt, retransmits
 
 
 def choose_port_late(sock: SocketType) -> None:

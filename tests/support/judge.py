@@ -138,6 +138,10 @@ TYPES = {
     "bytes_to_target": "integer",
     "inbound_ip": "string?",
     "outbound_port": "integer?",
+    "client_rtt_ms": "number?",
+    "target_rtt_ms": "number?",
+    "client_retransmits": "integer?",
+    "target_retransmits": "integer?",
     "listen_ip": "string",
     "listen_port": "integer",
     "acl": "string",
@@ -258,6 +262,7 @@ def check_record(record: Record) -> None:
             text = os.strerror(getattr(errno, record["error"])) if failed else ""
             assert record["message"].endswith(f" ({text})" if failed else ".")
         check_how_it_ended(record)
+        check_paths(record)
     else:
         assert kind in EVENTS[event], record
     assert ("proxy_ip" in record) == ("proxy_port" in record)
@@ -293,6 +298,18 @@ def check_record(record: Record) -> None:
         assert record["silent_s"] >= 10
     if event == "relay.stopped":
         assert (record["level"] == "error") == (record["reason"] == "failed"), record
+
+
+def check_paths(record: Record) -> None:
+    """Check what TCP has measured: all four figures, or none of the names. Of a target never reached, nothing."""
+    names = ("client_rtt_ms", "client_retransmits", "target_rtt_ms", "target_retransmits")
+    assert len(record.keys() & {*names}) in (0, len(names)), record
+    figures = [record.get(name) for name in names]
+    assert all(figure is None or figure >= 0 for figure in figures), record
+    if record["connect_ms"] is None:
+        assert figures[2:] == [None, None], record
+    if record["reason"] in ("worker_lost", "handoff_failed"):
+        assert figures == [None] * 4, record
 
 
 def check_how_it_ended(record: Record) -> None:
@@ -346,6 +363,8 @@ def check_run(records: list[Record], *, detail: str = "full", ended: bool = True
         assert len({(r.get("proxy_ip"), r.get("proxy_port")) for r in life}) == 1
     _check_targets(records)
     _check_workers(records, ended=ended)
+    closed = [record for record in records if record["event"] == "session.closed"]
+    assert len({"client_rtt_ms" in record for record in closed}) <= 1
     if not ended or not records or records[0]["event"] == "config.invalid":
         return
     _reconcile(records, detail)
