@@ -350,5 +350,14 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         help="time between relay.stats records",
         default="60",
     ),
+    Parameter(
+        name="progress_interval",
+        metavar="S",
+        option="--progress-interval",
+        values="seconds, 0 = none",
+        parse=interval(0.01),
+        help="time between session.progress records, of each session that moved bytes meanwhile",
+        default="0",
+    ),
 )
 """The parameters, in the order of the command line and of the help."""

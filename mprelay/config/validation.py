@@ -89,6 +89,7 @@ class Config:
     labels: Mapping[str, str]
     drain_timeout: float
     stats_interval: float  # 0: none
+    progress_interval: float  # 0: none
     options: Mapping[str, str]  # what relay.active has no field of its own for, as typed or by default
 
 

@@ -77,6 +77,16 @@ class Session(Booking):
         self.bytes_to_client = 0
         self.bytes_to_target = 0
 
+    def progress(self) -> Progress:
+        """Return the byte counts as last reported."""
+        return Progress(
+            self.serial,
+            self.bytes_from_client,
+            self.bytes_from_target,
+            self.bytes_to_client,
+            self.bytes_to_target,
+        )
+
 
 class Ledger:
     """Slots, serials and totals of one run.

@@ -225,6 +225,15 @@ SESSION_TARGET_CHANNEL_ACTIVE: Final = Message(
     "Session handler serial number {session} target-to-requester channel is now active.",
 )
 
+SESSION_PROGRESS: Final = Message(
+    "session.progress",
+    "info",
+    None,
+    "Session handler serial number {session} connecting {client_ip} to {target_ip} has received "
+    "{bytes_from_client} bytes from the client and {bytes_from_target} from the target.",
+    ("bytes_from_client", "bytes_from_target", "bytes_to_client", "bytes_to_target", "idle_s"),
+)
+
 # -- the end of a session (19, 20, 24, 25, 27, 29, 30, 32, 34 to 36, 38, 39) ---------------------------------
 
 CLOSED_FIELDS: Final = (
@@ -520,6 +529,9 @@ FIELDS: Final[dict[str, Field]] = {
     ),
     "bytes_to_client": Field("integer", "bytes that the client has got, as far as that is known"),
     "bytes_to_target": Field("integer", "bytes that the target has got, as far as that is known"),
+    "idle_s": Field(
+        "number", "seconds since the worker reported that bytes had moved, which it does once a second"
+    ),
     "inbound_ip": Field("string", "the relay's address that the client reached", nullable=True),
     "outbound_port": Field("integer", "the relay's own port towards the target", nullable=True),
     "client_rtt_ms": Field(

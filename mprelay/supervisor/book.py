@@ -16,6 +16,7 @@ from mprelay.core.admission import Outcome, Verdict
 from mprelay.core.answers import IN_WORDS
 from mprelay.core.floods import Floods, Part
 from mprelay.core.ledger import Ledger, Session
+from mprelay.core.moved import Moved
 from mprelay.core.protocol import (
     Address,
     Closed,
@@ -80,6 +81,8 @@ class Book:
         self.workers = ledger.workers
         self.summing_up = False
         """Whether all refused connections are summed up, which leaves the room of their records to others."""
+        self.moved: Moved | None = None
+        """Which sessions have moved bytes; None: that is not recorded before they end."""
         self.refusals = Refusals()
         self._floods = Floods()
         self._recorder = recorder
@@ -220,8 +223,22 @@ class Book:
         if session is None:
             return False
         self.workers.heard(session, now)
+        if self.moved is not None and event != session.progress():
+            self.moved.note(session, now)  # else bytes were acknowledged, and none moved
         self.ledger.count(session, event)
         return True
+
+    def progressed(self, session: Session, at: float, idle_s: float) -> None:
+        """Record how far a session has got that moved bytes `idle_s` seconds ago, or up to a second earlier."""
+        progress = session.progress()
+        facts = self._facts(session) | {
+            "bytes_from_client": progress.bytes_from_client,
+            "bytes_from_target": progress.bytes_from_target,
+            "bytes_to_client": progress.bytes_to_client,
+            "bytes_to_target": progress.bytes_to_target,
+            "idle_s": round(idle_s, 3),
+        }
+        self._recorder.happened(at, (catalogue.SESSION_PROGRESS, facts))
 
     def measured(self, worker: int, event: Measured) -> bool:
         """Note what TCP has measured on a session's connections. No record. False: as for :meth:`connected`."""
@@ -247,6 +264,8 @@ class Book:
         self, session: Session, at: float, duration_ms: float, reason: CloseReason, how: _HowItEnded
     ) -> None:
         self.ledger.close(session.serial, reason)
+        if self.moved is not None:
+            self.moved.forget(session)
         error, error_from, client_end, target_end, inbound_ip = how
         facts = self._facts(session) | {
             "reason": _NAMES[reason],

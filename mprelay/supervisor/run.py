@@ -73,6 +73,7 @@ from mprelay.supervisor.failure import Failure
 from mprelay.supervisor.idleness import Idleness
 from mprelay.supervisor.loop import Loop
 from mprelay.supervisor.outlet_link import OutletLink
+from mprelay.supervisor.progress import SessionProgress
 from mprelay.supervisor.reload import Reload
 from mprelay.supervisor.reports import Report
 from mprelay.supervisor.resolver import Resolver
@@ -164,6 +165,9 @@ class Run:
         self._statistics = Statistics(
             config.stats_interval, loop, recorder=recorder, writer=writer, book=book, crew=crew
         )
+        self._progress: SessionProgress | None = None
+        if config.progress_interval:
+            self._progress = SessionProgress(config.progress_interval, loop, state, writer=writer, book=book)
         self._origin = origin.Origin(None, None, None)  # not known yet
         self._start_limit = loop.unset_alarm(self._start_took_too_long)
         self._hurry = False  # a stop signal came while the run was ending
@@ -319,7 +323,10 @@ class Run:
                 if not self._book.connected(worker, event, now):
                     return False
             case Progress():
-                return self._book.progress(worker, event, now)
+                believed = self._book.progress(worker, event, now)
+                if self._progress is not None:
+                    self._progress.look()
+                return believed
             case Closed():
                 session = self._book.ledger.of(worker, event.serial)
                 if session is None:

@@ -78,3 +78,71 @@ def test_nobody_is_told_what_tcp_has_measured_without_asking():
         with relay.connect() as client, accept(server) as target:
             echo(client, target)
         assert not {*PATHS} & relay.wait("session.closed").keys()
+
+
+# -- how sessions get on -------------------------------------------------------------------------------------
+
+
+def test_a_session_is_told_of_when_bytes_have_moved():
+    """Only then, each time with the counts so far, and never after its end."""
+    options = ("--progress-interval", "0.1", "--stats-interval", "0.1")
+    with listening() as server, Relay(server.getsockname(), *options) as relay, relay.connect() as idle:
+        accept(server).close()
+        with relay.connect() as client, accept(server) as target:
+            relay.ticks(3)
+            assert not relay.all("session.progress")
+            client.sendall(b"hello")
+            assert receive(target, 5) == b"hello"
+            first = relay.wait("session.progress")
+            assert [first[name] for name in ("session", "worker", "bytes_from_client", "bytes_to_target")] == [
+                2,
+                relay.wait("session.allocated", session=2)["worker"],
+                5,
+                5,
+            ]
+            assert (first["bytes_from_target"], first["bytes_to_client"], first["msg_id"]) == (0, 0, None)
+            assert first["idle_s"] < PATIENCE
+            relay.ticks(15)
+            assert relay.all("session.progress") == [first]
+            target.sendall(b"hello, hello")
+            assert receive(client, 12) == b"hello, hello"
+            assert relay.wait("session.progress", 2)["bytes_to_client"] == 12
+        idle.close()
+        relay.wait("session.closed", 2)
+        relay.ticks(15)
+        assert len(relay.all("session.progress")) == 2
+
+
+def test_bytes_that_are_stuck_are_seen():
+    """The target does not read: more has come from the client than has gone to the target, and nothing moves."""
+    options = ("--progress-interval", "0.1", "--stats-interval", "0.1", "--buffer", "4000")
+    with (
+        listening() as server,
+        Relay(server.getsockname(), *options) as relay,
+        relay.connect() as client,
+        accept(server) as target,
+    ):
+        client.settimeout(1.0)
+        with pytest.raises(TimeoutError):
+            client.sendall(bytes(100_000_000))
+        relay.ticks(15)
+        told = relay.all("session.progress")
+        stuck = told[-1]
+        assert 0 < stuck["bytes_from_client"] - stuck["bytes_to_target"] <= 4000
+        relay.ticks(15)
+        assert relay.all("session.progress") == told
+        receive(target, stuck["bytes_from_client"])
+        assert relay.wait("session.progress", len(told) + 1)["bytes_to_target"] >= stuck["bytes_from_client"]
+
+
+def test_progress_is_recorded_whatever_the_log_detail():
+    """Who asks for it gets it."""
+    options = ("--progress-interval", "0.1", "--log-detail", "session")
+    with (
+        listening() as server,
+        Relay(server.getsockname(), *options) as relay,
+        relay.connect() as client,
+        accept(server) as target,
+    ):
+        echo(client, target)
+        assert relay.wait("session.progress")["client_ip"] == "127.0.0.1"

@@ -62,7 +62,7 @@ def test_defaults_are_those_of_the_documents():
     assert made.bind is None
     assert (made.log_format, made.log_detail) == ("auto", "full")
     assert made.labels == {}
-    assert (made.drain_timeout, made.stats_interval) == (10, 60)
+    assert (made.drain_timeout, made.stats_interval, made.progress_interval) == (10, 60, 0)
 
 
 @pytest.mark.parametrize(("cpus", "workers"), [(1, 1), (3, 3), (8, 8), (9, 8), (512, 8)])
@@ -252,6 +252,7 @@ def test_workers_that_cannot_even_hold_the_default_are_refused():
         ),
         ("keepalive", None, ["0", "1", "32767", "1m"], ["0.5", "32768", "x"]),
         ("stats_interval", None, ["0", "60", "0.01", "0d"], ["-0.1", "never", "0.001", "0.001s"]),
+        ("progress_interval", None, ["0", "60", "0.01", "1.5m"], ["-0.1", "never", "0.009", "0.001s"]),
     ],
 )
 def test_bounds(name, msg_id, good, bad):
