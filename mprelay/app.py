@@ -24,12 +24,14 @@ from mprelay.records.render import Renderer, renderer
 from mprelay.records.writer import Writer
 from mprelay.supervisor.run import Run
 from mprelay.system import addresses, cpus, files, limits, names, placeholder, signals, sockets, titles
+from mprelay.system.notify import Notifier, take
 from mprelay.system.streams import STDERR, STDIN, STDOUT, Sink, complain, remark
 
 
 def main(argv: Sequence[str]) -> int:
     """Do what the command line says; return the exit code."""
     started = time.monotonic()
+    notifier = Notifier(take(os.environ))  # before any process is started
     host = Host(
         cpus.usable(),
         limits.SESSIONS_PER_WORKER,
@@ -57,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
         complain(f"nothing can be written to stdout: {failure.strerror}")
         return Exit.IOERR
     titles.show(" ".join(("mprelay: supervisor", *argv)), "mprelay")
-    return _relay(Run(asked, started, _renderer(asked.log_format, asked.log_detail)))
+    return _relay(Run(asked, started, _renderer(asked.log_format, asked.log_detail), notifier))
 
 
 def _working_directory() -> str:

@@ -65,13 +65,18 @@ class Reload:
         self._judging = False  # sessions are judged by the new list, in several turns
         self._too_long = loop.unset_alarm(self._give_up)
 
+    @property
+    def busy(self) -> bool:
+        """Whether the rules are being read, or sessions are judged by them."""
+        return self._process is not None or self._judging
+
     def is_meant(self, number: int) -> bool:
         """Tell whether a signal asks for a reading. A terminal that hangs up sends the same one."""
         return number == signals.HANGUP and not (self._had_terminal and not signals.has_terminal())
 
     def begin(self) -> None:
         """Read the rules, or once more if they are being read."""
-        if self._process is not None or self._judging:
+        if self.busy:
             self._again = True
             return
         self._again = False

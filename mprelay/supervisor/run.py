@@ -77,9 +77,11 @@ from mprelay.supervisor.progress import SessionProgress
 from mprelay.supervisor.reload import Reload
 from mprelay.supervisor.reports import Report
 from mprelay.supervisor.resolver import Resolver
+from mprelay.supervisor.service import Service
 from mprelay.supervisor.statistics import Statistics
 from mprelay.system import boottime, garbage, limits, origin, signals, spawning
 from mprelay.system.errnos import NO_LOCAL_PORT
+from mprelay.system.notify import Notifier
 
 _ACTIVE: Final = Phase.ACTIVE  # before 3.12, finding an enum member takes as long as a dozen other steps
 _ROUNDING: Final = 1e-6  # seconds: more than Unix times lose as floats, a quarter of a microsecond each
@@ -88,7 +90,7 @@ _ROUNDING: Final = 1e-6  # seconds: more than Unix times lose as floats, a quart
 class Run:
     """One run of the relay: started, served, drained, ended."""
 
-    def __init__(self, config: Config, started: float, render: Renderer) -> None:
+    def __init__(self, config: Config, started: float, render: Renderer, notifier: Notifier) -> None:
         self._config = config
         self._started = started  # monotonic
         self._begun = time.monotonic()  # the parameters are read: the time for the start begins
@@ -150,6 +152,17 @@ class Run:
                 on_read=self._door.judge_by,
                 ends_sessions=config.acl_ends_sessions,
             )
+        self._service: Service | None = None
+        if notifier.present:
+            reload = self._reload
+            self._service = Service(
+                notifier,
+                loop,
+                state,
+                book.ledger,
+                drain_timeout=config.drain_timeout,
+                reloading=lambda: reload is not None and reload.busy,
+            )
         self._resolver: Resolver | None = None
         if config.target is not None:
             self._resolver = Resolver(
@@ -201,6 +214,8 @@ class Run:
             self._idle.look()
         self._recorder.flush()  # before `update_watch`, which looks at the backlog of records
         self._door.update_watch()
+        if self._service is not None:
+            self._service.look()
 
     # -- the start -------------------------------------------------------------------------------------------
 
@@ -313,6 +328,8 @@ class Run:
             if self._reload is not None and self._reload.is_meant(number):
                 if self._state.phase in {Phase.STARTING, Phase.ACTIVE, Phase.DRAINING}:
                     self._reload.begin()
+                    if self._service is not None:
+                        self._service.reload()
             else:
                 self.stop(number)
 
@@ -433,6 +450,8 @@ class Run:
         self._loop.cancel_alarms()
         self._book.stopped(self._state.ending.stop_reason, time.monotonic() - self._started)
         self._recorder.flush()
+        if self._service is not None:
+            self._service.end()
         reading = self._reload is not None and self._reload.stop()
         resolving = self._resolver is not None and self._resolver.stop()
         left = self._outlet.finish(self._begun + START_LIMIT, lambda: self._hurry) or reading or resolving
