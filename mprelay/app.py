@@ -24,6 +24,7 @@ from mprelay.records.render import Renderer, renderer
 from mprelay.records.writer import Writer
 from mprelay.supervisor.run import Run
 from mprelay.system import addresses, cpus, files, limits, names, placeholder, signals, sockets, titles
+from mprelay.system.inherited import offered
 from mprelay.system.notify import Notifier, take
 from mprelay.system.streams import STDERR, STDIN, STDOUT, Sink, complain, remark
 
@@ -31,7 +32,8 @@ from mprelay.system.streams import STDERR, STDIN, STDOUT, Sink, complain, remark
 def main(argv: Sequence[str]) -> int:
     """Do what the command line says; return the exit code."""
     started = time.monotonic()
-    notifier = Notifier(take(os.environ))  # before any process is started
+    taken = take(os.environ)  # before any process is started
+    notifier, offer = Notifier(taken), offered(taken)
     host = Host(
         cpus.usable(),
         limits.SESSIONS_PER_WORKER,
@@ -59,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
         complain(f"nothing can be written to stdout: {failure.strerror}")
         return Exit.IOERR
     titles.show(" ".join(("mprelay: supervisor", *argv)), "mprelay")
-    return _relay(Run(asked, started, _renderer(asked.log_format, asked.log_detail), notifier))
+    return _relay(Run(asked, started, _renderer(asked.log_format, asked.log_detail), notifier, offer))
 
 
 def _working_directory() -> str:

@@ -90,7 +90,10 @@ _ROUNDING: Final = 1e-6  # seconds: more than Unix times lose as floats, a quart
 class Run:
     """One run of the relay: started, served, drained, ended."""
 
-    def __init__(self, config: Config, started: float, render: Renderer, notifier: Notifier) -> None:
+    def __init__(
+        self, config: Config, started: float, render: Renderer, notifier: Notifier, offer: str | None
+    ) -> None:
+        """Make all parts; `offer` is the listener that a service manager hands over, if it does."""
         self._config = config
         self._started = started  # monotonic
         self._begun = time.monotonic()  # the parameters are read: the time for the start begins
@@ -135,7 +138,9 @@ class Run:
             on_ready=self._on_ready,
             on_gone=lambda worker, how: self._door.announcements.lost(worker, how),  # noqa: PLW0108 - made below
         )
-        self._door = Door(config, loop, state, recorder=recorder, writer=writer, book=book, crew=crew)
+        self._door = Door(
+            config, loop, state, recorder=recorder, writer=writer, book=book, crew=crew, offer=offer
+        )
         self._idle: Idleness | None = None
         if config.exit_idle:
             stop = partial(self._happened, Happening.IDLE)

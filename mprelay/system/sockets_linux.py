@@ -46,7 +46,7 @@ TELLS_PATHS: Final = True
 def prepare_listener(listener: socket.socket) -> None:
     """Set the options of a listener. Raises OSError."""
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # only skips the TIME_WAIT of an earlier run
-    _prepare(listener)
+    prepare(listener)
 
 
 def received(descriptor: int) -> SocketType:
@@ -66,14 +66,15 @@ def target_socket(family: socket.AddressFamily) -> SocketType:
     """Make a non-blocking socket for a connection to the target. The caller owns it. Raises OSError."""
     made = SocketType(family, _NON_BLOCKING_STREAM)
     try:
-        _prepare(made)
+        prepare(made)
     except OSError:
         made.close()
         raise
     return made
 
 
-def _prepare(sock: SocketType) -> None:
+def prepare(sock: SocketType) -> None:
+    """Set the options that every relayed socket has. Raises OSError."""
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
