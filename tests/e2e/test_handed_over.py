@@ -79,7 +79,7 @@ def test_a_cut_is_a_reset_for_all_of_them(made, when):
 @pytest.mark.parametrize("how", ["expiry", "drain"])
 def test_the_port_is_shut_though_the_manager_has_a_copy(made, how):
     """Otherwise whoever connects would wait for nobody, or have the relay started again."""
-    options = ("--absolute-timeout", "4") if how == "expiry" else ("--drain-timeout", "60")
+    options = ("--absolute-timeout", "6") if how == "expiry" else ("--drain-timeout", "60")
     with listening() as server:
         relay = started_by(made, server.getsockname(), *options)
         with relay, relay.connect() as client, accept(server) as target:

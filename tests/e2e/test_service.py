@@ -59,7 +59,7 @@ def test_a_start_that_fails_is_never_ready(manager):
 
 
 def test_an_expiry_is_a_stop(manager):
-    with Relay(NOWHERE, "--absolute-timeout", "1", env=under(manager)) as relay:
+    with Relay(NOWHERE, "--absolute-timeout", "1", wait_active=False, env=under(manager)) as relay:
         relay.finish()
     assert manager.rest()[-1][0] == "STOPPING=1"
 
