@@ -23,13 +23,28 @@ from mprelay.records.recorder import Recorder
 from mprelay.records.render import Renderer, renderer
 from mprelay.records.writer import Writer
 from mprelay.supervisor.run import Run
-from mprelay.system import addresses, cpus, files, limits, names, placeholder, signals, titles, unix_socket
+from mprelay.system import (
+    addresses,
+    cpus,
+    files,
+    limits,
+    names,
+    placeholder,
+    signals,
+    sockets,
+    titles,
+    unix_socket,
+)
+from mprelay.system.inherited import offered
+from mprelay.system.notify import Notifier, take
 from mprelay.system.streams import STDERR, STDIN, STDOUT, Sink, complain, remark
 
 
 def main(argv: Sequence[str]) -> int:
     """Do what the command line says; return the exit code."""
     started = time.monotonic()
+    taken = take(os.environ)  # before any process is started
+    notifier, offer = Notifier(taken), offered(taken)
     host = Host(
         cpus.usable(),
         limits.SESSIONS_PER_WORKER,
@@ -42,6 +57,7 @@ def main(argv: Sequence[str]) -> int:
         addresses.own_addresses,
         partial(names.look_up, stop=signals.pending),
         addresses.has_route,
+        sockets.TELLS_PATHS,
     )
     asked = cli.parse(_as_typed(argv), host)
     if not isinstance(asked, Config):
@@ -64,7 +80,8 @@ def main(argv: Sequence[str]) -> int:
         complain(f"nothing can be written to stdout: {failure.strerror}")
         return Exit.IOERR
     titles.show(" ".join(("mprelay: supervisor", *argv)), "mprelay")
-    return _relay(Run(asked, started, _renderer(asked.log_format, asked.log_detail), control))
+    render = _renderer(asked.log_format, asked.log_detail)
+    return _relay(Run(asked, started, render, notifier=notifier, offer=offer, control=control))
 
 
 def _no_control(config: Config, wrong: Exception) -> cli.Refusal:

@@ -42,6 +42,7 @@ from mprelay.core.protocol import (
     Connected,
     Crashed,
     Event,
+    Measured,
     NotAnnounced,
     PeerEnd,
     Progress,
@@ -55,7 +56,7 @@ EVENTS_PER_FRAME: Final = 13
 """Events in one frame, at most. The largest (Closed, all numbers of 64 bits) takes less than 310 bytes: a test
 measures it."""
 
-KINDS: Final = (Ready, Connected, Progress, Closed, Crashed, Announced, NotAnnounced, Trying)
+KINDS: Final = (Ready, Connected, Progress, Closed, Crashed, Announced, NotAnnounced, Trying, Measured)
 """All kinds of event. Its index here is the code of a kind in a frame."""
 
 _CODES: Final = {kind: code for code, kind in enumerate(KINDS)}
@@ -66,6 +67,7 @@ _PROGRESS: Final = _CODES[Progress]
 _TRYING: Final = _CODES[Trying]
 _ANNOUNCED: Final = _CODES[Announced]
 _NOT_ANNOUNCED: Final = _CODES[NotAnnounced]
+_MEASURED: Final = _CODES[Measured]
 _type: Final[Callable[[object], type]] = (
     type  # `type` itself also takes three arguments, which mypy rejects in map
 )
@@ -82,19 +84,28 @@ def pack(event: Event) -> tuple[Any, ...]:
 
 
 _STR_OR_NONE: Final[tuple[type, ...]] = (str, type(None))
-_SHAPES: Final[dict[tuple[type, ...], int]] = {
-    (int, float, str): _READY,
-    (int, int, str): _TRYING,
-    (int, int, float, float, int): _CODES[Connected],
-    (int, int, int, int, int, int): _CODES[Progress],
-    (int, float, str, str): _CODES[Crashed],
-    (int, int, float, str, int): _ANNOUNCED,
-    (int, int, float, type(None), int): _ANNOUNCED,
-    (int, int, float, str): _NOT_ANNOUNCED,
-} | {
-    (int, int, float, float, *texts, int, int, int, int): _CLOSED
-    for texts in product(_STR_OR_NONE, repeat=6)  # reason, error, whose, how each side ended, inbound address
-}
+_FLOAT_OR_NONE: Final[tuple[type, ...]] = (float, type(None))
+_INT_OR_NONE: Final[tuple[type, ...]] = (int, type(None))
+_SHAPES: Final[dict[tuple[type, ...], int]] = (
+    {
+        (int, float, str): _READY,
+        (int, int, str): _TRYING,
+        (int, int, float, float, int): _CODES[Connected],
+        (int, int, int, int, int, int): _CODES[Progress],
+        (int, float, str, str): _CODES[Crashed],
+        (int, int, float, str, int): _ANNOUNCED,
+        (int, int, float, type(None), int): _ANNOUNCED,
+        (int, int, float, str): _NOT_ANNOUNCED,
+    }
+    | {
+        (int, int, float, float, *texts, int, int, int, int): _CLOSED
+        for texts in product(_STR_OR_NONE, repeat=6)  # reason, error, whose, how each side ended, inbound address
+    }
+    | {
+        (int, int, *measured): _MEASURED
+        for measured in product(_FLOAT_OR_NONE, _FLOAT_OR_NONE, _INT_OR_NONE, _INT_OR_NONE)
+    }
+)
 """The types of an event's code and values, and to which code they belong. No two events have the same types."""
 
 _BUILD_NAME_LIMIT: Final = 64
@@ -108,6 +119,12 @@ _TIMESTAMPS_END: Final = 1e11
 
 _DURATIONS_END: Final = 1e14
 """Milliseconds of one session are below: three thousand years."""
+
+_RTTS_END: Final = 2**32 / 1000
+"""Milliseconds of a round-trip time are below: the kernel has microseconds of 32 bits (linux/tcp.h)."""
+
+_RETRANSMITS_END: Final = 2**32
+"""Segments sent again are below: linux/tcp.h."""
 
 _SIDES: Final = {None, *get_args(Side)}
 _PEER_ENDS: Final = {None, *get_args(PeerEnd)}
@@ -175,6 +192,15 @@ def unpack(packed: Any) -> Event:  # noqa: ANN401 - that is the question
         _, number, at, problem = packed
         if 0.0 <= at < _TIMESTAMPS_END and _is_plain(problem, PROBLEM_LIMIT):
             return NotAnnounced(number, at, problem)
+    elif code == _MEASURED:
+        measured = Measured(*packed[1:])
+        if (
+            0.0 <= (measured.client_rtt_ms or 0.0) < _RTTS_END
+            and 0.0 <= (measured.target_rtt_ms or 0.0) < _RTTS_END
+            and 0 <= (measured.client_retransmits or 0) < _RETRANSMITS_END
+            and 0 <= (measured.target_retransmits or 0) < _RETRANSMITS_END
+        ):
+            return measured
     elif 0.0 <= packed[1] < _TIMESTAMPS_END:
         return Crashed(*packed[1:])
     raise NotEvents("figures beyond all bounds")

@@ -41,6 +41,8 @@ class Host(NamedTuple):
     """Returns the IPv4 addresses of a name, and its IPv6 addresses."""
     has_route: Callable[[str], bool] = lambda _ip: True
     """Tells whether there is a route to an address."""
+    tells_paths: bool = True
+    """Whether the system tells what TCP has measured on a connection."""
 
 
 UNKNOWN_HOST: Final = Host()

@@ -326,6 +326,16 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         default="full",
     ),
     Parameter(
+        name="tcp_info",
+        metavar="",
+        option="--tcp-info",
+        values="",
+        parse=lambda _text: True,
+        help="record at the end of each session what TCP has measured: round-trip times and retransmissions, to "
+        "the client and to the target (Linux)",
+        flag=True,
+    ),
+    Parameter(
         name="label",
         metavar="KEY=VALUE",
         option="--label",
@@ -370,6 +380,15 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         parse=interval(0.01),  # below, measuring would be most of the work
         help="time between relay.stats records",
         default="60",
+    ),
+    Parameter(
+        name="progress_interval",
+        metavar="S",
+        option="--progress-interval",
+        values="seconds, 0 = none",
+        parse=interval(0.01),
+        help="time between session.progress records, of each session that moved bytes meanwhile",
+        default="0",
     ),
 )
 """The parameters, in the order of the command line and of the help."""

@@ -85,11 +85,13 @@ class Config:
     bind: str | None  # None: all interfaces
     log_format: Literal["auto", "json", "text"]
     log_detail: Literal["full", "session"]
+    tcp_info: bool
     labels: Mapping[str, str]
     drain_timeout: float
     control: str | None  # an absolute path; None: no control socket
     max_extend: float
     stats_interval: float  # 0: none
+    progress_interval: float  # 0: none
     options: Mapping[str, str]  # what relay.active has no field of its own for, as typed or by default
 
 
@@ -173,8 +175,9 @@ def make_problem(parameter: Parameter, given: Given | None, wrong: str) -> Probl
     """
     if given is None:
         return Problem(parameter.name, None, parameter.message, f"{_subject(parameter)} {wrong}.", None)
-    subject = _subject(parameter, given.text, given.source.place)
-    return Problem(parameter.name, given.text, parameter.message, f"{subject} {wrong}.", given.source)
+    text = None if parameter.flag else given.text
+    subject = _subject(parameter, text, given.source.place)
+    return Problem(parameter.name, text, parameter.message, f"{subject} {wrong}.", given.source)
 
 
 def _subject(parameter: Parameter, text: str | None = None, place: str = "") -> str:
@@ -210,6 +213,8 @@ def _check_across(values: dict[str, Any], host: Host) -> Iterator[tuple[str, str
             values["target"] = target
     if values["source"] is not None and (wrong := _wrong_with_source(values, host)):
         yield "source", wrong
+    if values["tcp_info"] and not host.tells_paths:
+        yield "tcp_info", "needs Linux: this system does not count the segments that are sent again"
     if values["expires_at"] is not None and values["absolute_timeout"]:
         yield "expires_at", "must not be given beside an absolute timeout"
 

@@ -18,7 +18,7 @@ from collections import Counter
 from math import inf
 from typing import Literal
 
-from mprelay.core.protocol import Address, Closed, CloseReason, Progress
+from mprelay.core.protocol import Address, Closed, CloseReason, Measured, Progress
 from mprelay.core.rates import Client, client_of
 from mprelay.core.roster import Booking, Roster
 
@@ -46,6 +46,7 @@ class Session(Booking):
         "client_port",
         "connect_ms",
         "entry",
+        "measured",
         "outbound_port",
         "proxy",
         "target_ip",
@@ -69,10 +70,22 @@ class Session(Booking):
         """The target's address that was tried last, or else is tried first; None: its name has none."""
         self.connect_ms: float | None = None
         self.outbound_port: int | None = None
+        self.measured: Measured | None = None
+        """What TCP has measured, once its worker has reported that."""
         self.bytes_from_client = 0
         self.bytes_from_target = 0
         self.bytes_to_client = 0
         self.bytes_to_target = 0
+
+    def progress(self) -> Progress:
+        """Return the byte counts as last reported."""
+        return Progress(
+            self.serial,
+            self.bytes_from_client,
+            self.bytes_from_target,
+            self.bytes_to_client,
+            self.bytes_to_target,
+        )
 
 
 class Ledger:

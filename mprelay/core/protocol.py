@@ -82,6 +82,7 @@ class Settings(NamedTuple):
     proxy_protocol: Literal["v1", "v2"] | None  # how the target is told who the client is; None: not at all
     awaits_headers: bool  # whether there are connections whose PROXY header is awaited
     keepalive: int | None  # seconds without a word, after which a side is asked whether it lives; None: never
+    tcp_info: bool  # whether Measured is reported
     buffer: int | None  # bytes for each direction; None: the worker chooses
     pipes: int  # pipes that it may lend to flows, at most
     any_address: bool  # whether clients can reach the relay at more than one address
@@ -200,6 +201,19 @@ class Closed(NamedTuple):
     bytes_to_target: int
 
 
+class Measured(NamedTuple):
+    """What TCP has measured on the two connections of a session (up, right before Closed, if that was asked for).
+
+    None: not known. It is not a part of Closed because without the option its fields would travel for nothing.
+    """
+
+    serial: int
+    client_rtt_ms: float | None  # smoothed round-trip time
+    target_rtt_ms: float | None
+    client_retransmits: int | None  # segments sent again, each time counted
+    target_retransmits: int | None
+
+
 class Crashed(NamedTuple):
     """An unexpected exception ends this worker (up, its last event)."""
 
@@ -228,4 +242,4 @@ class NotAnnounced(NamedTuple):
 PROBLEM_LIMIT: Final = 100
 """Characters of a problem, at most."""
 
-Event: TypeAlias = Ready | Trying | Connected | Progress | Closed | Crashed | Announced | NotAnnounced
+Event: TypeAlias = Ready | Trying | Connected | Progress | Measured | Closed | Crashed | Announced | NotAnnounced

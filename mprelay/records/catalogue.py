@@ -225,6 +225,15 @@ SESSION_TARGET_CHANNEL_ACTIVE: Final = Message(
     "Session handler serial number {session} target-to-requester channel is now active.",
 )
 
+SESSION_PROGRESS: Final = Message(
+    "session.progress",
+    "info",
+    None,
+    "Session handler serial number {session} connecting {client_ip} to {target_ip} has received "
+    "{bytes_from_client} bytes from the client and {bytes_from_target} from the target.",
+    ("bytes_from_client", "bytes_from_target", "bytes_to_client", "bytes_to_target", "idle_s"),
+)
+
 # -- the end of a session (19, 20, 24, 25, 27, 29, 30, 32, 34 to 36, 38, 39) ---------------------------------
 
 CLOSED_FIELDS: Final = (
@@ -243,10 +252,12 @@ CLOSED_FIELDS: Final = (
     "outbound_port",
     "acl",
 )
+PATH_FIELDS: Final = ("client_rtt_ms", "target_rtt_ms", "client_retransmits", "target_retransmits")
+"""Further fields, with ``--tcp-info`` only."""
 
 
 def _closed(level: Level, msg_id: int | None, sentence: str) -> Message:
-    return Message("session.closed", level, msg_id, sentence, CLOSED_FIELDS)
+    return Message("session.closed", level, msg_id, sentence, CLOSED_FIELDS + PATH_FIELDS)
 
 
 _SERIAL = "Session handler serial number {session} "
@@ -543,8 +554,25 @@ FIELDS: Final[dict[str, Field]] = {
     ),
     "bytes_to_client": Field("integer", "bytes that the client has got, as far as that is known"),
     "bytes_to_target": Field("integer", "bytes that the target has got, as far as that is known"),
+    "idle_s": Field(
+        "number", "seconds since the worker reported that bytes had moved, which it does once a second"
+    ),
     "inbound_ip": Field("string", "the relay's address that the client reached", nullable=True),
     "outbound_port": Field("integer", "the relay's own port towards the target", nullable=True),
+    "client_rtt_ms": Field(
+        "number",
+        "milliseconds to the client and back, smoothed by TCP, as last measured (`--tcp-info`); null: not known",
+        nullable=True,
+    ),
+    "target_rtt_ms": Field(
+        "number", "the same to the target; null: not known, or never connected", nullable=True
+    ),
+    "client_retransmits": Field(
+        "integer", "segments sent to the client again (`--tcp-info`); null: not known", nullable=True
+    ),
+    "target_retransmits": Field(
+        "integer", "the same to the target; null: not known, or never connected", nullable=True
+    ),
     # The relay.
     "listen_ip": Field("string", "the address that the relay listens on"),
     "listen_port": Field("integer", "the port that the relay listens on"),

@@ -16,7 +16,18 @@ from mprelay.core.admission import Outcome, Verdict
 from mprelay.core.answers import IN_WORDS
 from mprelay.core.floods import Floods, Part
 from mprelay.core.ledger import Ledger, Session
-from mprelay.core.protocol import Address, Closed, CloseReason, Connected, PeerEnd, Progress, Side, Trying
+from mprelay.core.moved import Moved
+from mprelay.core.protocol import (
+    Address,
+    Closed,
+    CloseReason,
+    Connected,
+    Measured,
+    PeerEnd,
+    Progress,
+    Side,
+    Trying,
+)
 from mprelay.core.refusals import Kind, Refusals
 from mprelay.records import catalogue
 from mprelay.records.catalogue import SESSION_CLOSED, Message
@@ -64,11 +75,14 @@ class Book:
         *,
         inbound_ip: str | None,
         every_message: bool,
+        tcp_info: bool = False,
     ) -> None:
         self.ledger = ledger
         self.workers = ledger.workers
         self.summing_up = False
         """Whether all refused connections are summed up, which leaves the room of their records to others."""
+        self.moved: Moved | None = None
+        """Which sessions have moved bytes; None: that is not recorded before they end."""
         self.refusals = Refusals()
         self._floods = Floods()
         self._recorder = recorder
@@ -77,6 +91,7 @@ class Book:
         """The address that new sessions try first; None: the target's name has none."""
         self._inbound_ip = inbound_ip  # None: the relay listens on all addresses
         self._every_message = every_message
+        self._tcp_info = tcp_info
 
     # -- connections -----------------------------------------------------------------------------------------
 
@@ -210,7 +225,29 @@ class Book:
         if session is None:
             return False
         self.workers.heard(session, now)
+        if self.moved is not None and event != session.progress():
+            self.moved.note(session, now)  # else bytes were acknowledged, and none moved
         self.ledger.count(session, event)
+        return True
+
+    def progressed(self, session: Session, at: float, idle_s: float) -> None:
+        """Record how far a session has got that moved bytes `idle_s` seconds ago, or up to a second earlier."""
+        progress = session.progress()
+        facts = self.facts(session) | {
+            "bytes_from_client": progress.bytes_from_client,
+            "bytes_from_target": progress.bytes_from_target,
+            "bytes_to_client": progress.bytes_to_client,
+            "bytes_to_target": progress.bytes_to_target,
+            "idle_s": round(idle_s, 3),
+        }
+        self._recorder.happened(at, (catalogue.SESSION_PROGRESS, facts))
+
+    def measured(self, worker: int, event: Measured) -> bool:
+        """Note what TCP has measured on a session's connections. No record. False: as for :meth:`connected`."""
+        session = self.ledger.of(worker, event.serial)
+        if session is None or not self._tcp_info:
+            return False
+        session.measured = event
         return True
 
     def closed(self, session: Session, event: Closed, reason: CloseReason) -> None:
@@ -229,6 +266,8 @@ class Book:
         self, session: Session, at: float, duration_ms: float, reason: CloseReason, how: _HowItEnded
     ) -> None:
         self.ledger.close(session.serial, reason)
+        if self.moved is not None:
+            self.moved.forget(session)
         error, error_from, client_end, target_end, inbound_ip = how
         facts = self.facts(session) | {
             "reason": _NAMES[reason],
@@ -246,6 +285,8 @@ class Book:
             "outbound_port": session.outbound_port,
             "acl": session.entry,
         }
+        if self._tcp_info:
+            facts |= _measured(session.measured)
         message = SESSION_CLOSED[reason]
         if session.target_ip is None:
             message = self._without_address(message)
@@ -307,6 +348,15 @@ def _who(client: Address, proxy: Address | None) -> dict[str, object]:
     if proxy is not None:
         who["proxy_ip"], who["proxy_port"] = proxy
     return who
+
+
+def _measured(measured: Measured | None) -> dict[str, object]:
+    """Return the fields of ``--tcp-info``."""
+    if measured is None:
+        return dict.fromkeys(catalogue.PATH_FIELDS)
+    _, client_rtt_ms, target_rtt_ms, *retransmits = measured
+    rtts = (None if ms is None else round(ms, 3) for ms in (client_rtt_ms, target_rtt_ms))
+    return dict(zip(catalogue.PATH_FIELDS, (*rtts, *retransmits), strict=True))
 
 
 def _with_error(message: Message, error: str | None) -> Message:

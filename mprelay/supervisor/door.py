@@ -59,7 +59,9 @@ class Door:
         writer: Writer,
         book: Book,
         crew: Crew,
+        offer: str | None,
     ) -> None:
+        """Make it; `offer` is the listener that is handed over, if one is (:mod:`mprelay.system.inherited`)."""
         self._loop = loop
         self._state = state
         self._recorder = recorder
@@ -70,7 +72,8 @@ class Door:
         self._names_clients = config.proxy_protocol is not None  # the workers tell the target who they are
         _, read = config.acl
         self._policy = Policy(read.acl, config.max_rate, config.max_per_client, book.ledger.sessions_of)
-        self.listener = Listener(loop, recorder, config.bind, config.fwd_port, self._on_connection)
+        address = config.bind, config.fwd_port
+        self.listener = Listener(loop, recorder, address, self._on_connection, offer=offer)
         self._connections_wait = False
         self._patience = Patience()
         self._lapse = loop.unset_alarm(self._patience.lapse)

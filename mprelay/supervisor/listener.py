@@ -14,6 +14,7 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 from mprelay.records import catalogue
@@ -21,7 +22,7 @@ from mprelay.records.recorder import Recorder
 from mprelay.supervisor.checks import init_failed
 from mprelay.supervisor.failure import Failure
 from mprelay.supervisor.loop import Loop
-from mprelay.system import sockets
+from mprelay.system import inherited, sockets
 from mprelay.system.errnos import errno_name
 
 _RECORD_PAUSE: Final = 1.0  # seconds between two records of accept(2) errors
@@ -35,19 +36,29 @@ _STEPS: Final = {
 
 
 class Listener:
-    """Listens on `ip` (None: all interfaces) and `port`. Calls `call` while a connection waits in the backlog."""
+    """Listens on an address (None: all) and a port. Calls `call` while a connection waits in the backlog.
+
+    The first listener may be one that is handed over: `offer` (:mod:`mprelay.system.inherited`).
+    """
 
     _sock: socket.socket  # set by `open`
     accept: Callable[[], tuple[int, Any]]
     """Accepts a connection (:func:`mprelay.system.sockets.acceptor`); set by :meth:`open`."""
 
     def __init__(
-        self, loop: Loop, recorder: Recorder, ip: str | None, port: int, call: Callable[[], None]
+        self,
+        loop: Loop,
+        recorder: Recorder,
+        address: tuple[str | None, int],
+        call: Callable[[], None],
+        *,
+        offer: str | None = None,
     ) -> None:
         self._loop = loop
         self._recorder = recorder
-        self._ip = ip
-        self._port = port
+        self._ip, self._port = address
+        self._offer = offer
+        self._is_shared = False
         self._call = call
         self.is_open = False
         """Whether clients can connect."""
@@ -61,8 +72,12 @@ class Listener:
     def open(self) -> None:
         """Listen. `call` is not called before :meth:`watch`. Raises Failure."""
         try:
-            self._sock = sockets.listen(self._ip, self._port)
-            self.accept = sockets.acceptor(self._sock)
+            self._is_shared = self._offer is not None
+            if self._offer is not None:
+                self._adopt(self._offer)
+            else:
+                self._sock = sockets.listen(self._ip, self._port)
+                self.accept = sockets.acceptor(self._sock)
         except sockets.ListenerError as failure:
             message = _STEPS[failure.step]
             fields = {"error": errno_name(failure.errno)}
@@ -76,10 +91,41 @@ class Listener:
         except OSError as failure:
             raise init_failed("getsockname", failure.errno, failure.strerror) from failure
 
+    def _adopt(self, offer: str) -> None:
+        """Listen by the socket that is handed over. Raises Failure."""
+        self._offer = None
+        try:
+            self._sock = inherited.adopt(offer, self._ip, self._port)
+        except inherited.Unusable as unusable:
+            detail = f"the socket that the service manager hands over: {unusable}"
+            raise Failure(catalogue.LISTENER_BIND_FAILED, error=unusable.error, detail=detail) from unusable
+        plain = sockets.acceptor(self._sock)
+
+        def accept_waiting() -> tuple[int, Any]:
+            """Accept who has waited for the relay. When nobody waits, whoever comes has all options already."""
+            try:
+                descriptor, address = plain()
+            except BlockingIOError:
+                self.accept = plain
+                raise
+            try:
+                inherited.prepare(descriptor)
+            except OSError:
+                sockets.refuse(descriptor)
+                raise
+            return descriptor, address
+
+        self.accept = accept_waiting
+
     def close(self) -> None:
         """Stop listening. Connections that still wait in the backlog are reset."""
+        if self._offer is not None:  # the run ends before it has begun, and that socket listens already
+            with suppress(Failure):
+                self.open()
         if self.is_open:
             self.watch(wanted=False)
+            if self._is_shared:
+                inherited.shut(self._sock)
             self._sock.close()
             self.is_open = False
             self._record_errors()

@@ -68,6 +68,11 @@ class Reload:
         self._asking_again: list[Told] = []  # … for the next one
         self._too_long = loop.unset_alarm(self._give_up)
 
+    @property
+    def busy(self) -> bool:
+        """Whether the rules are being read, or sessions are judged by them."""
+        return self._process is not None or self._judging
+
     def is_meant(self, number: int) -> bool:
         """Tell whether a signal asks for a reading. A terminal that hangs up sends the same one."""
         return number == signals.HANGUP and not (self._had_terminal and not signals.has_terminal())
@@ -76,7 +81,7 @@ class Reload:
         """Read the rules, or once more if they are being read; then tell what came of it."""
         if then is not None:
             self._asking_again.append(then)
-        if self._process is not None or self._judging:
+        if self.busy:
             self._again = True
             return
         self._again = False

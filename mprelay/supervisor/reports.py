@@ -18,6 +18,7 @@ from mprelay.core.protocol import (
     Connected,
     Crashed,
     Event,
+    Measured,
     NotAnnounced,
     Progress,
     Ready,
@@ -36,7 +37,7 @@ EVENTS_IN_TURN: Final = 1536
 EVENTS_IN_PIPE: Final = oneway.HOLDS // 8
 """More events than a worker's pipe holds, even of the shortest kind in a frame each."""
 
-Report: TypeAlias = Trying | Connected | Progress | Closed | Announced | NotAnnounced
+Report: TypeAlias = Trying | Connected | Progress | Measured | Closed | Announced | NotAnnounced
 """An event about one of a worker's sessions, or connections that are not judged yet."""
 
 
@@ -88,7 +89,7 @@ class Reports:
             match event:
                 case Connected() | Closed() | Progress() if on_report(number, event, now):
                     pass
-                case Trying() | Announced() | NotAnnounced() if on_report(number, event, now):
+                case Trying() | Measured() | Announced() | NotAnnounced() if on_report(number, event, now):
                     pass
                 case Ready() if not member.ready:
                     self._on_ready(member, event)

@@ -51,6 +51,7 @@ from mprelay.core.protocol import (
     Closed,
     CloseReason,
     Connected,
+    Measured,
     NotAnnounced,
     Progress,
     Settings,
@@ -74,12 +75,15 @@ from mprelay.supervisor.idleness import Idleness
 from mprelay.supervisor.lifetime import Lifetime
 from mprelay.supervisor.loop import Loop
 from mprelay.supervisor.outlet_link import OutletLink
+from mprelay.supervisor.progress import SessionProgress
 from mprelay.supervisor.reload import Reload
 from mprelay.supervisor.reports import Report
 from mprelay.supervisor.resolver import Resolver
+from mprelay.supervisor.service import Service
 from mprelay.supervisor.statistics import Statistics
 from mprelay.system import garbage, limits, origin, signals, spawning, unix_socket
 from mprelay.system.errnos import NO_LOCAL_PORT
+from mprelay.system.notify import Notifier
 
 _ACTIVE: Final = Phase.ACTIVE  # before 3.12, finding an enum member takes as long as a dozen other steps
 
@@ -88,8 +92,16 @@ class Run:
     """One run of the relay: started, served, drained, ended."""
 
     def __init__(
-        self, config: Config, started: float, render: Renderer, control: unix_socket.Listener | None = None
+        self,
+        config: Config,
+        started: float,
+        render: Renderer,
+        *,
+        notifier: Notifier,
+        offer: str | None,
+        control: unix_socket.Listener | None,
     ) -> None:
+        """Make all parts; `offer` is the listener that a service manager hands over, if it does."""
         self._config = config
         self._started = started  # monotonic
         self._begun = time.monotonic()  # the parameters are read: the time for the start begins
@@ -111,6 +123,7 @@ class Run:
             (config.trg_host, config.trg_port),
             inbound_ip=config.bind,
             every_message=config.log_detail == "full",
+            tcp_info=config.tcp_info,
         )
         self._crew = crew = Crew(
             config.workers,
@@ -123,7 +136,9 @@ class Run:
             on_ready=self._on_ready,
             on_gone=lambda worker, how: self._door.announcements.lost(worker, how),  # noqa: PLW0108 - made below
         )
-        self._door = Door(config, loop, state, recorder=recorder, writer=writer, book=book, crew=crew)
+        self._door = Door(
+            config, loop, state, recorder=recorder, writer=writer, book=book, crew=crew, offer=offer
+        )
         self._idle: Idleness | None = None
         if config.exit_idle:
             stop = partial(self._happened, Happening.IDLE)
@@ -139,6 +154,17 @@ class Run:
                 orders=crew.orders,
                 on_read=self._door.judge_by,
                 ends_sessions=config.acl_ends_sessions,
+            )
+        self._service: Service | None = None
+        if notifier.present:
+            reload = self._reload
+            self._service = Service(
+                notifier,
+                loop,
+                state,
+                book.ledger,
+                drain_timeout=config.drain_timeout,
+                reloading=lambda: reload is not None and reload.busy,
             )
         self._resolver: Resolver | None = None
         if config.target is not None:
@@ -172,6 +198,9 @@ class Run:
                 drain=self.stop,
             )
             self._control = Control(loop, control, commands.obey, recorder.watch)
+        self._progress: SessionProgress | None = None
+        if config.progress_interval:
+            self._progress = SessionProgress(config.progress_interval, loop, state, writer=writer, book=book)
         self._origin = origin.Origin(None, None, None)  # not known yet
         self._start_limit = loop.unset_alarm(self._start_took_too_long)
         self._hurry = False  # a stop signal came while the run was ending
@@ -207,6 +236,8 @@ class Run:
             self._idle.look()
         self._recorder.flush()  # before `update_watch`, which looks at the backlog of records
         self._door.update_watch()
+        if self._service is not None:
+            self._service.look()
 
     # -- the start -------------------------------------------------------------------------------------------
 
@@ -249,6 +280,7 @@ class Run:
             proxy_protocol=config.proxy_protocol,
             awaits_headers=config.accept_proxy is not None,
             keepalive=config.keepalive or None,
+            tcp_info=config.tcp_info,
             buffer=config.buffer,
             pipes=share.pipes,
             any_address=config.bind is None,
@@ -319,6 +351,8 @@ class Run:
             if self._reload is not None and self._reload.is_meant(number):
                 if self._state.phase in {Phase.STARTING, Phase.ACTIVE, Phase.DRAINING}:
                     self._reload.begin()
+                    if self._service is not None:
+                        self._service.reload()
             else:
                 self.stop(number)
 
@@ -329,7 +363,10 @@ class Run:
                 if not self._book.connected(worker, event, now):
                     return False
             case Progress():
-                return self._book.progress(worker, event, now)
+                believed = self._book.progress(worker, event, now)
+                if self._progress is not None:
+                    self._progress.look()
+                return believed
             case Closed():
                 session = self._book.ledger.of(worker, event.serial)
                 if session is None:
@@ -343,6 +380,8 @@ class Run:
                 if event.error in NO_LOCAL_PORT and event.reason is CloseReason.CONNECT_FAILED:
                     self._door.on_port_missing(session.target_ip)
                     return True
+            case Measured():
+                return self._book.measured(worker, event)
             case Trying():
                 return self._book.trying(worker, event)
             case Announced() | NotAnnounced():
@@ -436,6 +475,8 @@ class Run:
         self._recorder.flush()
         if self._control is not None:
             self._control.close()
+        if self._service is not None:
+            self._service.end()
         reading = self._reload is not None and self._reload.stop()
         resolving = self._resolver is not None and self._resolver.stop()
         left = self._outlet.finish(self._begun + START_LIMIT, lambda: self._hurry) or reading or resolving

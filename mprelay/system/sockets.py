@@ -35,7 +35,9 @@ if sys.platform == "win32":
         DONTWAIT,
         END_MAY_BE_RESET,
         LINGER_OFF,
+        TELLS_PATHS,
         choose_port_late,
+        path_info,
         prepare_listener,
         probe_silent,
         received,
@@ -53,7 +55,9 @@ else:
         DONTWAIT,
         END_MAY_BE_RESET,
         LINGER_OFF,
+        TELLS_PATHS,
         choose_port_late,
+        path_info,
         prepare_listener,
         probe_silent,
         received,
@@ -70,8 +74,10 @@ __all__ = [
     "DONTWAIT",
     "END_MAY_BE_RESET",
     "PEEK",
+    "TELLS_PATHS",
     "Arrival",
     "ListenerError",
+    "Path",
     "acceptor",
     "arrival",
     "backlog",
@@ -84,6 +90,7 @@ __all__ = [
     "local_ip",
     "local_port",
     "next_error",
+    "path",
     "pending_error",
     "plain_ip",
     "received",
@@ -194,6 +201,22 @@ def is_open(sock: SocketType) -> bool:
     """Tell whether a connection is known to be there: no reset, error or timeout has ended it."""
     info = _tcp_info(sock)
     return info is not None and info.state != _TCP_CLOSE
+
+
+class Path(NamedTuple):
+    """What TCP has measured on the way to a peer."""
+
+    rtt_ms: float | None  # smoothed round-trip time; None: nothing has been measured
+    retransmits: int | None  # segments sent again, each time counted
+
+
+def path(sock: SocketType) -> Path:
+    """Return what TCP has measured on a connection, even if it is over. It must not be closed yet."""
+    told = path_info(sock)
+    if told is None:
+        return Path(None, None)
+    rtt, retransmits = told
+    return Path(rtt / 1000 if rtt else None, retransmits)
 
 
 class _Info(NamedTuple):

@@ -37,12 +37,16 @@ _NON_BLOCKING_STREAM: Final = int(socket.SOCK_STREAM | getattr(socket, "SOCK_NON
 _ioctl_answer: Final = array("i", [0])
 _TCP_INFO: Final = struct.Struct("=B23xI16xI")
 """The beginning of struct tcp_info (linux/tcp.h): tcpi_state, tcpi_unacked, tcpi_last_data_sent."""
+_PATH_INFO: Final = struct.Struct("=68xI28xI")
+"""A longer beginning: tcpi_rtt, tcpi_total_retrans."""
+TELLS_PATHS: Final = True
+"""Whether :func:`path_info` can tell anything."""
 
 
 def prepare_listener(listener: socket.socket) -> None:
     """Set the options of a listener. Raises OSError."""
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # only skips the TIME_WAIT of an earlier run
-    _prepare(listener)
+    prepare(listener)
 
 
 def received(descriptor: int) -> SocketType:
@@ -62,14 +66,15 @@ def target_socket(family: socket.AddressFamily) -> SocketType:
     """Make a non-blocking socket for a connection to the target. The caller owns it. Raises OSError."""
     made = SocketType(family, _NON_BLOCKING_STREAM)
     try:
-        _prepare(made)
+        prepare(made)
     except OSError:
         made.close()
         raise
     return made
 
 
-def _prepare(sock: SocketType) -> None:
+def prepare(sock: SocketType) -> None:
+    """Set the options that every relayed socket has. Raises OSError."""
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
@@ -109,6 +114,22 @@ def tcp_info(sock: SocketType) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return state, unacknowledged, last_data_sent
+
+
+def path_info(sock: SocketType) -> tuple[int, int] | None:
+    """Return what TCP has measured on a connection. It stays known after the connection's end.
+
+    That is the smoothed round-trip time in microseconds, 0 before the first measurement; and how many segments
+    were sent again. None if the kernel does not tell: in a sandbox.
+    """
+    try:
+        told = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _PATH_INFO.size)
+    except OSError:
+        return None
+    if len(told) < _PATH_INFO.size:  # a kernel tells as much as it knows
+        return None
+    rtt, retransmits = _PATH_INFO.unpack(told)
+    return rtt, retransmits
 
 
 def choose_port_late(sock: SocketType) -> None:

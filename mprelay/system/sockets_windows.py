@@ -27,6 +27,8 @@ DONTWAIT: Final = 0
 CONNECT_BEGUN: Final = frozenset({0, errno.EWOULDBLOCK})
 CLIENT_GONE_ERRNOS: Final = frozenset({errno.ECONNRESET, errno.ENOTCONN})  # ENOTCONN under Wine
 END_MAY_BE_RESET: Final = True
+TELLS_PATHS: Final = False
+"""Whether :func:`path_info` can tell anything."""
 ABORT_ON_CLOSE: Final = struct.pack("HH", 1, 0)
 LINGER_OFF: Final = struct.pack("HH", 0, 0)
 
@@ -103,6 +105,11 @@ def unacknowledged(_sock: SocketType) -> int | None:
 
 def tcp_info(_sock: SocketType) -> tuple[int, int, int] | None:
     """Return the state of a TCP socket: the system does not tell."""
+    return None
+
+
+def path_info(_sock: SocketType) -> tuple[int, int] | None:
+    """Return what TCP has measured: SIO_TCP_INFO (Windows 10) counts bytes sent again, not segments."""
     return None
 
 

@@ -25,6 +25,7 @@ from mprelay.core.protocol import (
     Closed,
     CloseReason,
     Connected,
+    Measured,
     Progress,
     Settings,
     Side,
@@ -456,6 +457,8 @@ class Session:
             # have by then.
             worker.poller.remove(client.fileno())
         worker.sessions.pop(target.fileno(), None)
+        if worker.settings.tcp_info:
+            worker.reports.report(_measure(self))
         inbound_ip = sockets.local_ip(client) if worker.settings.any_address else None
         for sock, writes in ((client, down), (target, up)):
             # With our FIN acknowledged and the peer's read, the connection is over: a close resets nothing then.
@@ -482,3 +485,12 @@ class Session:
                 to_target,
             )
         )
+
+
+def _measure(session: Session) -> Measured:
+    """Ask for what TCP has measured: nothing about a target that was never reached."""
+    to_client = sockets.path(session.client)
+    to_target = sockets.path(session.target) if session.connected else sockets.Path(None, None)
+    return Measured(
+        session.serial, to_client.rtt_ms, to_target.rtt_ms, to_client.retransmits, to_target.retransmits
+    )

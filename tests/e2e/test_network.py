@@ -240,6 +240,25 @@ def test_a_cable_that_is_cut_for_a_while(cabled):
         echo(client, target)
 
 
+def test_what_tcp_has_measured_on_each_way(cabled):
+    """The client is near, so only the way to the target is long, and only segments to the target get lost."""
+    with Site(cabled, "--tcp-info") as site:
+        site.cable.delay = 0.04
+        with site.connect(site.near) as client, accept(site.server) as target:
+            echo(client, target)
+            site.cable.cut = True
+            lost = site.cable.lost
+            client.sendall(b"to the target")
+            eventually(lambda: site.cable.lost >= lost + 3, "a segment is sent again and again")
+            site.cable.cut = False
+            assert receive(target, 13) == b"to the target"
+        closed = site.relay.wait("session.closed")
+        assert 0 < closed["client_rtt_ms"] < closed["target_rtt_ms"]
+        assert closed["target_rtt_ms"] >= 80
+        assert closed["client_retransmits"] == 0
+        assert closed["target_retransmits"] >= 1
+
+
 @pytest.mark.slow
 def test_a_cable_that_stays_cut(cabled):
     """The idle timeout ends the session. A peer that comes back gets a reset."""

@@ -33,6 +33,7 @@ from mprelay.core.protocol import (
     Connected,
     Crashed,
     Event,
+    Measured,
     NotAnnounced,
     Progress,
     Ready,
@@ -159,7 +160,7 @@ def events(data: bytes) -> None:
     assert all(isinstance(event, Event) for event in found)
     builds = [event.build for event in found if isinstance(event, Ready)]
     assert all(len(build) <= 64 and build.isprintable() for build in builds)
-    kept = Kept(limit=1, target=(LONGEST_IP, 65535), labels=(most := {"k": "x" * 1000}))
+    kept = Kept(limit=1, target=(LONGEST_IP, 65535), labels=(most := {"k": "x" * 1000}), tcp_info=True)
     kept.book.workers.open(64, 1000)
     count = 0
     for event in found:
@@ -176,6 +177,8 @@ def events(data: bytes) -> None:
                 assert kept.book.trying(64, event._replace(serial=session.serial))
             case Progress():
                 assert kept.book.progress(64, event._replace(serial=session.serial), 1.0)
+            case Measured():
+                assert kept.book.measured(64, event._replace(serial=session.serial))
             case Crashed():
                 count += 1
                 kept.recorder.unexpected(event.at, event.error, event.place, 64)
@@ -270,6 +273,7 @@ SEEDS: Final[dict[str, list[bytes]]] = {
         ),
         _frame([pack(Closed(1, 1.0, 1.0, REFUSED, "ECONNREFUSED", "target", "end", None, None, 0, 0, 0, 0))]) * 2,
         _frame([pack(Closed(1, 1.0, 1.0, CloseReason.DRAINED, None, None, None, None, None, *COUNTS))]) * 9,
+        _frame([pack(Measured(1, 0.025, None, 0, None)), pack(Measured(2, 1.5, 4294967.295, 7, 2**32 - 1))]),
         _frame([pack(Crashed(1.0, "place", "error"))]),
         _frame([pack(Crashed(1.0, "\x01" * 200, "\x01" * 200))]),
         _frame([pack(Ready(1.0, "\x1b[2J")), pack(Ready(1.0, "x" * 65)), pack(Ready(1.0, "é"))]),

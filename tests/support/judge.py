@@ -10,6 +10,8 @@ import os
 import re
 from collections import Counter, defaultdict
 from datetime import UTC, datetime
+from itertools import pairwise
+from operator import le
 from typing import Any
 
 from support.launching import PYTHON_EXE
@@ -53,6 +55,7 @@ EVENTS: dict[str, set[tuple[int | None, str]]] = {
     "session.relaying": {(31, "info")},
     "session.requester_channel_active": {(33, "info")},
     "session.target_channel_active": {(37, "info")},
+    "session.progress": {(None, "info")},
     "worker.started": {(None, "info")},
     "worker.exited": {(None, "info"), (None, "error")},
     "worker.start_failed": {(None, "error")},
@@ -145,8 +148,13 @@ TYPES = {
     "bytes_from_target": "integer",
     "bytes_to_client": "integer",
     "bytes_to_target": "integer",
+    "idle_s": "number",
     "inbound_ip": "string?",
     "outbound_port": "integer?",
+    "client_rtt_ms": "number?",
+    "target_rtt_ms": "number?",
+    "client_retransmits": "integer?",
+    "target_retransmits": "integer?",
     "listen_ip": "string",
     "listen_port": "integer",
     "acl": "string",
@@ -198,6 +206,7 @@ TYPES = {
     "fds": "integer?",
     "sessions": "integer",
 }
+COUNTS = ("bytes_from_client", "bytes_from_target", "bytes_to_client", "bytes_to_target")
 _PYTHON = {"string": str, "integer": int, "number": float, "boolean": bool}
 REFUSALS = (
     "connection.rejected",
@@ -267,6 +276,7 @@ def check_record(record: Record) -> None:
             text = os.strerror(getattr(errno, record["error"])) if failed else ""
             assert record["message"].endswith(f" ({text})" if failed else ".")
         check_how_it_ended(record)
+        check_paths(record)
     else:
         assert kind in EVENTS[event], record
     assert ("proxy_ip" in record) == ("proxy_port" in record)
@@ -302,6 +312,35 @@ def check_record(record: Record) -> None:
         assert record["silent_s"] >= 10
     if event == "relay.stopped":
         assert (record["level"] == "error") == (record["reason"] == "failed"), record
+
+
+def check_progress(life: list[Record]) -> None:
+    """Check that the records of a session's progress come right before its end, and that its counts grow."""
+    told = [record for record in life if record["event"] == "session.progress"]
+    if not told:
+        return
+    events = [record["event"] for record in life]
+    first = events.index("session.progress")
+    assert events[:first] in ([], LIFE[1:-1]), events
+    assert events[first:] in (progress := ["session.progress"] * len(told), [*progress, "session.closed"]), events
+    assert all(record["idle_s"] >= 0 for record in told), told
+    for before, after in pairwise([record[name] for name in COUNTS] for record in told):
+        assert before != after, "nothing has moved"
+        assert all(map(le, before, after)), "a count has shrunk"
+    # What one side has sent, and the other has not acknowledged when it is cut, is taken off in the end.
+    assert all(told[-1][name] <= life[-1][name] for name in COUNTS[:2]), life
+
+
+def check_paths(record: Record) -> None:
+    """Check what TCP has measured: all four figures, or none of the names. Of a target never reached, nothing."""
+    names = ("client_rtt_ms", "client_retransmits", "target_rtt_ms", "target_retransmits")
+    assert len(record.keys() & {*names}) in (0, len(names)), record
+    figures = [record.get(name) for name in names]
+    assert all(figure is None or figure >= 0 for figure in figures), record
+    if record["connect_ms"] is None:
+        assert figures[2:] == [None, None], record
+    if record["reason"] in ("worker_lost", "handoff_failed"):
+        assert figures == [None] * 4, record
 
 
 def check_how_it_ended(record: Record) -> None:
@@ -348,13 +387,16 @@ def check_run(records: list[Record], *, detail: str = "full", ended: bool = True
         if "session" in record:
             lives[record["session"]].append(record)
     for serial, life in lives.items():
-        events = [record["event"] for record in life]
+        check_progress(life)
+        events = [record["event"] for record in life if record["event"] != "session.progress"]
         order = [LIFE.index(event) for event in events]
         assert order == sorted(set(order)), (serial, events)
         assert len({(r["client_ip"], r["client_port"], r["target_port"]) for r in life}) == 1
         assert len({(r.get("proxy_ip"), r.get("proxy_port")) for r in life}) == 1
     _check_targets(records)
     _check_workers(records, ended=ended)
+    closed = [record for record in records if record["event"] == "session.closed"]
+    assert len({"client_rtt_ms" in record for record in closed}) <= 1
     if not ended or not records or records[0]["event"] == "config.invalid":
         return
     _reconcile(records, detail)

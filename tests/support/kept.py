@@ -25,11 +25,14 @@ class Kept:
         limit: int = 2,
         target: Address = ("192.0.2.1", 80),
         every_message: bool = True,
+        tcp_info: bool = False,
     ) -> None:
         self.lines: list[bytes] = []
         self.recorder = Recorder(RENDERERS[log_format], self.lines.extend, labels=labels)
         ledger = Ledger(limit, (inf, inf))
-        self.book = Book(self.recorder, ledger, target, inbound_ip=None, every_message=every_message)
+        self.book = Book(
+            self.recorder, ledger, target, inbound_ip=None, every_message=every_message, tcp_info=tcp_info
+        )
 
     def admit(self, client: Address, at: float, now: float) -> Session:
         """Admit a client; return its session."""

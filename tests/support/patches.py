@@ -18,6 +18,7 @@ SESSION_HEARS: Place = ("mprelay.worker.session", "Session.happened")
 """In a worker: (self, *what)."""
 REPORT: Place = ("mprelay.channel.up", "Queue.put")
 """In a worker: (self, frame)."""
+RECORD_ALLOCATED: Place = ("mprelay.supervisor.book", "Book.allocated")
 RECORD_CLOSED: Place = ("mprelay.supervisor.book", "Book.closed")
 RECORD_LOST: Place = ("mprelay.supervisor.book", "Book.lost")
 RECORD_UNEXPECTED: Place = ("mprelay.records.recorder", "Recorder.unexpected")

@@ -5,7 +5,7 @@ from support.kept import ADMITTED, Kept
 
 from mprelay.core.admission import ABANDONED, EXHAUSTED, Outcome, Verdict
 from mprelay.core.ledger import NoSlot
-from mprelay.core.protocol import Closed, CloseReason, Connected, Progress
+from mprelay.core.protocol import Closed, CloseReason, Connected, Measured, Progress
 from mprelay.records import catalogue
 
 
@@ -186,3 +186,41 @@ def test_all_records_of_a_proxied_connection_name_the_proxy():
     assert records[1]["message"] == "Connection from 192.0.2.7 was dropped because it is of version 3."
     totals = kept.book.totals()
     assert (totals["attempts"], totals["proxy_invalid"], totals["rejected"], totals["admitted"]) == (3, 1, 1, 1)
+
+
+PATHS = ("client_rtt_ms", "target_rtt_ms", "client_retransmits", "target_retransmits")
+
+
+def test_what_tcp_has_measured_stands_on_the_last_record():
+    """A lost session has the names too, without values."""
+    kept = Kept(every_message=False, tcp_info=True)
+    for _ in range(2):
+        session = kept.admit(("192.0.2.7", 1), 1.0, 1.0)
+        kept.book.workers.open(session.serial, 9)
+        kept.book.workers.place(session, 1.0)
+    assert session.worker == 2
+    assert kept.book.measured(2, Measured(2, 0.0254, None, 3, None))
+    kept.close(Closed(2, 2.0, 1.0, *[None] * 6, 0, 0, 0, 0), CloseReason.DRAINED)
+    lost = {session.serial: session for session in kept.book.ledger.all_active()}[1]
+    kept.book.lost(lost, 1.0, 1.0, CloseReason.WORKER_LOST)
+    kept.recorder.flush()
+    closed = [[record[name] for name in PATHS] for record in kept.records()]
+    assert closed == [[0.025, None, 3, None], [None] * 4]
+
+
+def test_nothing_is_measured_that_nobody_asked_for():
+    """A worker that reports it is not believed, and the record has no such field."""
+    kept = Kept(every_message=False)
+    session = kept.admit(("192.0.2.7", 1), 1.0, 1.0)
+    kept.book.workers.open(1, 9)
+    kept.book.workers.place(session, 1.0)
+    assert not kept.book.measured(1, Measured(1, 1.0, 1.0, 0, 0))
+    kept.book.lost(session, 1.0, 1.0, CloseReason.WORKER_LOST)
+    kept.recorder.flush()
+    assert not {*PATHS} & kept.records()[-1].keys()
+
+
+def test_what_is_measured_must_be_of_a_session_that_the_worker_has():
+    """Any other report cannot be true."""
+    kept = Kept(tcp_info=True)
+    assert not kept.book.measured(1, Measured(1, 1.0, 1.0, 0, 0))

@@ -62,7 +62,7 @@ def test_defaults_are_those_of_the_documents():
     assert made.bind is None
     assert (made.log_format, made.log_detail) == ("auto", "full")
     assert made.labels == {}
-    assert (made.drain_timeout, made.stats_interval) == (10, 60)
+    assert (made.drain_timeout, made.stats_interval, made.progress_interval) == (10, 60, 0)
 
 
 @pytest.mark.parametrize(("cpus", "workers"), [(1, 1), (3, 3), (8, 8), (9, 8), (512, 8)])
@@ -259,6 +259,7 @@ def test_workers_that_cannot_even_hold_the_default_are_refused():
         ),
         ("max_extend", None, ["0", "1h", "0.5"], ["-1", "x"]),
         ("stats_interval", None, ["0", "60", "0.01", "0d"], ["-0.1", "never", "0.001", "0.001s"]),
+        ("progress_interval", None, ["0", "60", "0.01", "1.5m"], ["-0.1", "never", "0.009", "0.001s"]),
     ],
 )
 def test_bounds(name, msg_id, good, bad):
@@ -328,6 +329,15 @@ def test_a_check_across_parameters_has_the_source_too():
         "<trg host> '127.0.0.1' in MPRELAY_TRG_HOST and port 8080 are where this relay listens: "
         "it would relay to itself."
     )
+
+
+def test_where_tcp_tells_nothing_it_is_not_asked():
+    """The record says so at the start. A flag has no value that the sentence could name."""
+    assert validate(GOOD | {"tcp_info": [""]})[0]["tcp_info"] is True
+    assert validate(GOOD, Host(tells_paths=False))[1] == []
+    _, (wrong,) = validate(GOOD | {"tcp_info": [""]}, Host(tells_paths=False))
+    assert (wrong.parameter, wrong.value) == ("tcp_info", None)
+    assert wrong.problem == "--tcp-info needs Linux: this system does not count the segments that are sent again."
 
 
 def test_labels_are_collected():

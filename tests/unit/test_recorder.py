@@ -26,6 +26,7 @@ NASTY = st.one_of(
 )
 
 OPTIONS = [parameter.name for parameter in PARAMETERS if parameter.name not in WITH_A_FIELD]
+FLAGS = {parameter.name for parameter in PARAMETERS if parameter.flag}  # "true" or "false"
 
 
 @given(NASTY, NASTY, st.dictionaries(NASTY.map(shown), NASTY.map(shown), max_size=3))
@@ -63,7 +64,9 @@ def test_every_entry_at_its_largest_stays_below_the_limit(message):
         "place": "x" * 60,
         "detail": "x" * 200,
         "acl": "x" * ACL_LIMIT,
-        "options": {name: "x" * OPTION_LIMITS.get(name, OPTION_LIMIT) for name in OPTIONS},
+        "options": {
+            name: "x" * (5 if name in FLAGS else OPTION_LIMITS.get(name, OPTION_LIMIT)) for name in OPTIONS
+        },
         "target_host": "x" * 253,
         "host": "x" * NAME_LIMIT,
         "opened_by": "x" * NAME_LIMIT,

@@ -90,6 +90,7 @@ class Running:
             "proxy_protocol": None,
             "awaits_headers": False,
             "keepalive": None,
+            "tcp_info": False,
         } | settings
         ours, theirs = passing.channel()
         self.sender = Sender(ours, os.getpid())

@@ -290,3 +290,39 @@ def test_a_socket_that_is_of_no_use_is_given_back(monkeypatch):
     with pytest.raises(OSError, match="refused"):
         sockets.target_socket(socket.AF_INET)
     assert [sock.fileno() for sock in made] == [-1]
+
+
+@pytest.mark.skipif(not sockets.TELLS_PATHS, reason="the system does not tell")
+def test_what_tcp_has_measured_stays_known_after_the_end(relayed):
+    """A round trip on loopback takes microseconds, and no segment is lost. A reset changes nothing of that."""
+    client, sock = relayed
+    before = sockets.path(sock)
+    assert 0 < before.rtt_ms < 1000 * PATIENCE
+    assert before.retransmits == 0
+    reset(client)
+    awaited(sock)
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNRESET
+    assert sockets.path(sock) == before
+
+
+def test_of_a_connection_that_never_was_nothing_is_measured():
+    """Its round-trip time of 0 stands for none. Where the system does not tell, neither figure is known."""
+    with socket.socket() as sock:
+        path = sockets.path(sock)
+        assert (path.rtt_ms, path.retransmits) == (None, 0 if sockets.TELLS_PATHS else None)
+
+
+@pytest.mark.skipif(not sockets.TELLS_PATHS, reason="the system does not tell")
+def test_a_kernel_that_does_not_tell_what_tcp_has_measured():
+    """A sandbox refuses the option, or knows a shorter one."""
+
+    class Sandbox:
+        def getsockopt(self, *_):
+            if self.told is None:
+                raise OSError(errno.ENOPROTOOPT, "")
+            return self.told
+
+    sandbox = Sandbox()
+    for told in (None, bytes(103)):
+        sandbox.told = told
+        assert sockets.path(sandbox) == sockets.Path(None, None)

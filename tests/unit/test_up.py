@@ -21,6 +21,7 @@ from mprelay.core.protocol import (
     CloseReason,
     Connected,
     Crashed,
+    Measured,
     NotAnnounced,
     Progress,
     Ready,
@@ -207,6 +208,10 @@ def test_a_killed_worker_leaves_whole_frames_and_then_the_end(queue):
         Announced(2**64 - 1, 1.0, None, 0),
         NotAnnounced(AWAITED_FROM, 1.0, "x" * PROBLEM_LIMIT),
         Trying(2**64 - 1, "1" * IP_LENGTH_LIMIT),
+        Measured(1, 0.025, 4294967.295, 0, 2**32 - 1),
+        Measured(1, None, 1.0, 0, 3),
+        Measured(1, 1.0, None, 3, None),
+        Measured(1, None, None, None, None),
     ],
 )
 def test_events_travel_as_plain_tuples(event):
@@ -284,6 +289,13 @@ GOOD = [(2, 1, 2, 3, 3, 2)]
         frame(orjson.dumps([(6, 1, 1e11, "no header")])),
         frame(orjson.dumps([(6, 1, 1.0, "x" * (PROBLEM_LIMIT + 1))])),
         frame(orjson.dumps([(6, 1, 1.0, "é")])),
+        frame(orjson.dumps([(8, 1, -0.1, 1.0, 0, 0)])),
+        frame(orjson.dumps([(8, 1, 1.0, 4294967.296, 0, 0)])),
+        frame(orjson.dumps([(8, 1, 1.0, 1.0, 2**32, 0)])),
+        frame(orjson.dumps([(8, 1, 1.0, 1.0, 0, -1)])),
+        frame(orjson.dumps([(8, 1, 1, 1.0, 0, 0)])),
+        frame(orjson.dumps([(8, 1, 1.0, 1.0, 0.0, 0)])),
+        frame(b"[[8,1,1e999,1.0,0,0]]"),
     ],
 )
 def test_a_report_that_no_worker_sends_is_a_crash_and_the_end(queue, sent):
