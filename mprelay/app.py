@@ -41,6 +41,7 @@ def main(argv: Sequence[str]) -> int:
         addresses.own_addresses,
         partial(names.look_up, stop=signals.pending),
         addresses.has_route,
+        _environment(),
     )
     asked = cli.parse(_as_typed(argv), host)
     if not isinstance(asked, Config):
@@ -76,6 +77,11 @@ def _as_typed(argv: Sequence[str]) -> list[str]:
     if not os.supports_bytes_environ:
         return list(argv)
     return [os.fsencode(text).decode("utf-8", "surrogateescape") for text in argv]
+
+
+def _environment() -> dict[str, str]:
+    """Return the variables, decoded as the arguments are."""
+    return dict(zip(_as_typed([*os.environ]), _as_typed([*os.environ.values()]), strict=True))
 
 
 def _need_standard_streams() -> None:

@@ -1,6 +1,7 @@
 """What the configuration needs to know of the host that the relay runs on. Its caller asks the system."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, NamedTuple, TypeAlias
 
 
@@ -39,6 +40,8 @@ class Host(NamedTuple):
     """Returns the IPv4 addresses of a name, and its IPv6 addresses."""
     has_route: Callable[[str], bool] = lambda _ip: True
     """Tells whether there is a route to an address."""
+    environment: Mapping[str, str] = MappingProxyType({})
+    """The variables of the process."""
 
 
 UNKNOWN_HOST: Final = Host()
