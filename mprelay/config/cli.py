@@ -209,6 +209,16 @@ def _make_parser() -> argparse.ArgumentParser:
 
 
 def _help(host: Host) -> str:
+    return make_help(host).format_help()
+
+
+def make_help(host: Host | None) -> argparse.ArgumentParser:
+    """Make the parser that writes the help, and from which scripts/share.py makes the manual page.
+
+    Args:
+        host: Where the defaults hold that depend on the host; None: they are given in words.
+
+    """
     writer = argparse.ArgumentParser(
         prog="mprelay",
         usage="mprelay [options] FWD_PORT TRG_HOST TRG_PORT ACL [C_TO [I_TO [A_TO [BUF]]]]",
@@ -227,7 +237,12 @@ def _help(host: Host) -> str:
         if parameter.option and parameter.flag:
             options.add_argument(parameter.option, action="store_true", help=parameter.help)
         elif parameter.option:
-            options.add_argument(parameter.option, metavar=parameter.metavar, help=_help_on(parameter, host))
+            options.add_argument(
+                parameter.option,
+                action="append" if parameter.repeat else "store",
+                metavar=parameter.metavar,
+                help=_help_on(parameter, host),
+            )
     options.add_argument("--config", metavar=CONFIG_FILE.metavar, help=_help_on(CONFIG_FILE, host))
     options.add_argument(
         _CHECK,
@@ -242,11 +257,11 @@ def _help(host: Host) -> str:
     )
     options.add_argument("--version", action="store_true", help="show the version")
     options.add_argument("--help", "-h", action="store_true", help="show this help")
-    return writer.format_help()
+    return writer
 
 
-def _help_on(parameter: Parameter, host: Host) -> str:
-    default = parameter.typed_default(host)
+def _help_on(parameter: Parameter, host: Host | None) -> str:
+    default = parameter.default if host is None else parameter.typed_default(host)
     return f"{parameter.help} ({parameter.values}{'' if default is None else f'; default {default}'})"
 
 
