@@ -1,6 +1,7 @@
 """The configuration file: what is taken from TOML, and a clear error for everything else."""
 
 import errno
+from pathlib import Path
 
 import pytest
 import tomli_w
@@ -358,3 +359,11 @@ def test_any_toml_is_taken_or_refused(table):
     file = tomli_w.dumps(table)
     found = parsed(file, *GOOD)
     assert isinstance(found, Config) or (isinstance(found, Refusal) and found.problems)
+
+
+def test_the_example_of_the_documents_is_right():
+    """docs/operations.md shows a file. Its rules stand in another one."""
+    text = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text()
+    example = text.partition("```toml\n")[2].partition("```")[0]
+    known = {"/etc/relay/web.toml": example.encode(), "/etc/relay/staff": b"192.0.2.0/24\n"}
+    assert isinstance(parse(("--config", "/etc/relay/web.toml"), Host(read_file=known.__getitem__)), Config)
