@@ -81,7 +81,8 @@ def _not_toml(given: Given, text: str, error: str, quote: int) -> Problem:
     """Say where a file is not TOML."""
     found = _ERROR.fullmatch(error)
     what, number = (error, None) if found is None else found.groups()
-    wrong = f"is not TOML: {what[:1].lower()}{what[1:]}" if quote else "is not TOML"
+    what = shown(what[:1].lower() + what[1:], QUOTE_LIMIT)  # it may have a whole key in it
+    wrong = f"is not TOML: {what}" if quote else "is not TOML"
     if number is None:
         return make_problem(CONFIG_FILE, given, wrong)
     line = text.split("\n")[int(number) - 1].strip()
