@@ -46,7 +46,7 @@ def render(program: Program) -> dict[str, str]:
     for shell in ("bash", "zsh"):
         parser = program.make_parser()
         for action in parser._actions:  # noqa: SLF001 - argparse has no other way to list them
-            _describe_values(action)
+            _describe_values(action, shell)
         files[PATHS[shell].format(name)] = shtab.complete(parser, shell)
     return {path: "\n".join(line.rstrip() for line in text.splitlines()) + "\n" for path, text in files.items()}
 
@@ -63,12 +63,15 @@ def _manual(program: Program) -> str:
     return str(page)
 
 
-def _describe_values(action: argparse.Action) -> None:
+def _describe_values(action: argparse.Action, shell: str) -> None:
     """Tell shtab what stands behind an option: one of a few words, or a file."""
     if isinstance(action.metavar, tuple):  # zsh would be shown the tuple
         action.metavar = " ".join(action.metavar)
     if action.metavar in _NAMES_OF_FILES:
         action.complete = shtab.FILE  # type: ignore[attr-defined] # shtab looks for it
+    elif shell == "zsh" and not action.option_strings:
+        # No words. Without this zsh would show what the position means, and complete an option at the second try.
+        action.complete = {"zsh": "( )"}  # type: ignore[attr-defined]
     for parameter in PARAMETERS:
         if parameter.option in action.option_strings:
             action.choices = _choices(parameter)
