@@ -35,7 +35,7 @@ def from_variables(environment: Mapping[str, str]) -> Layer:
     for parameter in PARAMETERS:
         if text := environment.get(variable_of(parameter)):
             source = Source(variable_of(parameter))
-            texts = filter(None, text.splitlines()) if parameter.repeat else [text]
+            texts = filter(None, text.split("\n")) if parameter.repeat else [text]
             given[parameter.name] = [Given(one, source) for one in texts]
     return Layer(given, {})
 

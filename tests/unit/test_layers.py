@@ -154,6 +154,7 @@ def test_labels_of_all_sources_are_put_together():
     argv = (*GOOD, "--config", "f", "--label", "owner=argument", "--label", "more=a=b")
     config = made(*argv, file=file, MPRELAY_LABEL="ticket=variable\nowner=variable\n\n")
     assert config.labels == {"owner": "argument", "more": "a=b", "ticket": "variable", "team": "file"}
+    assert made(*GOOD, MPRELAY_LABEL="a=\u20281\x0b\nb=").labels == {"a": "\u20281\x0b", "b": ""}
     (wrong,) = sentences(*GOOD, MPRELAY_LABEL="a=1\na=2")
     assert wrong == "--label 'a=2' in MPRELAY_LABEL must not give a key for the second time."
 
