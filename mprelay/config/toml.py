@@ -185,7 +185,7 @@ def _text(form: str, value: object, *, also_number: bool = False, of_list: bool 
             return value
         case bool() if form == "boolean":
             return "true" if value else "false"
-        case int() if not isinstance(value, bool | float) and (form == "number" or also_number):
+        case int() if not isinstance(value, bool) and (form == "number" or also_number):
             return str(value) if abs(value) < _LONG else hex(value)
         case _Float() if form == "number":
             return value.written
