@@ -1,6 +1,7 @@
 """``--check``: what is in force as TOML, which as the configuration file means the same again."""
 
 import tomllib
+from pathlib import PurePath
 
 import pytest
 from hypothesis import given
@@ -20,7 +21,7 @@ def host(file=None, **variables):
     return Host(
         cpus=3,
         directory="/work",
-        read_file=files.__getitem__,
+        read_file=lambda path: files[PurePath(path).as_posix()],
         look_up=lambda _name: (["192.0.2.5"], "NODATA"),
         environment=variables,
     )
@@ -64,7 +65,10 @@ def test_everything_in_force_is_shown():
 
 def test_files_are_named_by_their_absolute_paths():
     """The output may be kept in another folder."""
-    assert tomllib.loads(checked(*GOOD[:3], "!10.1.0.0/16,@rules"))["acl"] == ["!10.1.0.0/16", "@/work/rules"]
+    assert tomllib.loads(checked(*GOOD[:3], "!10.1.0.0/16,@rules"))["acl"] == [
+        "!10.1.0.0/16",
+        f"@{PurePath('/work/rules')}",
+    ]
 
 
 def test_the_workers_follow_from_the_sessions():

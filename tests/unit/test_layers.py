@@ -1,6 +1,7 @@
 """The sources of the configuration on top of each other: arguments, variables, file, defaults."""
 
 import re
+from pathlib import PurePath
 from types import MappingProxyType
 
 import pytest
@@ -229,7 +230,11 @@ def test_without_arguments_the_variables_may_be_meant():
 def test_the_file_may_be_named_by_a_variable():
     """The option wins, and there is one file."""
     files = {"/work/a": b"workers = 3", "/etc/b": b"workers = 4"}
-    where = Host(directory="/work", read_file=files.__getitem__, environment={"MPRELAY_CONFIG": "/etc/b"})
+    where = Host(
+        directory="/work",
+        read_file=lambda path: files[PurePath(path).as_posix()],
+        environment={"MPRELAY_CONFIG": "/etc/b"},
+    )
     assert parse(GOOD, where).workers == 4
     assert parse((*GOOD, "--config", "a"), where).workers == 3
     (wrong,) = parse((*GOOD, "--config", "a", "--config", "/etc/b"), where).problems
