@@ -44,20 +44,20 @@ def main(argv: Sequence[str]) -> int:
     """Do what the command line says; return the exit code."""
     started = time.monotonic()
     taken = take(os.environ)  # before any process is started
-    notifier, offer = Notifier(taken), offered(taken)
     host = Host(
-        cpus.usable(),
-        limits.SESSIONS_PER_WORKER,
-        addresses.is_broadcast,
-        addresses.can_send_from,
-        _working_directory(),
-        files.read,
-        not files.privileged(),
-        unix_socket.PATH_LIMIT,
-        addresses.own_addresses,
-        partial(names.look_up, stop=signals.pending),
-        addresses.has_route,
-        sockets.TELLS_PATHS,
+        cpus=cpus.usable(),
+        sessions_per_worker=limits.SESSIONS_PER_WORKER,
+        is_broadcast=addresses.is_broadcast,
+        can_send_from=addresses.can_send_from,
+        directory=_working_directory(),
+        read_file=files.read,
+        quotes_files=not files.privileged(),
+        control_path_limit=unix_socket.PATH_LIMIT,
+        own_addresses=addresses.own_addresses,
+        look_up=partial(names.look_up, stop=signals.pending),
+        has_route=addresses.has_route,
+        tells_paths=sockets.TELLS_PATHS,
+        environment=_environment(),
     )
     asked = cli.parse(_as_typed(argv), host)
     if not isinstance(asked, Config):
@@ -81,7 +81,8 @@ def main(argv: Sequence[str]) -> int:
         return Exit.IOERR
     titles.show(" ".join(("mprelay: supervisor", *argv)), "mprelay")
     render = _renderer(asked.log_format, asked.log_detail)
-    return _relay(Run(asked, started, render, notifier=notifier, offer=offer, control=control))
+    notifier = Notifier(taken)  # not before: its socket must not get the number of a closed standard stream
+    return _relay(Run(asked, started, render, notifier=notifier, offer=offered(taken), control=control))
 
 
 def _no_control(config: Config, wrong: Exception) -> cli.Refusal:
@@ -107,6 +108,11 @@ def _as_typed(argv: Sequence[str]) -> list[str]:
     if not os.supports_bytes_environ:
         return list(argv)
     return [os.fsencode(text).decode("utf-8", "surrogateescape") for text in argv]
+
+
+def _environment() -> dict[str, str]:
+    """Return the variables, decoded as the arguments are."""
+    return dict(zip(_as_typed([*os.environ]), _as_typed([*os.environ.values()]), strict=True))
 
 
 def _need_standard_streams() -> None:

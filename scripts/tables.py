@@ -22,7 +22,7 @@ def parameters() -> str:
     """List the parameters, in the order of the help."""
     rows = ["| parameter | option | values | default | message | meaning |", "|---|---|---|---|---|---|"]
     for parameter in PARAMETERS:
-        default = "required" if parameter.required else parameter.default or ""
+        default = "required" if parameter.required else "" if parameter.flag else parameter.default or ""
         position = f"`{parameter.metavar}`" if parameter.position else ""
         option = (
             f"`{parameter.option}{'' if parameter.position or parameter.flag else ' ' + parameter.metavar}`"

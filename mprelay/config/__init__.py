@@ -1,8 +1,12 @@
 """From what the user gave to a checked configuration, or to all that is wrong with it.
 
-    argv ─▶ cli ── Given: text and source ──▶ validation ─▶ Config, or a Problem for each wrong value
-                                                  │
-                                 parameters (the table) ─▶ parsers
+    argv ───────▶ cli ──────┐
+    variables ──▶ layers ───┼─ texts with their sources ─▶ layers.merge ── Given ──▶ validation ─▶ Config, or a
+    file ───────▶ toml ─────┘                                  │                                   Problem for
+                                                               ▼                                   each wrong one
+                                                   effective ─▶ TOML (--check)
+
+    parameters (the table) ─▶ parsers
 
 What only the system can tell comes in as a :class:`~mprelay.config.host.Host`: nothing here touches it.
 """

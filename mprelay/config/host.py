@@ -1,6 +1,7 @@
 """What the configuration needs to know of the host that the relay runs on. Its caller asks the system."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, NamedTuple, TypeAlias
 
 
@@ -43,6 +44,8 @@ class Host(NamedTuple):
     """Tells whether there is a route to an address."""
     tells_paths: bool = True
     """Whether the system tells what TCP has measured on a connection."""
+    environment: Mapping[str, str] = MappingProxyType({})
+    """The variables of the process."""
 
 
 UNKNOWN_HOST: Final = Host()

@@ -7,7 +7,7 @@ its message when wrong. Nothing about a parameter stands anywhere else.
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from mprelay.config import targets
 from mprelay.config.host import Host
@@ -21,6 +21,7 @@ from mprelay.config.parsers import (
     moment,
     rate,
     seconds,
+    switch,
     whole,
     whole_seconds,
 )
@@ -73,7 +74,9 @@ class Parameter:
     option: str | None = None
     message: Message = catalogue.CONFIG_INVALID
     repeat: bool = False
-    flag: bool = False  # given or not, without a value
+    flag: bool = False  # given or not on the command line, without a value; true or false elsewhere
+    form: Literal["string", "number", "date"] = "string"  # what a configuration file may have besides a string
+    listed: bool = False  # items with commas between, for which a configuration file may have an array
 
     @property
     def required(self) -> bool:
@@ -109,6 +112,7 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         parse=whole(1, 65535),
         help="TCP port to listen on",
         message=catalogue.FWD_PORT_INVALID,
+        form="number",
     ),
     Parameter(
         name="trg_host",
@@ -127,6 +131,7 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         parse=whole(1, 65535),
         help="the target's TCP port",
         message=catalogue.TRG_PORT_INVALID,
+        form="number",
     ),
     Parameter(
         name="acl",
@@ -139,6 +144,7 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         "(192.168.100.30/24 means 192.168.100.0 to 192.168.100.255); with ! before it, it denies. @FILE stands "
         "for the entries of a file, one a line, which SIGHUP reads again",
         message=catalogue.ACL_INVALID,
+        listed=True,
     ),
     Parameter(
         name="connect_timeout",
@@ -150,6 +156,7 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         help="seconds to wait for the target to answer",
         default="3",
         message=catalogue.CONNECT_TIMEOUT_INVALID,
+        form="number",
     ),
     Parameter(
         name="idle_timeout",
@@ -161,6 +168,7 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         help="seconds without a byte moved after which a session is ended",
         default="300",
         message=catalogue.IDLE_TIMEOUT_INVALID,
+        form="number",
     ),
     Parameter(
         name="absolute_timeout",
@@ -171,6 +179,7 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         parse=whole_seconds(0, CENTURY),
         help="seconds after which the relay closes itself",
         default="0",
+        form="number",
     ),
     Parameter(
         name="expires_at",
@@ -179,6 +188,7 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         values="RFC 3339: 2026-12-31T18:00:00+01:00",
         parse=moment,
         help="when the relay closes itself, by the wall clock; in the place of A_TO",
+        form="date",
     ),
     Parameter(
         name="buffer",
@@ -190,6 +200,7 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         help="bytes of the transfer buffer of each direction; auto chooses for speed",
         default="auto",
         message=catalogue.BUFFER_INVALID,
+        form="number",
     ),
     Parameter(
         name="workers",
@@ -200,6 +211,7 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         help="worker processes",
         default="usable CPUs, at most 8",
         default_on=lambda host: str(usual_workers(host)),
+        form="number",
     ),
     Parameter(
         name="max_sessions",
@@ -209,13 +221,15 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         parse=whole(1, 1_000_000),  # two descriptors each: above any limit that the kernel grants by default
         help="sessions at once, over all workers",
         default=str(_SESSIONS),
+        form="number",
     ),
     Parameter(
         name="acl_ends_sessions",
         metavar="",
         option="--acl-ends-sessions",
         values="",
-        parse=lambda _text: True,
+        parse=switch,
+        default="false",
         help="when SIGHUP has the files of the ACL read again, end the sessions that the new list does not allow",
         flag=True,
     ),
@@ -227,6 +241,7 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         parse=whole(0, 1_000_000),
         help="sessions at once of one client address, or of one /64 of IPv6",
         default="0",
+        form="number",
     ),
     Parameter(
         name="max_rate",
@@ -244,6 +259,7 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         parse=seconds,
         help="how long a session may live, whatever it does",
         default="0",
+        form="number",
     ),
     Parameter(
         name="exit_idle",
@@ -253,6 +269,7 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         parse=seconds,
         help="stop when there has been no session for so long",
         default="0",
+        form="number",
     ),
     Parameter(
         name="resolve",
@@ -263,6 +280,7 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         help="seconds between look-ups of the target's name; all its addresses are tried in turn within the "
         "connect timeout, and while the resolver fails, the last ones stay in force",
         default="0",
+        form="number",
     ),
     Parameter(
         name="source",
@@ -288,6 +306,7 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         parse=read_proxies,
         help="networks of proxies: a connection from there must begin with a PROXY header (version 1 or 2), and "
         "the ACL and all limits judge the client that it names",
+        listed=True,
     ),
     Parameter(
         name="keepalive",
@@ -297,6 +316,7 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         parse=whole_seconds(0, 32767),
         help="how long a side may be silent before it is asked whether it lives; a dead one ends the session",
         default="0",
+        form="number",
     ),
     Parameter(
         name="bind",
@@ -330,7 +350,8 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         metavar="",
         option="--tcp-info",
         values="",
-        parse=lambda _text: True,
+        parse=switch,
+        default="false",
         help="record at the end of each session what TCP has measured: round-trip times and retransmissions, to "
         "the client and to the target (Linux)",
         flag=True,
@@ -353,6 +374,7 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         parse=seconds,
         help="how long SIGTERM or SIGINT lets sessions finish",
         default="10",
+        form="number",
     ),
     Parameter(
         name="control",
@@ -371,6 +393,7 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         parse=seconds,
         help="by how much all `mprelayctl extend` together may put the absolute timeout off",
         default="0",
+        form="number",
     ),
     Parameter(
         name="stats_interval",
@@ -380,6 +403,7 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         parse=interval(0.01),  # below, measuring would be most of the work
         help="time between relay.stats records",
         default="60",
+        form="number",
     ),
     Parameter(
         name="progress_interval",
@@ -389,6 +413,27 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         parse=interval(0.01),
         help="time between session.progress records, of each session that moved bytes meanwhile",
         default="0",
+        form="number",
     ),
 )
 """The parameters, in the order of the command line and of the help."""
+
+CONFIG_FILE: Final = Parameter(
+    name="config",
+    metavar="FILE",
+    option="--config",
+    values="TOML",
+    help="a file for what is given neither here nor by variables: keys are the options' names with _ for -, and "
+    "fwd_port, trg_host, trg_port, acl",
+)
+"""The configuration file. It is no parameter of the relay, only the place of some."""
+
+ALTERNATIVES: Final = ("absolute_timeout", "expires_at")
+"""Two ways to say the same, of which the higher source wins."""
+
+_PREFIX: Final = "MPRELAY_"
+
+
+def variable_of(parameter: Parameter) -> str:
+    """Name the variable that can give a parameter."""
+    return _PREFIX + parameter.name.upper()

@@ -166,6 +166,11 @@ def choice(*choices: str) -> Callable[[str], str]:
     return parse
 
 
+def switch(text: str) -> bool:
+    """Parse what is on or off. On the command line its option stands for ``true``."""
+    return choice("true", "false")(text) == "true"
+
+
 def label(text: str) -> tuple[str, str]:
     """Parse a key and its value. Records are UTF-8, so both must be."""
     key, equals, value = text.partition("=")

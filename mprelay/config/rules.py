@@ -20,6 +20,7 @@ from hashlib import blake2b
 from pathlib import PurePath
 from typing import Final, NamedTuple
 
+from mprelay.config.written import read_text
 from mprelay.core.acl import Acl, Entry
 from mprelay.core.texts import QUOTE_LIMIT, quoted, shown
 
@@ -167,11 +168,7 @@ def _read_file(
     lines: list[str] = []
     try:
         if path:
-            lines = read_file(path).decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError as failure:
-        problem = f"is not UTF-8: its byte {failure.start + 1} belongs to no character"
-    except OSError as failure:
-        problem = f"cannot be read: {failure.strerror}"
+            lines = read_text(path, read_file).split("\n")
     except ValueError as failure:
         problem = str(failure)
     if problem is not None:

@@ -7,7 +7,11 @@ class Source(NamedTuple):
     """Where a value came from."""
 
     place: str
-    """As a message names it behind "in", such as "line 4 of mprelay.toml"; empty where the message need not."""
+    """As a message names it behind "in", such as "line 4 of 'mprelay.toml'"; empty where the message need not."""
+    quote: int | None = None
+    """Characters of a wrong value from there that its record may repeat; 0: it must not be shown; None: all."""
+    directory: str | None = None
+    """The directory from which a value from there names files; None: the working directory."""
 
 
 ARGUMENT: Final = Source("")

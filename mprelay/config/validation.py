@@ -25,12 +25,12 @@ from mprelay.config.parameters import (
     usual_workers,
 )
 from mprelay.config.rules import Loaded, Rules, WrongRulesError
-from mprelay.config.sources import Given, Source
+from mprelay.config.sources import ARGUMENT, Given, Source
 from mprelay.config.targets import Target
 from mprelay.core.acl import Acl
 from mprelay.core.answers import Answer
 from mprelay.core.rates import Rate
-from mprelay.core.texts import cut, quoted
+from mprelay.core.texts import cut, quoted, shown
 from mprelay.records.catalogue import Message
 
 WITH_A_FIELD: Final = frozenset(
@@ -99,7 +99,7 @@ class Problem(NamedTuple):
     """One wrong value: what a ``config.invalid`` record says."""
 
     parameter: str
-    value: str | None  # None: missing
+    value: str | None  # None: missing, or not shown
     message: Message
     problem: str  # the sentence of `message` where that is ours; else what the manual's sentence leaves open
     source: Source | None  # None: missing
@@ -110,6 +110,8 @@ def validate(
 ) -> tuple[dict[str, Any], list[Problem]]:
     """Check what was given: by each parameter's name, its values in their order (a missing name: not given).
 
+    A name without a value has a problem that is known already.
+
     Returns the fields of a :class:`Config`, None where there is no good value, and every problem.
     """
     values: dict[str, Any] = {}
@@ -117,8 +119,9 @@ def validate(
     for parameter in PARAMETERS:
         parsed: list[tuple[Given, Any]] = []
         for one in given.get(parameter.name, ()):
+            directory = host.directory if one.source.directory is None else one.source.directory
             try:
-                parsed.append((one, parameter.value(one.text, host)))
+                parsed.append((one, parameter.value(one.text, host._replace(directory=directory))))
             except WrongRulesError as several:
                 problems += _problems_of(parameter, one, several)
             except ValueError as wrong:
@@ -132,9 +135,6 @@ def validate(
             values[parameter.name] = None
         else:
             default = parameter.typed_default(host)
-            if parameter.flag:
-                values[parameter.name] = False
-                continue
             values[parameter.name] = None if default is None else parameter.value(default, host)
             if parameter.required:
                 problems.append(make_problem(parameter, None, "is missing"))
@@ -144,7 +144,10 @@ def validate(
     values["target"] = values["answer"] = None
     wrong_pairs = [*_check_across(values, host), *_check_workers(values, given, host)]
     for name, wrong_pair in wrong_pairs:
-        problems.append(make_problem(_BY_NAME[name], given[name][-1] if name in given else None, wrong_pair))
+        one_given = given[name][-1] if name in given else None
+        if one_given is not None and one_given.source.quote == 0:
+            wrong_pair = "does not go with the other parameters"  # noqa: PLW2901 - it may name their values
+        problems.append(make_problem(_BY_NAME[name], one_given, wrong_pair))
     if values["target"] is not None and not problems:
         answer = values["answer"] = targets.look_up(values["target"], host)
         if not answer.addresses:
@@ -160,9 +163,7 @@ def _options(given: Mapping[str, Sequence[Given]], host: Host) -> dict[str, str]
         if parameter.name in WITH_A_FIELD:
             continue
         typed = [one.text for one in given.get(parameter.name, ())]
-        if parameter.flag:
-            options[parameter.name] = "true" if typed else "false"
-        elif (text := typed[-1] if typed else parameter.typed_default(host)) is not None:
+        if (text := typed[-1] if typed else parameter.typed_default(host)) is not None:
             options[parameter.name] = cut(text, OPTION_LIMITS.get(parameter.name, OPTION_LIMIT))
     return options
 
@@ -175,9 +176,15 @@ def make_problem(parameter: Parameter, given: Given | None, wrong: str) -> Probl
     """
     if given is None:
         return Problem(parameter.name, None, parameter.message, f"{_subject(parameter)} {wrong}.", None)
-    text = None if parameter.flag else given.text
+    text = None if parameter.flag and given.source is ARGUMENT else _repeated(given)
     subject = _subject(parameter, text, given.source.place)
     return Problem(parameter.name, text, parameter.message, f"{subject} {wrong}.", given.source)
+
+
+def _repeated(given: Given) -> str | None:
+    """Return as much of a wrong value as its record may repeat."""
+    limit = given.source.quote
+    return given.text if limit is None else shown(given.text, limit) if limit else None
 
 
 def _subject(parameter: Parameter, text: str | None = None, place: str = "") -> str:
@@ -191,9 +198,13 @@ def _subject(parameter: Parameter, text: str | None = None, place: str = "") -> 
 def _problems_of(parameter: Parameter, given: Given, several: WrongRulesError) -> Iterator[Problem]:
     """Say what is wrong with each entry of a list."""
     for wrong in several.wrong:
-        source = Source(wrong.place) if wrong.place else given.source
+        if given.source.quote == 0:
+            yield make_problem(parameter, given, "has a wrong entry")
+            continue
+        source = given.source._replace(place=wrong.place) if wrong.place else given.source
+        text = None if wrong.text is None else _repeated(Given(wrong.text, source))
         sentence = f"{_subject(parameter, wrong.text, source.place)} {wrong.problem}."
-        yield Problem(parameter.name, wrong.text, parameter.message, sentence, source)
+        yield Problem(parameter.name, text, parameter.message, sentence, source)
 
 
 def _check_across(values: dict[str, Any], host: Host) -> Iterator[tuple[str, str]]:

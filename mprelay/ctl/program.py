@@ -23,8 +23,8 @@ from mprelay.records.render import RENDERERS
 REFUSED: Final = 1
 """The exit code if the relay has refused, or has not found what was asked for."""
 
-VARIABLE: Final = "MPRELAY_CONTROL"
-"""Names the socket, if no option does."""
+VARIABLE: Final = "MPRELAYCTL_CONTROL"
+"""Names the socket, if no option does. Not MPRELAY_CONTROL, which a relay started here would take for its own."""
 
 _RELOAD_TIME: Final = 75.0  # seconds for an answer to reload: a reading ends after 60
 

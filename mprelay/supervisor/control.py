@@ -124,6 +124,13 @@ class _Client:
         self.cut_off = self.ended = True
         self.watches = False
 
+    def refuse(self, why: str, now: float) -> None:
+        """Tell it why it is not served, and close the connection."""
+        self.put(_line({"ok": False, "error": why}))
+        with suppress(OSError):  # it is gone already
+            self.send(now)
+        self.sock.close()
+
     def send(self, now: float) -> None:
         """Send what there is room for. Raises OSError: the client is gone."""
         while self.outbox:
@@ -216,19 +223,13 @@ class Control:
             return
         client = _Client(sock, Peer(uid, pid), self._loop.now)
         if not unix_socket.may_ask(uid):
-            self._refuse(client, "only the relay's own user and root may use this socket")
+            client.refuse("only the relay's own user and root may use this socket", self._loop.now)
         elif len(self._clients) >= CLIENTS and not self._make_room():
-            self._refuse(client, f"there are {CLIENTS} clients already")
+            client.refuse(f"there are {CLIENTS} clients already", self._loop.now)
         else:
             self._clients[sock.fileno()] = client
             self._poller.add(sock.fileno(), READ)
             self._look_by(client)
-
-    def _refuse(self, client: _Client, why: str) -> None:
-        client.put(_line({"ok": False, "error": why}))
-        with suppress(OSError):  # it is gone already
-            client.send(self._loop.now)
-        client.sock.close()
 
     def _make_room(self) -> bool:
         """Drop the client that has said and taken nothing for longest. False: all are being served."""

@@ -82,9 +82,9 @@ def ask(path: Path, command: str, **arguments: object) -> dict[str, Any]:
 
 def ctl(path: Path | None, *words: str) -> subprocess.CompletedProcess[str]:
     """Run mprelayctl to its end."""
-    env = {name: value for name, value in os.environ.items() if name != "MPRELAY_CONTROL"}
+    env = {name: value for name, value in os.environ.items() if name != "MPRELAYCTL_CONTROL"}
     if path is not None:
-        env["MPRELAY_CONTROL"] = str(path)
+        env["MPRELAYCTL_CONTROL"] = str(path)
     return subprocess.run(
         [CTL, *words],
         stdin=subprocess.DEVNULL,

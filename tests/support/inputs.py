@@ -1,6 +1,6 @@
 """Rules for any bytes from outside: one function for each input, which raises if its rule is broken.
 
-    argv ─────────▶ cli, config ─▶ refusals or a Config ─▶ book, recorder ─▶ lines
+    argv, file ───▶ cli, config ─▶ refusals or a Config ─▶ book, recorder ─▶ lines
     ACL, clients ─▶ acl
     addresses ────▶ plain_ip ─▶ acl, book
     events ───────▶ up ─▶ book
@@ -21,6 +21,7 @@ import orjson
 
 from mprelay.channel.up import EventReader, Queue, pack
 from mprelay.config.cli import Refusal, Text, parse
+from mprelay.config.host import UNKNOWN_HOST, Host
 from mprelay.config.parameters import LABELS_LIMIT
 from mprelay.config.validation import Config
 from mprelay.core.acl import NO_ENTRY, Acl, Entry
@@ -74,7 +75,18 @@ def _no_file(path: str) -> bytes:
 
 def argv(data: bytes) -> None:
     """Arguments, as the kernel passes them: any bytes but NUL, which ends each."""
-    asked = parse([os.fsdecode(part) for part in data.split(b"\0")])
+    _answer(parse([os.fsdecode(part) for part in data.split(b"\0")]))
+
+
+def config(data: bytes) -> None:
+    """A configuration file of any bytes."""
+    files = [data]  # it is read once: no file names itself
+    host = Host(read_file=lambda path: files.pop() if path == "/f" and files else UNKNOWN_HOST.read_file(path))
+    _answer(parse(["--config", "f"], host))
+
+
+def _answer(asked: Config | Text | Refusal) -> None:
+    """What the program understood makes records that are right."""
     if isinstance(asked, Text):
         asked.text.encode()
         assert asked.code in (0, 2)
@@ -242,6 +254,7 @@ def _frame(frame: object) -> bytes:
 
 WAYS: Final[dict[str, Callable[[bytes], None]]] = {
     "argv": argv,
+    "config": config,
     "labels": labels,
     "acl": acl,
     "addresses": addresses,
@@ -259,6 +272,13 @@ SEEDS: Final[dict[str, list[bytes]]] = {
         b"--help",
         b"--version",
         b"-5\0--max-sessions\0--bind=::1\0--drain-timeout\0001.5\0--stats-interval=0\0--log-detail\0full",
+    ],
+    "config": [
+        b'fwd_port = 8080\ntrg_host = "192.0.2.1"\ntrg_port = 80\nacl = [\n"ANY",\n"x"]\n[label]\na = "b"\n',
+        b"\xef\xbb\xbfworkers = true\r\nidle_timout = 5\r\ndrain_timeout = inf\nexpires_at = 2026-12-01\n",
+        b'label = ["a=\\u0000\\n", 5]\nlog_format = "text"\nmax_sessions = 0x'
+        + b"f" * 30
+        + b"\nbind = {a = [[[]]]}",
     ],
     "labels": [b"ticket=CHG-1\0owner=\xc3\xbc", b"a=\n\r\x1b[2J{message}\0\xff=\xff", b"k=" + b'"' * 500],
     "acl": [

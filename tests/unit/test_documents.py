@@ -93,7 +93,8 @@ def test_links_lead_somewhere(document):
 def test_options_and_files_exist(document):
     """This covers the names that the text formats as code. Names in the changelog may have changed since."""
     text = text_of(document)
-    ours = {parameter.option for parameter in PARAMETERS} | {"--help", "--version", "--json"}
+    others = {"--check", "--config", "--help", "--json", "--version"}
+    ours = {parameter.option for parameter in PARAMETERS} | others
     for option in re.findall(r"`(--[a-z-]+)[ `]", text):
         assert option in ours | OPTIONS_OF_OTHERS, f"{document} names {option}"
     for path in re.findall(r"\b(?:scripts/\w+|(?:tests|docs|mprelay)/[\w/]+)(?:\.\w+)?", text):

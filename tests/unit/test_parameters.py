@@ -333,9 +333,9 @@ def test_a_check_across_parameters_has_the_source_too():
 
 def test_where_tcp_tells_nothing_it_is_not_asked():
     """The record says so at the start. A flag has no value that the sentence could name."""
-    assert validate(GOOD | {"tcp_info": [""]})[0]["tcp_info"] is True
+    assert validate(GOOD | {"tcp_info": ["true"]})[0]["tcp_info"] is True
     assert validate(GOOD, Host(tells_paths=False))[1] == []
-    _, (wrong,) = validate(GOOD | {"tcp_info": [""]}, Host(tells_paths=False))
+    _, (wrong,) = validate(GOOD | {"tcp_info": ["true"]}, Host(tells_paths=False))
     assert (wrong.parameter, wrong.value) == ("tcp_info", None)
     assert wrong.problem == "--tcp-info needs Linux: this system does not count the segments that are sent again."
 

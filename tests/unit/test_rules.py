@@ -97,6 +97,17 @@ def test_a_file_that_cannot_be_read_is_told():
     assert one == Wrong(RULES, None, f"@{RULES}", "cannot be read: No such file or directory")
     (one,) = wrong("@rules", {RULES: b"any\xff"})
     assert one.problem == "is not UTF-8: its byte 4 belongs to no character"
+    (one,) = wrong("@rules", {RULES: "any".encode("utf-16")})
+    assert one.problem == "is UTF-16, and must be UTF-8"
+
+
+@pytest.mark.parametrize(
+    "text", ["10.0.0.0/8\r\nany\r\n", "\ufeff10.0.0.0/8\nany", "\ufeff10.0.0.0/8\r\n# x\r\nany"]
+)
+def test_a_byte_order_mark_and_crlf_lose_no_entry(text):
+    """Editors and shells of Windows write them."""
+    rules = Rules.of("@rules", "/work")
+    assert [str(entry) for entry in rules.entries(lambda _path: text.encode())] == ["10.0.0.0/8", "ANY"]
 
 
 def test_nothing_of_a_file_is_shown_to_whom_it_does_not_belong():
