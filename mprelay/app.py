@@ -13,17 +13,19 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from mprelay import __version__
 from mprelay.config import cli
 from mprelay.config.host import Host
 from mprelay.config.validation import Config
 from mprelay.core.exits import Exit
-from mprelay.core.texts import CONTROL, REMARK_LIMIT, shown
+from mprelay.core.texts import CONTROL, NAME_LIMIT, REMARK_LIMIT, cut, shown
 from mprelay.core.unexpected import describe, place_of
+from mprelay.records.about import About
 from mprelay.records.recorder import Recorder
 from mprelay.records.render import Renderer, renderer
 from mprelay.records.writer import Writer
 from mprelay.supervisor.run import Run
-from mprelay.system import addresses, cpus, files, limits, names, placeholder, signals, titles
+from mprelay.system import addresses, cpus, files, limits, names, origin, placeholder, signals, titles
 from mprelay.system.streams import STDERR, STDIN, STDOUT, Sink, complain, remark
 
 
@@ -56,7 +58,8 @@ def main(argv: Sequence[str]) -> int:
         complain(f"nothing can be written to stdout: {failure.strerror}")
         return Exit.IOERR
     titles.show(" ".join(("mprelay: supervisor", *argv)), "mprelay")
-    return _relay(Run(asked, started, _renderer(asked.log_format, asked.log_detail)))
+    about = _about()._replace(listen_ip=asked.bind, listen_port=asked.fwd_port, target_host=asked.trg_host)
+    return _relay(Run(asked, started, _renderer(asked.log_format, about, asked.log_detail)))
 
 
 def _working_directory() -> str:
@@ -107,14 +110,20 @@ def _relay(run: Run) -> int:
             os._exit(Exit.SOFTWARE)  # a normal exit would wait for the workers, which wait for us
 
 
-def _renderer(log_format: str, log_detail: str = "full") -> Renderer:
-    return renderer(log_format, terminal=os.isatty(STDOUT), log_detail=log_detail)
+def _about() -> About:
+    """Return what is known of the relay before its first record."""
+    host = origin.host()
+    return About(__version__, None if host is None else cut(host, NAME_LIMIT))
+
+
+def _renderer(log_format: str, about: About, log_detail: str = "full") -> Renderer:
+    return renderer(log_format, about, terminal=os.isatty(STDOUT), log_detail=log_detail)
 
 
 def _refuse(refusal: cli.Refusal) -> int:
     """Write a record of each wrong value. Raises OSError if stdout takes none."""
     writer = Writer()
-    recorder = Recorder(_renderer(refusal.log_format), writer.put, labels=refusal.labels)
+    recorder = Recorder(_renderer(refusal.log_format, _about()), writer.put, labels=refusal.labels)
     for wrong in refusal.problems:
         recorder.refuse(wrong.parameter, wrong.value, wrong.message, wrong.problem)
     recorder.flush()
