@@ -26,7 +26,7 @@ from mprelay.records.render import Renderer, renderer
 from mprelay.records.writer import Writer
 from mprelay.supervisor.run import Run
 from mprelay.system import addresses, cpus, files, limits, names, origin, placeholder, signals, titles
-from mprelay.system.streams import STDERR, STDIN, STDOUT, Sink, complain, remark
+from mprelay.system.streams import STDERR, STDIN, STDOUT, Sink, complain, may_colour, remark
 
 
 def main(argv: Sequence[str]) -> int:
@@ -117,7 +117,8 @@ def _about() -> About:
 
 
 def _renderer(log_format: str, about: About, log_detail: str = "full") -> Renderer:
-    return renderer(log_format, about, terminal=os.isatty(STDOUT), log_detail=log_detail)
+    terminal, coloured = os.isatty(STDOUT), may_colour(STDOUT)
+    return renderer(log_format, about, terminal=terminal, coloured=coloured, log_detail=log_detail)
 
 
 def _refuse(refusal: cli.Refusal) -> int:

@@ -20,13 +20,19 @@ RENDERERS: Final[Mapping[Literal["json", "text", "text alone"], Renderer]] = {
 }
 
 
-def renderer(log_format: str, about: About, *, terminal: bool, log_detail: str = "full") -> Renderer:
+def renderer(
+    log_format: str, about: About, *, terminal: bool, coloured: bool = False, log_detail: str = "full"
+) -> Renderer:
     """Choose the renderer for ``--log-format``; ``auto`` depends on `terminal`: whether stdout is one.
 
-    If little is recorded of a session, a line of text also says what the lines left out would have said.
+    If little is recorded of a session, a line of text also says what the lines left out would have said. It is
+    `coloured` if the terminal shows colours, and nobody has asked it not to.
     """
     if log_format == "text" or (log_format == "auto" and terminal):
-        return RENDERERS["text alone" if log_detail == "session" else "text"]
+        alone = log_detail == "session"
+        if terminal and coloured:
+            return partial(text.line, alone=alone, coloured=True)
+        return RENDERERS["text alone" if alone else "text"]
     shapes: dict[str, Shape] = {
         "ecs": partial(ecs.shape, about=about),
         "ocsf": partial(ocsf.shape, about=about),

@@ -1,12 +1,15 @@
 """Records as text for people: ``--log-format text``.
 
-Control characters in labels, names and values are shown as escapes, so no value can forge a line.
+Control characters in labels, names and values are shown as escapes, so no value can colour, move or forge a line.
 """
 
 from collections.abc import Mapping
 from typing import Any, Final
 
 from mprelay.core.texts import CONTROL
+
+_COLOURS: Final = {"DEBUG": "2", "INFO": "32", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
+"""Select Graphic Rendition of each level (ECMA-48): faint, green, yellow, red, bold red."""
 
 _ASIDE: Final[Mapping[str, tuple[str, ...]]] = {
     "config.invalid": ("problem",),
@@ -54,13 +57,17 @@ def _who(record: Mapping[str, Any]) -> str:
     return ", ".join(said)
 
 
-def line(record: Mapping[str, Any], *, alone: bool = False) -> bytes:
+def line(record: Mapping[str, Any], *, alone: bool = False, coloured: bool = False) -> bytes:
     """Return a record as one line: TIMESTAMP LEVEL message.
 
     `alone`: little is recorded of a session, so the line also says what other lines would have said.
+    `coloured`: the level has its colour.
     """
     aside = _aside(record)
     if alone and "client_ip" in record:
         aside = ", ".join(filter(None, (aside, _who(record))))
     message = f"{record['message']} ({aside})" if aside else record["message"]
-    return f"{record['timestamp']} {record['level'].upper()} {message.translate(CONTROL)}\n".encode()
+    level = record["level"].upper()
+    if coloured:
+        level = f"\x1b[{_COLOURS[level]}m{level}\x1b[0m"
+    return f"{record['timestamp']} {level} {message.translate(CONTROL)}\n".encode()

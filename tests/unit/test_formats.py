@@ -134,7 +134,7 @@ def test_the_longest_list_is_shortened_first_and_texts_last():
 @each_format
 @pytest.mark.parametrize("log_detail", ["full", "session"])
 def test_the_format_is_chosen_whatever_the_terminal_is(log_format, log_detail):
-    chosen = renderer(log_format, ABOUT, terminal=True, log_detail=log_detail)
+    chosen = renderer(log_format, ABOUT, terminal=True, coloured=True, log_detail=log_detail)
     record = json.loads(chosen(as_json(catalogue.ADMISSION_PAUSED)))
     CHECKS[log_format](record)
 
