@@ -1,8 +1,13 @@
-"""The formats of others: every record of real runs, against what others wrote."""
+"""The formats of others, and our own: every record of real runs, against what others wrote, and the schema."""
 
+import json
+from importlib.resources import files
+
+import jsonschema
 import pytest
 from support import rich
 from support.formats import FORMATS, check_lines, event_of
+from support.judge import check_run, parse
 
 pytestmark = pytest.mark.posix("loopback addresses for clients, and SIGHUP")
 
@@ -32,3 +37,16 @@ def test_starts_that_are_refused_or_fail(log_format):
     assert len(wrong) == 5
     failed = check_lines(log_format, rich.unable(log_format))
     assert [event_of(log_format, record) for record in failed][-2:] == ["listener.bind_failed", "relay.stopped"]
+
+
+def test_every_record_in_json_fits_its_schema(tmp_path):
+    """The file is the one that is installed."""
+    schema = json.loads(files("mprelay.records").joinpath("schema.json").read_text(encoding="utf-8"))
+    validator = jsonschema.Draft202012Validator(schema)
+    runs = (rich.busy("json", tmp_path), rich.expiring("json"), rich.refused("json"), rich.unable("json"))
+    for output, detail in zip(runs, ("full", "session", "full", "full"), strict=True):
+        records = parse(output)
+        check_run(records, detail=detail)
+        for record in records:
+            errors = [(error.json_path, error.message) for error in validator.iter_errors(record)]
+            assert errors == [], record

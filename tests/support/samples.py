@@ -59,6 +59,7 @@ _USUAL: Final[dict[str, Any]] = {
     "listen_ip": "0.0.0.0",  # noqa: S104 - never bound
     "inbound_ip": "198.51.100.1",
     "refused": "rejected",
+    "log_detail": "full",
     "limit": "rate",
     "error_from": "target",
     "client_end": "end",
@@ -79,7 +80,9 @@ def names_of(message: Message) -> set[str]:
     if message.event.startswith(("connection.", "session.")) and "count" not in message.fields:
         names |= {"client_ip", "client_port"}
     if message.event.startswith("session.") or message.event == "connection.accepted":
-        names |= {"session", "target_ip", "target_port", "worker"}
+        names |= {"session", "target_ip", "target_port"}
+    if message.event.startswith("session."):
+        names.add("worker")
     return names
 
 
