@@ -1,7 +1,9 @@
 """The formats of others: every record of the catalogue, against what others wrote."""
 
 import json
+import re
 from datetime import datetime
+from pathlib import Path
 
 import orjson
 import pytest
@@ -18,6 +20,7 @@ from mprelay.records.fitting import line
 from mprelay.records.recorder import Recorder
 from mprelay.records.render import renderer
 
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "formats.md"
 ABOUT = About("1.2.3", "gateway", "198.51.100.9", 8080, "db.example")
 LONGEST_IP = "fdff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
 SHAPES = {"ecs": ecs.shape, "ocsf": ocsf.shape, "gcp": lambda record, _about: gcp.shape(record)}
@@ -334,3 +337,44 @@ def test_moments(at):
     timestamp = at.isoformat(timespec="microseconds") + "Z"
     assert milliseconds(timestamp) == (at - datetime(1970, 1, 1)).total_seconds() * 1e6 // 1000  # noqa: DTZ001
     assert before(timestamp, 0.0) == timestamp
+
+
+def rows():
+    """The table of docs/formats.md: a field's names, and its places in ECS and in OCSF."""
+    section = DOCUMENT.read_text().partition("## Where each field goes")[2].partition("###")[0]
+    for row in re.findall(r"^\| (`.*?) \| (.*?) \| (.*?) \|$", section, re.MULTILINE):
+        yield [re.findall(r"`([@\w.]+)`", cell) for cell in row]
+
+
+def at(record, path):
+    """What stands at a path; None: nothing."""
+    for name in path.split("."):
+        record = record.get(name) if isinstance(record, dict) else None
+    return record
+
+
+def test_the_table_of_the_document_is_true():
+    """There is something at each place, and no field is where the table does not have it."""
+    whole = {"proxy_ip": "198.51.100.80", "proxy_port": 9}
+    samples = [(message, usual(message)) for message in MESSAGES]
+    samples = [(message, f | whole if "client_port" in f else f) for message, f in samples]
+    told = {name for names, *_ in rows() for name in names}
+    for log_format, column in (("ecs", 0), ("ocsf", 1)):
+        labelled = Written(log_format, labels={"ticket": "1"})
+        made = [(as_json(message, {"ticket": "1"}, **f), labelled.write(message, **f)) for message, f in samples]
+        for names, *places in rows():
+            for path in places[column]:
+                if path in names or path == "internal.error":
+                    continue
+                there = any(at(record, path) is not None for _, record in made)
+                assert there, f"nothing stands at {path} in {log_format}"
+        for json_record, record in made:
+            own = own_of(log_format, record)
+            for name in json_record.keys() - told:
+                assert name in own, f"{name} is not in the table"
+            for names, *places in rows():
+                for name in names:
+                    if name in own and name not in ("bytes_from_client", "bytes_from_target", "acl"):
+                        assert f"{'mprelay' if log_format == 'ecs' else 'unmapped'}.{name}" in places[column] or (
+                            record.get("class_uid") == 6002
+                        ), f"{name} is where the table does not have it"
