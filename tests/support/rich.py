@@ -11,7 +11,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from support.formats import event_of
 from support.launching import PROGRAM
@@ -35,8 +35,9 @@ SEEN: Final = {
 class _Program:
     """The program with its output so far."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log_format: str) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], log_format: str, sink: IO[bytes] | None) -> None:
         self.process = process
+        self._sink = sink
         self.output = bytearray()
         self._log_format = log_format
         self._events: list[str] = []
@@ -47,6 +48,9 @@ class _Program:
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
+            if self._sink is not None:
+                self._sink.write(line)
+                self._sink.flush()
             with self._news:
                 self.output += line
                 self._events.append(event_of(self._log_format, json.loads(line)))
@@ -66,11 +70,11 @@ class _Program:
 
 
 @contextlib.contextmanager
-def _program(log_format: str, *arguments: str) -> Iterator[_Program]:
+def _program(log_format: str, *arguments: str, sink: IO[bytes] | None = None) -> Iterator[_Program]:
     labels = [word for label in LABELS for word in ("--label", label)]
     command = [PROGRAM, *arguments, "--log-format", log_format, *labels]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        program = _Program(process, log_format)
+        program = _Program(process, log_format, sink)
         try:
             yield program
         finally:
@@ -78,8 +82,11 @@ def _program(log_format: str, *arguments: str) -> Iterator[_Program]:
             program.finish(process.wait(PATIENCE))
 
 
-def busy(log_format: str, place: Path) -> bytes:
-    """Refusals of all kinds, sessions that end in several ways, a worker killed, a reload, and a drain."""
+def busy(log_format: str, place: Path, sink: IO[bytes] | None = None) -> bytes:
+    """Refusals of all kinds, sessions that end in several ways, workers killed, a reload, and a drain.
+
+    `sink` gets each record as it is written.
+    """
     rules = place / "rules"
     rules.write_text("!127.0.0.2/32\n127.0.0.0/8\n")
     port = free_port()
@@ -88,7 +95,7 @@ def busy(log_format: str, place: Path) -> bytes:
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(listening())
         target = ("localhost", str(server.getsockname()[1]))
-        program = stack.enter_context(_program(log_format, str(port), *target, f"@{rules}", *options))
+        program = stack.enter_context(_program(log_format, str(port), *target, f"@{rules}", *options, sink=sink))
         program.wait("relay.active")
         relay = ("127.0.0.1", port)
 
