@@ -13,12 +13,14 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from mprelay import __version__
 from mprelay.config import cli
 from mprelay.config.host import Host
 from mprelay.config.validation import Config
 from mprelay.core.exits import Exit
-from mprelay.core.texts import CONTROL, REMARK_LIMIT, shown
+from mprelay.core.texts import CONTROL, NAME_LIMIT, REMARK_LIMIT, cut, shown
 from mprelay.core.unexpected import describe, place_of
+from mprelay.records.about import About
 from mprelay.records.recorder import Recorder
 from mprelay.records.render import Renderer, renderer
 from mprelay.records.writer import Writer
@@ -29,6 +31,7 @@ from mprelay.system import (
     files,
     limits,
     names,
+    origin,
     placeholder,
     signals,
     sockets,
@@ -37,7 +40,7 @@ from mprelay.system import (
 )
 from mprelay.system.inherited import offered
 from mprelay.system.notify import Notifier, take
-from mprelay.system.streams import STDERR, STDIN, STDOUT, Sink, complain, remark
+from mprelay.system.streams import STDERR, STDIN, STDOUT, Sink, complain, may_colour, remark
 
 
 def main(argv: Sequence[str]) -> int:
@@ -80,7 +83,8 @@ def main(argv: Sequence[str]) -> int:
         complain(f"nothing can be written to stdout: {failure.strerror}")
         return Exit.IOERR
     titles.show(" ".join(("mprelay: supervisor", *argv)), "mprelay")
-    render = _renderer(asked.log_format, asked.log_detail)
+    about = _about()._replace(listen_ip=asked.bind, listen_port=asked.fwd_port, target_host=asked.trg_host)
+    render = _renderer(asked.log_format, about, asked.log_detail)
     notifier = Notifier(taken)  # not before: its socket must not get the number of a closed standard stream
     return _relay(Run(asked, started, render, notifier=notifier, offer=offered(taken), control=control))
 
@@ -144,14 +148,21 @@ def _relay(run: Run) -> int:
             os._exit(Exit.SOFTWARE)  # a normal exit would wait for the workers, which wait for us
 
 
-def _renderer(log_format: str, log_detail: str = "full") -> Renderer:
-    return renderer(log_format, terminal=os.isatty(STDOUT), log_detail=log_detail)
+def _about() -> About:
+    """Return what is known of the relay before its first record."""
+    host = origin.host()
+    return About(__version__, None if host is None else cut(host, NAME_LIMIT))
+
+
+def _renderer(log_format: str, about: About, log_detail: str = "full") -> Renderer:
+    terminal, coloured = os.isatty(STDOUT), may_colour(STDOUT)
+    return renderer(log_format, about, terminal=terminal, coloured=coloured, log_detail=log_detail)
 
 
 def _refuse(refusal: cli.Refusal) -> int:
     """Write a record of each wrong value. Raises OSError if stdout takes none."""
     writer = Writer()
-    recorder = Recorder(_renderer(refusal.log_format), writer.put, labels=refusal.labels)
+    recorder = Recorder(_renderer(refusal.log_format, _about()), writer.put, labels=refusal.labels)
     for wrong in refusal.problems:
         recorder.refuse(wrong.parameter, wrong.value, wrong.message, wrong.problem)
     recorder.flush()

@@ -330,9 +330,10 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         name="log_format",
         metavar="FORMAT",
         option="--log-format",
-        values="auto, json, text",
-        parse=choice("auto", "json", "text"),
-        help="form of the records; auto is text on a terminal, json otherwise",
+        values="auto, json, text, ecs, ocsf, gcp",
+        parse=choice("auto", "json", "text", "ecs", "ocsf", "gcp"),
+        help="form of the records; auto is text on a terminal, json otherwise; ecs is for Elastic, ocsf for "
+        "security lakes, gcp for Google Cloud",
         default="auto",
     ),
     Parameter(

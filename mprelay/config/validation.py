@@ -83,7 +83,7 @@ class Config:
     accept_proxy: Acl | None  # proxies, whose connections begin with a PROXY header
     keepalive: int  # 0: never
     bind: str | None  # None: all interfaces
-    log_format: Literal["auto", "json", "text"]
+    log_format: Literal["auto", "json", "text", "ecs", "ocsf", "gcp"]
     log_detail: Literal["full", "session"]
     tcp_info: bool
     labels: Mapping[str, str]

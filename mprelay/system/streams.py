@@ -16,9 +16,9 @@ from functools import partial
 from typing import Final
 
 if sys.platform == "win32":
-    from mprelay.system.streams_windows import are_one, unless_full
+    from mprelay.system.streams_windows import are_one, shows_colours, unless_full
 else:
-    from mprelay.system.streams_posix import are_one, unless_full
+    from mprelay.system.streams_posix import are_one, shows_colours, unless_full
 
 END: Final = b"\0"
 """The end of the records if shutdown(2) is refused. No record contains it."""
@@ -53,6 +53,11 @@ def remark(text: str) -> None:
     with suppress(OSError):
         if not are_one(STDOUT, STDERR):
             unless_full(STDERR, partial(complain, text))
+
+
+def may_colour(descriptor: int) -> bool:
+    """Tell whether to write in colour: to a terminal that shows it, unless NO_COLOR is set (no-color.org)."""
+    return not os.environ.get("NO_COLOR") and shows_colours(descriptor)
 
 
 def _writing(descriptor: int) -> Callable[[memoryview], int]:

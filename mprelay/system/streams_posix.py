@@ -19,3 +19,8 @@ def unless_full(descriptor: int, write: Callable[[], None]) -> None:
     poll.register(descriptor, select.POLLOUT)
     if poll.poll(0):
         write()
+
+
+def shows_colours(descriptor: int) -> bool:
+    """Tell whether a descriptor is a terminal that shows colours: any but one that says that it is dumb."""
+    return os.isatty(descriptor) and os.environ.get("TERM") != "dumb"

@@ -23,3 +23,8 @@ def unless_full(_descriptor: int, write: Callable[[], None]) -> None:
     thread = threading.Thread(target=write, daemon=True)
     thread.start()
     thread.join(_PATIENCE)
+
+
+def shows_colours(_descriptor: int) -> bool:
+    """Tell whether a descriptor shows colours. A console shows the codes as text, unless it is told otherwise."""
+    return False

@@ -25,6 +25,8 @@ from support.processes import open_files
 from support.relay import PROGRAM, Relay, failing
 from support.waiting import PATIENCE, pass_time, read_until
 
+PLAIN = {**os.environ, "NO_COLOR": "1"}
+
 OPENING = (
     "The relayer is now active.  Data received on TCP port {port} will be forwarded to {target} port {to}..."
 )
@@ -59,7 +61,7 @@ def terminal():
 def test_auto_is_text_on_a_terminal():
     """A record is one line: TIMESTAMP LEVEL and the manual's message."""
     with listening() as server, terminal() as (ours, theirs):
-        with Relay(server.getsockname(), stdout=theirs, workers=1) as relay:
+        with Relay(server.getsockname(), stdout=theirs, workers=1, env=PLAIN) as relay:
             os.close(theirs)
             output = read_until(ours, b"now active")
             with socket.create_connection(("127.0.0.1", relay.port), PATIENCE) as client, accept(server):
@@ -93,7 +95,7 @@ def test_a_terminal_shows_the_problem_with_an_argument():
     """The manual's sentence does not say which of its conditions failed. The text in brackets does."""
     with terminal() as (ours, theirs):
         arguments = ["8080", "127.0.0.1", "80", "10.0.0.1", "--workers", "0"]
-        process = subprocess.Popen([PROGRAM, *arguments], stdout=theirs, stderr=subprocess.PIPE)
+        process = subprocess.Popen([PROGRAM, *arguments], stdout=theirs, stderr=subprocess.PIPE, env=PLAIN)
         os.close(theirs)
         with process:
             output = read_until(ours, None).decode()
@@ -105,6 +107,38 @@ def test_a_terminal_shows_the_problem_with_an_argument():
         "(<ACL> '10.0.0.1' has no mask: 10.0.0.1/32 is this address alone.)"
     )
     assert workers == "ERROR Error: --workers '0' must be a whole number from 1 to 64."
+
+
+def shown_on_a_terminal(*options: str, **environment: str) -> bytes:
+    """What a terminal shows of a start that is refused, with a value that would clear the screen."""
+    with terminal() as (ours, theirs):
+        arguments = ["8080", "127.0.0.1", "80", "ANY", "--workers", "\x1b[2J", *options]
+        others = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "TERM")}
+        with subprocess.Popen([PROGRAM, *arguments], stdout=theirs, env=others | environment) as process:
+            os.close(theirs)
+            output = read_until(ours, None)
+        assert process.returncode == 2
+    return output
+
+
+@pytest.mark.posix("a pseudo-terminal")
+@pytest.mark.parametrize("environment", [{}, {"TERM": "xterm"}, {"TERM": "xterm", "NO_COLOR": ""}])
+@pytest.mark.parametrize("log_format", ["auto", "text"])
+def test_the_level_is_coloured_on_a_terminal(environment, log_format):
+    """NO_COLOR counts if it is not empty (no-color.org). What was typed cannot reach the terminal as a code."""
+    output = shown_on_a_terminal("--log-format", log_format, **environment)
+    assert re.findall(rb"\x1b\S*", output) == [b"\x1b[31mERROR\x1b[0m"]
+    assert b"--workers '\\x1b[2J' must be" in output
+
+
+@pytest.mark.posix("a pseudo-terminal")
+@pytest.mark.parametrize(
+    ("log_format", "environment"),
+    [("auto", {"NO_COLOR": "1", "TERM": "xterm"}), ("text", {"TERM": "dumb"}), ("json", {"TERM": "xterm"})],
+)
+def test_no_colour_where_it_is_not_wanted_or_not_shown(log_format, environment):
+    """Nor is there any in JSON."""
+    assert b"\x1b" not in shown_on_a_terminal("--log-format", log_format, **environment)
 
 
 @pytest.mark.posix("a pseudo-terminal")
@@ -133,6 +167,7 @@ def test_text_through_a_pipe_where_text_is_asked_for():
             output += read_until(ours.fileno(), b"mismatch.")
         relay.stop()
         output += read_until(ours.fileno(), None)
+    assert b"\x1b" not in output
     line = next(line for line in output.decode().splitlines() if "mismatch" in line)
     assert line.split(" ", 1)[1] == "WARNING Connection from 127.0.0.1 rejected due to ACL mismatch."
 

@@ -48,25 +48,27 @@ from support.kept import Kept
 
 GOOD: Final = ("8080", "192.0.2.1", "80", "ANY")
 CLIENT: Final = ("192.0.2.1", 56324)
+FORMATS: Final = ("json", "text", "ecs", "ocsf", "gcp")
 LISTENER: Final = ("198.51.100.7", 443)
 LONGEST_IP: Final = "fdff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
 
 
-def _check_lines(lines: list[bytes], count: int, labels: dict[str, str], *, as_text: bool) -> None:
+def _check_lines(lines: list[bytes], count: int, labels: dict[str, str], log_format: str) -> None:
     """Each record is one line below the limit with the expected content, and no line is forged."""
     assert len(lines) == count, lines
     for seq, line in enumerate(lines, 1):
         assert len(line) < 4096, line
         text = line.decode()
-        if as_text:
+        if log_format == "text":
             assert text.endswith("\n")
             assert not any(character < " " or "\x7f" <= character < "\xa0" for character in text[:-1]), text
             assert len(text.splitlines()) == 1, text
         else:
             assert text.count("\n") == 1, text
             record = json.loads(text)
-            assert record["seq"] == seq
-            assert record.get("labels", {}) == labels
+            if log_format == "json":
+                assert record["seq"] == seq
+                assert record.get("labels", {}) == labels
 
 
 def _no_file(path: str) -> bytes:
@@ -101,18 +103,18 @@ def _answer(asked: Config | Text | Refusal) -> None:
         assert isinstance(asked, Refusal)
         assert asked.problems
         labels = asked.labels
-    for log_format in ("json", "text"):
+    for log_format in FORMATS:
         kept = Kept(log_format, labels=labels)
         if isinstance(asked, Config):
             facts = {"target_ip": asked.trg_host, "target_port": asked.trg_port, "acl": asked.acl[0].written}
-            facts["options"] = asked.options
+            facts |= {"listen_ip": asked.bind or "::", "options": asked.options}
             kept.recorder.write(catalogue.RELAY_ACTIVE, 1.0, listen_port=asked.fwd_port, **facts)
         else:
             for problem in asked.problems:
                 kept.recorder.refuse(problem.parameter, problem.value, problem.message, problem.problem)
         kept.recorder.flush()
         count = 1 if isinstance(asked, Config) else len(asked.problems)
-        _check_lines(kept.lines, count, labels, as_text=log_format == "text")
+        _check_lines(kept.lines, count, labels, log_format)
 
 
 def labels(data: bytes) -> None:
@@ -172,7 +174,15 @@ def events(data: bytes) -> None:
     assert all(isinstance(event, Event) for event in found)
     builds = [event.build for event in found if isinstance(event, Ready)]
     assert all(len(build) <= 64 and build.isprintable() for build in builds)
-    kept = Kept(limit=1, target=(LONGEST_IP, 65535), labels=(most := {"k": "x" * 1000}), tcp_info=True)
+    for log_format in FORMATS:
+        if log_format != "text":
+            _record(found, log_format)
+
+
+def _record(found: list[Event], log_format: str) -> None:
+    """Record what a worker reported, each event of another session."""
+    most = {"k": "x" * 1000}
+    kept = Kept(log_format, limit=1, target=(LONGEST_IP, 65535), labels=most, tcp_info=True)
     kept.book.workers.open(64, 1000)
     count = 0
     for event in found:
@@ -201,7 +211,7 @@ def events(data: bytes) -> None:
     kept.book.stopped("failed", 1.0)
     count += 1
     kept.recorder.flush()
-    _check_lines(kept.lines, count, most, as_text=False)
+    _check_lines(kept.lines, count, most, log_format)
 
 
 def header(data: bytes) -> None:
@@ -226,7 +236,7 @@ def header(data: bytes) -> None:
 
 def _a_session(client_ip: str, labels: dict[str, str]) -> None:
     """All eight records of a session, and a rejection."""
-    for log_format in ("json", "text"):
+    for log_format in FORMATS:
         kept = Kept(log_format, limit=1, target=(LONGEST_IP, 65535), labels=labels)
         session = kept.admit((client_ip, 65535), 1.0, 1.0)
         kept.book.workers.open(64, 1)
@@ -234,15 +244,14 @@ def _a_session(client_ip: str, labels: dict[str, str]) -> None:
         kept.book.allocated(session, 1.0)
         kept.book.connected(64, Connected(1, 1.0, 1.0, 65535), 1.0)
         for_reason = CloseReason.TARGET_CHANNEL_FAILED
-        counts = (2**63, 2**63, 2**63, 2**63)
         closed = Closed(
-            1, 1.0, 1.0, for_reason, "EPROTONOSUPPORT", "client", "reset", "reset", LONGEST_IP, *counts
+            1, 1.0, 1.0, for_reason, "EPROTONOSUPPORT", "client", "reset", "reset", LONGEST_IP, *COUNTS
         )
         kept.close(closed, for_reason)
         rejected = Verdict(Outcome.REJECTED, f"{LONGEST_IP}/128")
         kept.book.enter((client_ip, 65535), rejected, 1.0, 1.0)
         kept.recorder.flush()
-        _check_lines(kept.lines, 10, labels, as_text=log_format == "text")
+        _check_lines(kept.lines, 10, labels, log_format)
         if log_format == "json":
             assert {record["client_ip"] for record in kept.records()} == {client_ip}
 

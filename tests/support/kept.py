@@ -2,13 +2,14 @@
 
 import json
 from math import inf
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from mprelay.core.admission import Outcome, Verdict
 from mprelay.core.ledger import Ledger, Session
 from mprelay.core.protocol import Address, Closed, CloseReason
+from mprelay.records.about import About
 from mprelay.records.recorder import Recorder
-from mprelay.records.render import RENDERERS
+from mprelay.records.render import renderer
 from mprelay.supervisor.book import Book
 
 ADMITTED: Final = Verdict(Outcome.ADMITTED, "ANY")
@@ -19,7 +20,7 @@ class Kept:
 
     def __init__(
         self,
-        log_format: Literal["json", "text", "text alone"] = "json",
+        log_format: str = "json",
         *,
         labels: dict[str, str] | None = None,
         limit: int = 2,
@@ -28,7 +29,10 @@ class Kept:
         tcp_info: bool = False,
     ) -> None:
         self.lines: list[bytes] = []
-        self.recorder = Recorder(RENDERERS[log_format], self.lines.extend, labels=labels)
+        about = About("0.0", "gateway", None, 8080, target[0])
+        detail = "full" if every_message else "session"
+        render = renderer(log_format, about, terminal=False, log_detail=detail)
+        self.recorder = Recorder(render, self.lines.extend, labels=labels)
         ledger = Ledger(limit, (inf, inf))
         self.book = Book(
             self.recorder, ledger, target, inbound_ip=None, every_message=every_message, tcp_info=tcp_info

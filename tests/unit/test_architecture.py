@@ -45,7 +45,10 @@ PROCESSES = {
 }
 """The first module of each process, and the folders that it may load, directly or indirectly."""
 
-PURE = {"core", "config", "records.catalogue"}
+PURE = {
+    *("core", "config", "records.catalogue", "records.about", "records.fitting"),
+    *("records.ecs", "records.gcp", "records.ocsf", "records.text"),
+}
 IMPURE_LIBRARIES = {"socket", "select", "time", "multiprocessing", "threading", "subprocess", "signal"}
 
 # Features that a platform may lack, and the modules that may name them.

@@ -166,7 +166,7 @@ def test_workers_that_cannot_even_hold_the_default_are_refused():
         ("workers", None, ["1", "64"], ["0", "65", "two"]),
         ("max_sessions", None, ["1", "10000"], ["0", "-5", "1000001"]),
         ("bind", None, ["127.0.0.1", "::"], ["localhost", "eth0", "::1%lo", ""]),
-        ("log_format", None, ["auto", "json", "text"], ["xml", "JSON", ""]),
+        ("log_format", None, ["auto", "json", "text", "ecs", "ocsf", "gcp"], ["xml", "JSON", "ECS", ""]),
         ("log_detail", None, ["full", "session"], ["none", ""]),
         ("label", None, ["a=b", "a=", "a=b=c", "ü=ö"], ["a", "=b", "", "a\udcff=b", "a=\udcff"]),
         (

@@ -6,6 +6,7 @@ from support.kept import Kept
 from mprelay.core.admission import Outcome, Verdict
 from mprelay.core.protocol import Closed, CloseReason
 from mprelay.records import catalogue
+from mprelay.records.about import About
 from mprelay.records.render import RENDERERS, renderer
 
 
@@ -20,7 +21,7 @@ from mprelay.records.render import RENDERERS, renderer
 )
 def test_auto_is_text_on_a_terminal(log_format, terminal, chosen):
     """Otherwise it is JSON."""
-    assert renderer(log_format, terminal=terminal) is RENDERERS[chosen]
+    assert renderer(log_format, About("1"), terminal=terminal) is RENDERERS[chosen]
 
 
 def test_text_is_the_manuals_sentence():
@@ -35,7 +36,7 @@ def test_text_is_the_manuals_sentence():
 
 def test_text_says_who_it_was_if_the_other_lines_are_left_out():
     """Client, target, proxy, and the entry that decided."""
-    kept = Kept("text alone", every_message=False)
+    kept = Kept("text", every_message=False)
     rejected = Verdict(Outcome.REJECTED, "no entry")
     kept.book.enter(("192.0.2.8", 1), rejected, 1.25, 1.25, proxy=("10.0.0.80", 2))
     kept.admit(("192.0.2.7", 4711), 1.0, 1.0)
@@ -88,3 +89,42 @@ def test_text_shows_how_a_session_went(error, last):
         "INFO Session handler serial number 1 terminated due to target read closure. "
         f"(client port 4711, 78 bytes from the client, 187 from the target, 1.235 s{last})\n"
     )
+
+
+def test_text_lists_the_addresses_of_a_name():
+    kept = Kept("text")
+    kept.recorder.write(catalogue.TARGET_RESOLVED, 1.0, target_host="db", addresses=["::1", "192.0.2.1"])
+    kept.recorder.flush()
+    assert kept.lines[0].endswith(b" The target's name db was looked up. (::1, 192.0.2.1)\n")
+
+
+COLOURS = {"debug": "2", "info": "32", "warning": "33", "error": "31", "critical": "1;31"}
+
+
+@pytest.mark.parametrize("level", COLOURS)
+@pytest.mark.parametrize("log_detail", ["full", "session"])
+def test_text_in_colour_differs_in_the_level_only(level, log_detail):
+    """A value that holds an escape sequence shows it as text."""
+    record = {
+        "timestamp": "2026-11-26T12:00:00.000000Z",
+        "level": level,
+        "event": "connection.proxy_invalid",
+        "message": "it said \x1b[2J\x9b31m",
+        "client_ip": "192.0.2.7",
+    }
+    lines = [
+        renderer("auto", About("1"), terminal=True, coloured=coloured, log_detail=log_detail)(record).decode()
+        for coloured in (True, False)
+    ]
+    coloured, plain = lines
+    word = level.upper()
+    assert coloured == plain.replace(word, f"\x1b[{COLOURS[level]}m{word}\x1b[0m", 1)
+    assert plain.startswith(f"2026-11-26T12:00:00.000000Z {word} it said \\x1b[2J\\x9b31m")
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+def test_no_colour_but_on_a_terminal(log_format):
+    """Not even where colours are shown by a stream that is no terminal; and never in JSON."""
+    plain = renderer(log_format, About("1"), terminal=False, coloured=True)
+    assert plain is RENDERERS[log_format]
+    assert renderer("json", About("1"), terminal=True, coloured=True) is RENDERERS["json"]

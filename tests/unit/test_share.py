@@ -40,6 +40,6 @@ def test_every_parameter_is_in_every_file(share):
 def test_words_and_files_are_offered(share):
     """What an option takes is known to the shells."""
     bash = (ROOT / share.PATHS["bash"].format("mprelay")).read_text()
-    assert "log_format_choices=(auto json text)" in bash
+    assert "log_format_choices=(auto json text ecs ocsf gcp)" in bash
     assert bash.count("_choices=(") == 3
     assert "__config_COMPGEN=_shtab_compgen_files" in bash
