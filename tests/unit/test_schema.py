@@ -15,7 +15,7 @@ import jsonschema
 from support.kept import Kept
 from support.samples import usual
 
-from mprelay.records.catalogue import FIELDS, MESSAGES
+from mprelay.records.catalogue import FIELDS, MESSAGES, PATH_FIELDS
 
 ROOT = Path(__file__).resolve().parents[2]
 WRONG = {"string": 1, "integer": 1.5, "number": "1", "boolean": "true", "object": [], "array": {}}
@@ -62,9 +62,9 @@ def test_every_record_of_the_catalogue_is_valid(message, validator):
 
 @each_message
 def test_no_field_may_be_missing(message, validator):
-    """But labels, and the worker of a session that ended before it had one."""
+    """But labels, what TCP has measured, and the worker of a session that ended before it had one."""
     record = written(message)
-    optional = {"labels"} | ({"worker"} if message.event == "session.closed" else set())
+    optional = {"labels"} | ({"worker", *PATH_FIELDS} if message.event == "session.closed" else set())
     for name in record.keys() - optional:
         assert not validator.is_valid({other: record[other] for other in record if other != name}), name
     assert validator.is_valid({name: value for name, value in record.items() if name not in optional})
