@@ -8,10 +8,13 @@ from typing import Final
 import orjson
 
 CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {
-    0x2028: "\\u2028",
-    0x2029: "\\u2029",
+    code: f"\\u{code:04x}"
+    for code in (0x61C, 0x200E, 0x200F, 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
 }
-"""Characters that would break a line of text, or a terminal, and how each is shown instead."""
+"""Characters that would break or turn round a line of text, or a terminal, and how each is shown instead.
+
+They are Unicode's control characters, its two ends of a line, and those with the property Bidi_Control.
+"""
 
 VALUE_LIMIT: Final = 200
 """Characters of a value, as the user typed it, that a record repeats."""

@@ -13,10 +13,16 @@ ANSWER_TIME: Final = 10.0
 
 _PART: Final = 64 * 1024  # bytes of one read
 _TIMEVAL: Final = struct.Struct("@ll")
+_NO_SIGNAL: Final = getattr(socket, "MSG_NOSIGNAL", 0)  # SIGPIPE has its default action in this program
+_CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7))
 
 
 class NoRelay(Exception):  # noqa: N818 - it says what is the matter
     """No relay is there, or it says nothing."""
+
+
+class Closed(NoRelay):
+    """The relay has closed the connection: it has ended, or has waited too long for a request."""
 
 
 class Denied(Exception):  # noqa: N818
@@ -57,7 +63,26 @@ class Client:
         return self
 
     def __exit__(self, *_how: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the relay."""
         self._socket.close()
+
+    @property
+    def relay_pid(self) -> int | None:
+        """The pid of who called listen(2), in this process's pid namespace. None: it cannot be seen from here."""
+        option = getattr(socket, "SO_PEERCRED", None)
+        if option is None:
+            return None
+        credentials = self._socket.getsockopt(socket.SOL_SOCKET, option, _CREDENTIALS.size)
+        pid: int = _CREDENTIALS.unpack(credentials)[0]
+        return pid or None
+
+    def hang_up(self) -> None:
+        """End the connection. A thread that waits for an answer has :class:`Closed` raised."""
+        with suppress(OSError):  # it has ended already
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def ask(self, command: str, patience: float | None = ANSWER_TIME, **arguments: object) -> dict[str, Any]:
         """Return the last line of the answer. Raises Refused, and NoRelay after `patience` seconds of silence."""
@@ -70,7 +95,7 @@ class Client:
         """Yield each line of the answer, down to the one that has `ok`. Raises as :meth:`ask` does."""
         self._socket.settimeout(patience)
         with suppress(OSError):  # it has closed the connection, perhaps with a word
-            self._socket.sendall(orjson.dumps({"command": command, **arguments}) + b"\n")
+            self._socket.sendall(orjson.dumps({"command": command, **arguments}) + b"\n", _NO_SIGNAL)
         while (line := self._line()) is not None:
             answer = orjson.loads(line)
             if answer.get("ok") is False:
@@ -78,7 +103,7 @@ class Client:
             yield answer
             if "ok" in answer:
                 return
-        raise NoRelay(f"the relay at {self._path} has closed the connection")
+        raise Closed(f"the relay at {self._path} has closed the connection")
 
     def records(self) -> Iterator[bytes]:
         """Yield records as they are written, each a line. Raises Refused: the relay has cut this client off."""

@@ -38,6 +38,7 @@ _HELP: Final = {
     "reload": "read the files of the ACL again",
     "extend": "put the absolute timeout off",
     "watch": "show records as they are written",
+    "top": "watch sessions and workers on the terminal",
 }
 
 
@@ -57,6 +58,8 @@ def run(argv: Sequence[str], environment: Mapping[str, str]) -> int:
     if not path:
         parser.error(f"where is the relay? --control PATH, or the variable {VARIABLE}, names its control socket")
     try:
+        if asked.command == "top":
+            return _top(path, as_json=hasattr(asked, "json") or not _on_terminal(environment))
         with Client(path) as client:
             return _ask(client, asked, as_json=hasattr(asked, "json") or not sys.stdout.isatty())
     except Refused as refused:
@@ -139,6 +142,28 @@ def _ask(client: Client, asked: argparse.Namespace, *, as_json: bool) -> int:
     if as_json or not _show(asked.command, answer):
         _print(answer)
     return Exit.OK
+
+
+def _on_terminal(environment: Mapping[str, str]) -> bool:
+    """Tell whether there is a terminal that can show a screen, and keys to press."""
+    streams = (sys.stdin, sys.stdout)
+    if any(stream is None or not stream.isatty() for stream in streams):
+        return False
+    return environment.get("TERM", "dumb") not in {"", "dumb"}
+
+
+def _top(path: str, *, as_json: bool) -> int:
+    if as_json:
+        with Client(path) as client:
+            status = client.ask("status")
+            *sessions, _count = client.lines("sessions")
+        _print({"status": status, "sessions": sessions})
+        return Exit.OK
+    try:
+        from mprelay.ctl import feed, top  # noqa: PLC0415 - only for a person, and only where it is installed
+    except ImportError as missing:
+        return _complain(f"top needs {missing.name}, which `pip install 'mprelay[top]'` brings", Exit.USAGE)
+    return top.run(feed.Feed(path))
 
 
 def _show(command: str, answer: Any) -> bool:  # noqa: ANN401 - as the command has it

@@ -47,9 +47,12 @@ PROCESSES = {
 
 PURE = {
     *("core", "config", "records.catalogue", "records.about", "records.fitting"),
-    *("records.ecs", "records.gcp", "records.ocsf", "records.text"),
+    *("records.ecs", "records.gcp", "records.ocsf", "records.text", "ctl.screen", "ctl.figures"),
 }
 IMPURE_LIBRARIES = {"socket", "select", "time", "multiprocessing", "threading", "subprocess", "signal"}
+
+SCREEN = {"ctl.feed", "ctl.terminal", "ctl.top"}
+"""The screen of mprelayctl. Its libraries need termios and resource, and it is loaded on a terminal only."""
 
 # Features that a platform may lack, and the modules that may name them.
 PLACES = {
@@ -244,7 +247,7 @@ import sys, select, socket
 del select.epoll, socket.SCM_RIGHTS, socket.SOCK_SEQPACKET, socket.MSG_CMSG_CLOEXEC
 sys.modules["resource"] = None
 import importlib
-for module in {[*FILES]}:
+for module in {[module for module in FILES if module not in SCREEN]}:
     if module not in ("", "__main__") and not module.endswith("_windows"):
         importlib.import_module("mprelay." + module)
 from mprelay.system import passing, poller

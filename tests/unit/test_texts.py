@@ -2,12 +2,14 @@
 
 import json
 import os
+import sys
+import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mprelay.core.texts import VALUE_LIMIT, cut, shown
+from mprelay.core.texts import CONTROL, VALUE_LIMIT, cut, shown
 
 NASTY = st.one_of(
     st.text(),
@@ -36,3 +38,21 @@ def test_cut_keeps_the_longest_beginning_that_fits(value, most):
     if kept != valid:
         longer = valid[: len(kept) + 1]
         assert len(json.dumps(longer, ensure_ascii=False).encode()) - 2 > most
+
+
+def test_whatever_breaks_or_turns_a_line_is_shown_escaped():
+    """Python lacks the property Bidi_Control, so its characters are found by their class or name."""
+    turning = {"LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI"}
+    marks = {"ARABIC LETTER MARK", "LEFT-TO-RIGHT MARK", "RIGHT-TO-LEFT MARK"}
+    breaking = {
+        code
+        for code in range(sys.maxunicode + 1)
+        if unicodedata.category(chr(code)) in {"Cc", "Zl", "Zp"}
+        or unicodedata.bidirectional(chr(code)) in turning
+        or unicodedata.name(chr(code), "") in marks
+    }
+    assert set(CONTROL) == breaking
+    assert all(text.isascii() and text.isprintable() for text in CONTROL.values())
+    shown_as = "\\x1b]0;x\\x07 \\x9b \\u202ecod.exe\\u2069 \\u061c\\u200f"
+    assert "\x1b]0;x\x07 \x9b \u202ecod.exe\u2069 \u061c\u200f".translate(CONTROL) == shown_as
+    assert "naïve 東京 \u05d0".translate(CONTROL) == "naïve 東京 \u05d0"
