@@ -17,6 +17,7 @@ from argparse_manpage.manpage import Manpage
 from mprelay.config import cli
 from mprelay.config.parameters import CONFIG_FILE, PARAMETERS, Parameter, variable_of
 from mprelay.core.exits import Exit
+from mprelay.ctl import program as ctl
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 
@@ -45,10 +46,19 @@ def render(program: Program) -> dict[str, str]:
     files = {PATHS["man"].format(name): _manual(program)}
     for shell in ("bash", "zsh"):
         parser = program.make_parser()
-        for action in parser._actions:  # noqa: SLF001 - argparse has no other way to list them
+        for action in _actions(parser):
             _describe_values(action, shell)
         files[PATHS[shell].format(name)] = shtab.complete(parser, shell)
     return {path: "\n".join(line.rstrip() for line in text.splitlines()) + "\n" for path, text in files.items()}
+
+
+def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    """List what a parser takes, and what its commands take. argparse has no other way to do so."""
+    for action in parser._actions:  # noqa: SLF001
+        yield action
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
+            for command in action.choices.values():
+                yield from _actions(command)
 
 
 def _manual(program: Program) -> str:
@@ -69,7 +79,7 @@ def _describe_values(action: argparse.Action, shell: str) -> None:
         action.metavar = " ".join(action.metavar)
     if action.metavar in _NAMES_OF_FILES:
         action.complete = shtab.FILE  # type: ignore[attr-defined] # shtab looks for it
-    elif shell == "zsh" and not action.option_strings:
+    elif shell == "zsh" and not action.option_strings and not action.choices:
         # No words. Without this zsh would show what the position means, and complete an option at the second try.
         action.complete = {"zsh": "( )"}  # type: ignore[attr-defined]
     for parameter in PARAMETERS:
@@ -98,6 +108,21 @@ def _relay_sections() -> dict[str, str]:
     }
 
 
+def _ctl_sections() -> dict[str, str]:
+    codes = {
+        Exit.OK: "done",
+        ctl.REFUSED: "the relay has refused, or has not found what was asked for",
+        Exit.USAGE: "wrong usage",
+        Exit.UNAVAILABLE: "no relay is there, or none that answers",
+    }
+    return {
+        "environment": f".TP\n.B {ctl.VARIABLE}\nthe control socket, if --control names none".replace(
+            "--", r"\-\-"
+        ),
+        "exit status": "\n".join(f".TP\n.B {code:d}\n{meaning}" for code, meaning in codes.items()),
+    }
+
+
 def _environment() -> Iterator[str]:
     yield "What is not given on the command line comes from one of these, from the file, or by default."
     yield "An empty variable is not given."
@@ -109,6 +134,7 @@ def _environment() -> Iterator[str]:
 
 PROGRAMS: Final = (
     Program(lambda: cli.make_help(None), "relay one TCP port to one target, for a while", _relay_sections),
+    Program(ctl.make_parser, "see and steer a running relay", _ctl_sections),
 )
 """The programs of the package."""
 

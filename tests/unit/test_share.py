@@ -37,6 +37,24 @@ def test_every_parameter_is_in_every_file(share):
                 assert parameter.option in text.replace("\\-", "-"), path
 
 
+def test_every_command_is_in_every_file(share):
+    for path, text in share.render(share.PROGRAMS[1]).items():
+        for command in (
+            "status",
+            "sessions",
+            "kill",
+            "drain",
+            "pause",
+            "resume",
+            "reload",
+            "extend",
+            "watch",
+            "top",
+        ):
+            assert command in text, path
+        assert "--control" in text.replace("\\-", "-"), path
+
+
 def test_words_and_files_are_offered(share):
     """What an option takes is known to the shells."""
     bash = (ROOT / share.PATHS["bash"].format("mprelay")).read_text()
