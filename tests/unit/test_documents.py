@@ -97,7 +97,7 @@ def test_options_and_files_exist(document):
     ours = {parameter.option for parameter in PARAMETERS} | others
     for option in re.findall(r"`(--[a-z-]+)[ `]", text):
         assert option in ours | OPTIONS_OF_OTHERS, f"{document} names {option}"
-    for path in re.findall(r"\b(?:scripts/\w+|(?:tests|docs|mprelay)/[\w/]+)(?:\.\w+)?", text):
+    for path in re.findall(r"(?<!/etc/)\b(?:scripts/\w+|(?:tests|docs|mprelay)/[\w/]+)(?:\.\w+)?", text):
         if "." in path or path.startswith("scripts/"):
             assert (ROOT / path).exists() or document == "CHANGELOG.md", f"{document} names {path}"
 

@@ -366,8 +366,8 @@ def test_the_example_of_the_documents_is_right():
     """docs/operations.md shows a file. Its rules stand in another one."""
     text = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text()
     example = text.partition("```toml\n")[2].partition("```")[0]
-    known = {"/etc/relay/web.toml": example.encode(), "/etc/relay/staff": b"192.0.2.0/24\n"}
+    known = {"/etc/mprelay/web.toml": example.encode(), "/etc/mprelay/staff": b"192.0.2.0/24\n"}
     assert isinstance(
-        parse(("--config", "/etc/relay/web.toml"), Host(read_file=lambda path: known[PurePath(path).as_posix()])),
+        parse(("--config", "/etc/mprelay/web.toml"), Host(read_file=lambda path: known[PurePath(path).as_posix()])),
         Config,
     )
