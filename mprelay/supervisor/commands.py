@@ -4,21 +4,16 @@ A command that cannot be obeyed changes nothing, and says why. No answer waits f
 ``reload`` comes later, when the rules have been read.
 """
 
-import os
-import time
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from typing import Any, Final
 
 import orjson
 
-from mprelay import __version__
-from mprelay.config.validation import Config
-from mprelay.core.ledger import Session
 from mprelay.core.phases import Phase, RunState
 from mprelay.core.protocol import CloseReason, NewExpiry
 from mprelay.core.requests import Request
-from mprelay.core.texts import ACL_LIMIT, PROBLEM_LIMIT, cut
+from mprelay.core.texts import PROBLEM_LIMIT, cut
 from mprelay.records import catalogue
 from mprelay.records.recorder import Recorder
 from mprelay.records.writer import Writer
@@ -27,8 +22,8 @@ from mprelay.supervisor.control import Answer, Peer
 from mprelay.supervisor.crew import Crew
 from mprelay.supervisor.door import Door
 from mprelay.supervisor.lifetime import Lifetime
-from mprelay.supervisor.loop import Loop
 from mprelay.supervisor.reload import Reload
+from mprelay.supervisor.status import Status
 
 _SESSIONS_IN_PIECE: Final = 50  # a tenth of a millisecond
 _RECORDS_WHILE_CONGESTED: Final = 1000  # of commands, while too many records wait
@@ -45,8 +40,7 @@ class Commands:
 
     def __init__(
         self,
-        config: Config,
-        loop: Loop,
+        status: Status,
         state: RunState,
         *,
         recorder: Recorder,
@@ -56,11 +50,9 @@ class Commands:
         door: Door,
         reload: Reload | None,
         lifetime: Lifetime,
-        started: float,
         drain: Callable[[], None],
     ) -> None:
-        self._config = config
-        self._loop = loop
+        self._status = status
         self._state = state
         self._recorder = recorder
         self._writer = writer
@@ -69,14 +61,13 @@ class Commands:
         self._door = door
         self._reload = reload
         self._lifetime = lifetime
-        self._started = started  # monotonic
         self._drain = drain
         self._recorded = 0  # commands since too many records began to wait
 
     def obey(self, request: Request, peer: Peer, reply: Reply) -> None:
         """Do what a request says, and reply once."""
         if request.command == "status":
-            reply(self._status())
+            reply({"ok": True, **self._status.read()})
         elif request.command == "sessions":
             reply(self._sessions())
         else:
@@ -88,65 +79,19 @@ class Commands:
 
     # -- looks -----------------------------------------------------------------------------------------------
 
-    def _status(self) -> dict[str, Any]:
-        config, book, listener = self._config, self._book, self._door.listener
-        ip, port = listener.address[:2] if listener.is_open else (config.bind, config.fwd_port)
-        rules, _ = config.acl
-        expires_at, left = self._lifetime.expires_at, self._lifetime.left
-        ready = {member.number: member for member in self._crew.ready_members()}
-        return {
-            "ok": True,
-            "relay_id": self._recorder.relay_id,
-            "version": __version__,
-            "pid": os.getpid(),
-            "phase": self._state.phase.name.lower(),
-            "paused_by": self._door.paused_by,
-            "uptime_s": round(time.monotonic() - self._started, 3),
-            "expires_at": self._recorder.show_time(expires_at),
-            "expires_in_s": None if left is None else round(left, 3),
-            "extensible_s": self._lifetime.extensible,
-            "listen_ip": ip,
-            "listen_port": port,
-            "target_host": config.trg_host,
-            "target_ip": book.target_ip,
-            "target_port": config.trg_port,
-            "acl": cut(rules.written, ACL_LIMIT),
-            "labels": dict(config.labels),
-            "active": book.ledger.active,
-            "max_sessions": book.ledger.limit,
-            **book.totals(),
-            "closed": {reason.value: count for reason, count in book.ledger.closed.items()},
-            "backlog": self._writer.backlog,
-            "workers": [
-                {"worker": number, "pid": ready[number].pid, "sessions": book.workers.load(number)}
-                for number in sorted(ready)
-            ],
-        }
-
     def _sessions(self) -> Iterator[bytes]:
         """Make the answer a piece at a time: those that are there now, without those that end meanwhile."""
         sessions = self._book.ledger.all_active()
         count = 0
         for first in range(0, len(sessions), _SESSIONS_IN_PIECE):
             lines = [
-                orjson.dumps(self._show(session), option=orjson.OPT_APPEND_NEWLINE)
+                orjson.dumps(self._status.show(session), option=orjson.OPT_APPEND_NEWLINE)
                 for session in sessions[first : first + _SESSIONS_IN_PIECE]
                 if self._book.ledger.session(session.serial) is not None
             ]
             count += len(lines)
             yield b"".join(lines)
         yield orjson.dumps({"ok": True, "count": count}, option=orjson.OPT_APPEND_NEWLINE)
-
-    def _show(self, session: Session) -> dict[str, Any]:
-        now = time.monotonic()
-        return {
-            "session": session.serial,
-            **self._book.facts(session),
-            "age_s": round(now - session.admitted_at, 3),
-            "idle_s": round(now - session.heard_at, 3),
-            "bytes_from_client": session.bytes_from_client,
-            "bytes_from_target": session.bytes_from_target,
-        }
 
     # -- changes ---------------------------------------------------------------------------------------------
 

@@ -81,6 +81,7 @@ from mprelay.supervisor.reports import Report
 from mprelay.supervisor.resolver import Resolver
 from mprelay.supervisor.service import Service
 from mprelay.supervisor.statistics import Statistics
+from mprelay.supervisor.status import Status
 from mprelay.system import garbage, limits, origin, signals, spawning, unix_socket
 from mprelay.system.errnos import NO_LOCAL_PORT
 from mprelay.system.notify import Notifier
@@ -181,11 +182,21 @@ class Run:
         self._statistics = Statistics(
             config.stats_interval, loop, recorder=recorder, writer=writer, book=book, crew=crew
         )
+        status = Status(
+            config,
+            state,
+            recorder=recorder,
+            writer=writer,
+            book=book,
+            crew=crew,
+            door=self._door,
+            lifetime=self._lifetime,
+            started=started,
+        )
         self._control: Control | None = None
         if control is not None:
             commands = Commands(
-                config,
-                loop,
+                status,
                 state,
                 recorder=recorder,
                 writer=writer,
@@ -194,7 +205,6 @@ class Run:
                 door=self._door,
                 reload=self._reload,
                 lifetime=self._lifetime,
-                started=started,
                 drain=self.stop,
             )
             self._control = Control(loop, control, commands.obey, recorder.watch)
