@@ -1,12 +1,14 @@
 """The channels of a helper process: a question comes down to it, and what it answers goes up.
 
     supervisor ── question, then the end ─▶ helper ── its build, then what it answers ─▶ supervisor
+    supervisor ── lines, until it is gone ─▶ helper ── its build, then lines ─▶ supervisor
 
 A helper is a process because what it does may hang: a disk, a resolver. Then nothing else hangs with it.
 The supervisor's side is :mod:`mprelay.supervisor.helper`.
 """
 
 import os
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from typing import Final
 
@@ -38,7 +40,19 @@ def _leave_streams() -> None:
 
 def receive(end: oneway.End) -> bytes:
     """Read the question to its end."""
-    data = bytearray()
+    return b"".join(_parts(end))
+
+
+def lines(end: oneway.End) -> Iterator[bytes]:
+    """Read what comes, a line at a time, without its newline, until the supervisor is gone."""
+    begun = b""
+    for part in _parts(end):
+        *whole, begun = (begun + part).split(b"\n")
+        yield from whole
+
+
+def _parts(end: oneway.End) -> Iterator[bytes]:
+    """Read what comes, to its end. It waits."""
     with closing(oneway.Reader(end)) as reader, closing(poller.Poller()) as arrival:
         arrival.add(reader.fileno(), poller.READ)
         while True:
@@ -49,8 +63,8 @@ def receive(end: oneway.End) -> bytes:
                 continue
             if not part:
                 arrival.remove(reader.fileno())
-                return bytes(data)
-            data += part
+                return
+            yield part
 
 
 class Answering:
@@ -70,3 +84,14 @@ class Answering:
             except BlockingIOError:
                 self._writer.wait_for_room(_WAIT)
         self._writer.settle(None)
+
+    def offer(self, data: bytes) -> bool:
+        """Write at most :data:`oneway.ATOMIC` bytes, and wait for nothing. False: there is no room, or no reader.
+
+        Call it after :meth:`send`.
+        """
+        try:
+            self._writer.write(data)
+        except (BlockingIOError, BrokenPipeError):
+            return False
+        return True

@@ -1,7 +1,8 @@
 """A helper process, seen from the supervisor: started, asked, heard, buried. Nothing here ever waits for it.
 
-What goes to the process is sent when there is room, and what comes is taken when it is there. The process's side
-is :mod:`mprelay.channel.helper`.
+What goes to the process is sent when there is room, and what comes is taken when it is there. Either the process
+is asked once, and the end follows the question; or the way to it stays open, and :meth:`Helper.say` uses it. The
+process's side is :mod:`mprelay.channel.helper`.
 """
 
 from collections.abc import Callable
@@ -23,7 +24,8 @@ Main: TypeAlias = Callable[[oneway.End, oneway.End], None]
 class Helper:
     """One process. The constructor starts it. Raises OSError if no process or descriptor is left.
 
-    `on_part` takes each part of what it answers. `on_end` is told how it has ended, after the last part.
+    `on_part` takes each part of what it answers. `on_end` is told how it has ended, after the last part. With
+    `stays_open`, more can be said after the question.
     """
 
     def __init__(
@@ -35,8 +37,11 @@ class Helper:
         *,
         on_part: Callable[[bytes], None],
         on_end: Callable[[str, bool], None],
+        stays_open: bool = False,
     ) -> None:
         self._loop = loop
+        self._stays_open = stays_open
+        self._awaits_room = False  # the loop watches for it
         self._on_part = on_part
         self._on_end = on_end
         # Not with the arguments: spawn writes those to a pipe, and would wait for ever for a child that died.
@@ -55,6 +60,7 @@ class Helper:
                     undo.callback(self._words.close)
                     process: BaseProcess = spawning.start(main, (theirs_in, theirs_out), title, self._words)
             self._process = process
+            self.pid = process.pid or 0
             for step in (process.close, process.join, process.kill):  # undone from the last
                 undo.callback(step)
             spawning.tie(process)
@@ -67,29 +73,55 @@ class Helper:
             undo.callback(loop.unwatch, self._reader.fileno())
             loop.watch(self._sentinel.fileno(), self._bury)
             undo.callback(loop.unwatch, self._sentinel.fileno())
-            loop.watch(self._writer.fileno(), self._tell, oneway.Writer.ROOM)
+            self._await_room(wanted=True)
             undo.pop_all()
         self._tell()
 
-    def _tell(self) -> None:
-        """Send as much of the question as there is room for, and the end after it."""
-        writer = self._writer
-        if writer is None:
+    def say(self, data: bytes) -> bool:
+        """Send `data` after the question. False: something before it still waits for room, and it is dropped."""
+        if self._untold or self._writer is None:
+            return False
+        self._untold = memoryview(data)
+        self._tell()
+        return True
+
+    def _await_room(self, *, wanted: bool) -> None:
+        """Watch for room, or no longer. Raises OSError."""
+        if self._writer is None or wanted == self._awaits_room:
             return
+        if wanted:
+            self._loop.watch(self._writer.fileno(), self._tell, oneway.Writer.ROOM)
+        else:
+            self._loop.unwatch(self._writer.fileno())
+        self._awaits_room = wanted
+
+    def _tell(self) -> None:
+        """Send as much as there is room for, and the end after the question if nothing else follows."""
+        if self._writer is None:
+            return
+        goes_on = self._stays_open
+        try:
+            waits = self._push(self._writer)
+            self._await_room(wanted=waits)
+        except OSError:  # it is gone, or will be; or the kernel cannot watch for room
+            waits = goes_on = False
+        if not (waits or goes_on):
+            self._end_telling()
+
+    def _push(self, writer: oneway.Writer) -> bool:
+        """Send as much as there is room for. True: the rest waits for room. Raises OSError."""
         try:
             while self._untold:
                 sent = writer.write(bytes(self._untold[: oneway.ATOMIC]))
                 self._untold = self._untold[sent:]
             writer.check_room()  # where a write may be pending, its end would be lost with it
         except BlockingIOError:
-            return
-        except OSError:
-            pass  # it is gone, or will be
-        self._end_telling()
+            return True
+        return False
 
     def _end_telling(self) -> None:
         if self._writer is not None:
-            self._loop.unwatch(self._writer.fileno())
+            self._await_room(wanted=False)
             self._writer.close()
             self._writer = None
 
