@@ -15,6 +15,7 @@ Rules:
 """
 
 from collections import Counter
+from itertools import islice
 from math import inf
 from typing import Literal
 
@@ -218,9 +219,9 @@ class Ledger:
         self.closed[reason] += 1
         return session
 
-    def all_active(self) -> list[Session]:
-        """List the sessions that hold a slot, oldest first."""
-        return list(self._active.values())
+    def all_active(self, most: int | None = None) -> list[Session]:
+        """List the sessions that hold a slot, oldest first: all, or up to `most`."""
+        return list(islice(self._active.values(), most))
 
     def of_worker(self, worker: int) -> list[Session]:
         """List the sessions of `worker`, oldest first."""

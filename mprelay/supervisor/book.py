@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 from mprelay.core.admission import Outcome, Verdict
 from mprelay.core.answers import IN_WORDS
 from mprelay.core.floods import Floods, Part
+from mprelay.core.histogram import Durations
 from mprelay.core.ledger import Ledger, Session
 from mprelay.core.moved import Moved
 from mprelay.core.protocol import (
@@ -84,6 +85,8 @@ class Book:
         self.moved: Moved | None = None
         """Which sessions have moved bytes; None: that is not recorded before they end."""
         self.refusals = Refusals()
+        self.durations: Durations | None = None
+        """Counts how long connecting takes and sessions live, if somebody wants to know."""
         self._floods = Floods()
         self._recorder = recorder
         self._target_host, self._target_port = target
@@ -206,6 +209,8 @@ class Book:
             return False
         self.workers.heard(session, now)
         session.connect_ms = round(event.connect_ms, 3)
+        if self.durations is not None:
+            self.durations.connect.observe(event.connect_ms / 1000)
         session.outbound_port = event.outbound_port
         if self._every_message:
             facts = self.facts(session)
@@ -268,6 +273,8 @@ class Book:
         self.ledger.close(session.serial, reason)
         if self.moved is not None:
             self.moved.forget(session)
+        if self.durations is not None:
+            self.durations.session.observe(duration_ms / 1000)
         error, error_from, client_end, target_end, inbound_ip = how
         facts = self.facts(session) | {
             "reason": _NAMES[reason],

@@ -13,6 +13,7 @@ Rules:
    frees descriptors. Those opened next get the same numbers, for which events of this turn may still be listed.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
@@ -67,7 +68,7 @@ class Crew:
         self._recorder = recorder
         self._writer = writer
         self._book = book
-        self._size = size
+        self.size = size
         self._on_ready = on_ready
         self._on_gone = on_gone
         self._capacity = 0
@@ -75,6 +76,8 @@ class Crew:
         self._dead: list[Member] = []
         self._starts: dict[int, Alarm] = {}  # by number: workers to be started later
         self._restarts = Restarts(size)
+        self.restarts: Counter[int] = Counter()
+        """How often each worker was replaced, by number."""
         self.reports = Reports(
             loop, recorder, book.workers, self._members, on_report=on_report, on_ready=self._on_worker_ready
         )
@@ -101,7 +104,7 @@ class Crew:
                 error=errno_name(failure.errno),
                 detail=f"worker {number} could not be started: {failure.strerror}",
             ) from failure
-        if number < self._size:
+        if number < self.size:
             self._starts[number + 1] = self._loop.after(0, partial(self._start_first, number + 1))
 
     def _start_worker(self, number: int) -> None:
@@ -164,6 +167,7 @@ class Crew:
         member.get_ready(now)
         self._restarts.ready(member.number)
         replaces = self._state.phase is not Phase.STARTING
+        self.restarts[member.number] += replaces
         self._book.workers.open(member.number, self._capacity, now if replaces else None)
         self._recorder.write(catalogue.WORKER_STARTED, event.at, worker=member.number, pid=member.pid)
         self._on_ready()

@@ -22,6 +22,7 @@ from mprelay.config.validation import Config
 from mprelay.core.acl import Acl
 from mprelay.core.admission import Patience, Policy, PortSearch
 from mprelay.core.ledger import Session
+from mprelay.core.pauses import Pauses
 from mprelay.core.phases import Phase, RunState
 from mprelay.core.protocol import CloseReason, Ticket
 from mprelay.core.roster import NoRoom
@@ -95,6 +96,8 @@ class Door:
         self._may_be_proxied = config.accept_proxy is not None
         self.held = False
         """Whether the operator holds admission back."""
+        self.pauses: Pauses | None = None
+        """Counts the seconds of pauses, if somebody wants to know."""
         self._paused = False
         self._resumed_at = loop.now
         self._examining = False  # clients that connected before `_resumed_at` may have given up
@@ -116,6 +119,8 @@ class Door:
 
     def update_watch(self) -> None:
         """Watch the listener exactly while connections may be accepted. Call it at the end of each turn."""
+        if self.pauses is not None:
+            self.pauses.note(self.paused_by if self._state.phase is _ACTIVE else None, self._loop.now)
         if not self.listener.is_open or self._state.phase is not _ACTIVE:
             return
         if self._paused != (paused := self._must_pause()):

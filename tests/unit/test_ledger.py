@@ -306,6 +306,7 @@ class Books(RuleBasedStateMachine):
         totals = [sum(sizes) for sizes in zip((0, 0), *self.moved.values(), strict=True)]
         assert [book.bytes_from_client, book.bytes_from_target] == totals
         assert [session.serial for session in book.all_active()] == sorted(self.held)
+        assert [session.serial for session in book.all_active(2)] == sorted(self.held)[:2]
         for worker in (1, 2, 3):
             assert book.workers.load(worker) == self.load(worker)
             for serial in range(book.admitted + 2):
