@@ -16,6 +16,7 @@ from mprelay.config.parsers import (
     address,
     buffer,
     choice,
+    endpoint,
     interval,
     label,
     moment,
@@ -395,6 +396,15 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         help="by how much all `mprelayctl extend` together may put the absolute timeout off",
         default="0",
         form="number",
+    ),
+    Parameter(
+        name="metrics",
+        metavar="ADDR:PORT",
+        option="--metrics",
+        values="ADDR:PORT, or a PORT of the loopback",
+        parse=endpoint,
+        help="serve /metrics for Prometheus, /healthz, /readyz and a page over HTTP; whoever reaches it "
+        "can read it, but sees addresses of clients and labels on a loopback address only",
     ),
     Parameter(
         name="stats_interval",

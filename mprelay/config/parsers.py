@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
-from typing import Final
+from typing import Final, NamedTuple
 
 from mprelay.core.rates import Rate
 
@@ -25,15 +25,31 @@ UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 CENTURY: Final = 100 * 366 * 86400
 """The longest time, in seconds. A date that far ahead is one that log collectors can still read."""
 
+ENDPOINT_LIMIT: Final = 47
+"""Characters of an IPv6 address in brackets and a port, at most."""
+
 _WITH_UNIT: Final = "with or without one unit (90s, 10m, 2h, 1d)"
 _RATE_LIMIT: Final = 1_000_000  # connections
 _DIGITS_LIMIT: Final = 20  # a longer number is out of any bound
 _RFC_3339: Final = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(\.\d{1,9})?([Zz]|[+-]\d\d:[0-5]\d)", re.ASCII
 )
+_ENDPOINT: Final = re.compile(r"(?:(?:\[([0-9A-Fa-f:.]+)]|([0-9.]+)):)?([0-9]+)")
 _LAST_MOMENT: Final = datetime(9999, 12, 31, tzinfo=UTC).timestamp()  # a later year may have five digits in UTC
 _LIMITED_BROADCAST: Final = IPv4Address("255.255.255.255")  # RFC 919
 _THIS_NETWORK: Final = IPv4Network("0.0.0.0/8")  # RFC 1122, 3.2.1.3; connect(2) gives EINVAL
+
+
+class Endpoint(NamedTuple):
+    """An address of this host, and a port on it."""
+
+    host: str
+    port: int
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether it can be reached from this host only."""
+        return ip_address(self.host).is_loopback
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:
@@ -153,6 +169,16 @@ def target(text: str) -> str:
     if isinstance(ip, IPv6Address) and ip.is_link_local:  # an IPv4 address of this kind needs no zone
         raise ValueError("is a link-local address, which needs a zone, and zones are not taken")
     return str(ip)
+
+
+def endpoint(text: str) -> Endpoint:
+    """Parse an address and a port: 192.0.2.1:9100, [::1]:9100; a port alone is one on the IPv4 loopback."""
+    if found := _ENDPOINT.fullmatch(text):
+        ipv6, ipv4, port = found.groups()
+        with suppress(ValueError):
+            ip = IPv6Address(ipv6) if ipv6 else IPv4Address(ipv4 or "127.0.0.1")
+            return Endpoint(str(getattr(ip, "ipv4_mapped", None) or ip), whole(1, 65535)(port))
+    raise ValueError("must be ADDR:PORT, as in 127.0.0.1:9100 or [::1]:9100, or a PORT of the loopback")
 
 
 def choice(*choices: str) -> Callable[[str], str]:

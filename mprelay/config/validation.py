@@ -24,6 +24,7 @@ from mprelay.config.parameters import (
     fewest_workers,
     usual_workers,
 )
+from mprelay.config.parsers import ENDPOINT_LIMIT, Endpoint
 from mprelay.config.rules import Loaded, Rules, WrongRulesError
 from mprelay.config.sources import ARGUMENT, Given, Source
 from mprelay.config.targets import Target
@@ -48,7 +49,7 @@ WITH_A_FIELD: Final = frozenset(
     )
 )
 """Parameters that relay.active tells otherwise."""
-OPTION_LIMITS: Final = {"accept_proxy": 120, "control": 24, "source": 45}
+OPTION_LIMITS: Final = {"accept_proxy": 120, "control": 24, "metrics": ENDPOINT_LIMIT, "source": 45}
 OPTION_LIMIT: Final = 12
 """Bytes of each of the others in that record, at most, and of those that may be longer."""
 
@@ -90,6 +91,7 @@ class Config:
     drain_timeout: float
     control: str | None  # an absolute path; None: no control socket
     max_extend: float
+    metrics: Endpoint | None  # where they are served; None: nowhere
     stats_interval: float  # 0: none
     progress_interval: float  # 0: none
     options: Mapping[str, str]  # what relay.active has no field of its own for, as typed or by default
@@ -226,8 +228,16 @@ def _check_across(values: dict[str, Any], host: Host) -> Iterator[tuple[str, str
         yield "source", wrong
     if values["tcp_info"] and not host.tells_paths:
         yield "tcp_info", "needs Linux: this system does not count the segments that are sent again"
+    if values["metrics"] is not None and _meets_listener(values["metrics"], values["bind"], values["fwd_port"]):
+        yield "metrics", "must not be where the relay itself listens"
     if values["expires_at"] is not None and values["absolute_timeout"]:
         yield "expires_at", "must not be given beside an absolute timeout"
+
+
+def _meets_listener(endpoint: Endpoint, bind: str | None, port: int | None) -> bool:
+    """Tell whether both would listen on one port of one address."""
+    everywhere = bind is None or ip_address(endpoint.host).is_unspecified or ip_address(bind).is_unspecified
+    return endpoint.port == port and (everywhere or endpoint.host == bind)
 
 
 def _check_workers(values: Mapping[str, Any], given: Container[str], host: Host) -> Iterator[tuple[str, str]]:

@@ -47,6 +47,7 @@ class Happening(Enum):
     LISTENER_FAILED = auto()  # messages 11 to 13
     POOL_FAILED = auto()  # message 14
     PLATFORM_FAILED = auto()  # messages 1, 9 and 10
+    PARAMETER_FAILED = auto()  # only its use has shown that it is wrong
     CRASHED = auto()  # an unexpected exception
 
     __hash__ = object.__hash__
@@ -93,6 +94,7 @@ _FAILURE_CODES: Final = {
     Happening.LISTENER_FAILED: Exit.UNAVAILABLE,
     Happening.POOL_FAILED: Exit.SOFTWARE,
     Happening.PLATFORM_FAILED: Exit.OSERR,
+    Happening.PARAMETER_FAILED: Exit.USAGE,
 }
 _CRASH_ROW: Final = {
     Happening.CRASHED: Step(

@@ -453,6 +453,13 @@ RELAY_EXTENDED: Final = Message(
     "The absolute timeout was put off by {seconds} seconds, until {expires_at}.",
     ("seconds", "expires_at"),
 )
+METRICS_FAILED: Final = Message(
+    "metrics.failed",
+    "warning",
+    None,
+    "The metrics process {detail}.  The relay goes on without it, and starts another in {again_in_s} seconds.",
+    ("error", "detail", "again_in_s"),
+)
 RELAY_FAILED: Final = RELAY_STOPPED._replace(level="error")
 
 MESSAGES: Final[tuple[Message, ...]] = tuple(

@@ -2,6 +2,7 @@
 
 from mprelay.core.phases import Happening
 from mprelay.records.catalogue import (
+    CONFIG_INVALID,
     LISTENER_BIND_FAILED,
     LISTENER_LISTEN_FAILED,
     LISTENER_SOCKET_FAILED,
@@ -20,6 +21,7 @@ _HAPPENINGS = {
     LISTENER_BIND_FAILED: Happening.LISTENER_FAILED,
     LISTENER_LISTEN_FAILED: Happening.LISTENER_FAILED,
     POOL_START_FAILED: Happening.POOL_FAILED,
+    CONFIG_INVALID: Happening.PARAMETER_FAILED,
 }
 
 

@@ -74,6 +74,7 @@ from mprelay.supervisor.failure import Failure
 from mprelay.supervisor.idleness import Idleness
 from mprelay.supervisor.lifetime import Lifetime
 from mprelay.supervisor.loop import Loop
+from mprelay.supervisor.metrics import Metrics
 from mprelay.supervisor.outlet_link import OutletLink
 from mprelay.supervisor.progress import SessionProgress
 from mprelay.supervisor.reload import Reload
@@ -211,6 +212,21 @@ class Run:
         self._progress: SessionProgress | None = None
         if config.progress_interval:
             self._progress = SessionProgress(config.progress_interval, loop, state, writer=writer, book=book)
+        self._metrics: Metrics | None = None
+        if config.metrics is not None:
+            self._metrics = Metrics(
+                config.metrics,
+                config.options["metrics"],
+                loop,
+                state,
+                recorder=recorder,
+                writer=writer,
+                book=book,
+                crew=crew,
+                door=self._door,
+                status=status,
+                on_ready=self._on_ready,
+            )
         self._origin = origin.Origin(None, None, None)  # not known yet
         self._start_limit = loop.unset_alarm(self._start_took_too_long)
         self._hurry = False  # a stop signal came while the run was ending
@@ -266,6 +282,8 @@ class Run:
             if self._lifetime.reached():
                 self.expire()
                 return
+            if self._metrics is not None:
+                self._metrics.start()
             self._door.start()
             if self._control is not None:
                 self._control.start()
@@ -300,13 +318,19 @@ class Run:
         self._crew.start(settings, share.sessions)
 
     def _start_took_too_long(self) -> None:
-        who = "not every worker was ready" if self._outlet.ready else "the outlet was not ready"
+        who = "not every worker was ready"
+        if not self._outlet.ready:
+            who = "the outlet was not ready"
+        elif self._metrics is not None and not self._metrics.ready:
+            who = "the metrics process was not ready"
         detail = f"{who} after {START_LIMIT:g} seconds"
         raise Failure(catalogue.POOL_START_FAILED, error="ETIMEDOUT", detail=detail)
 
     def _on_ready(self) -> None:
         """Open the door once every worker and the outlet are ready."""
         all_ready = len(self._crew.ready_members()) == self._config.workers and self._outlet.ready
+        if self._metrics is not None:
+            all_ready = all_ready and self._metrics.ready
         if self._state.phase is Phase.STARTING and all_ready:
             self._happened(Happening.ALL_READY)
 
@@ -489,11 +513,12 @@ class Run:
             self._service.end()
         reading = self._reload is not None and self._reload.stop()
         resolving = self._resolver is not None and self._resolver.stop()
-        left = self._outlet.finish(self._begun + START_LIMIT, lambda: self._hurry) or reading or resolving
+        metering = self._metrics is not None and self._metrics.stop()
+        left = self._outlet.finish(self._begun + START_LIMIT, lambda: self._hurry)
         if not self._outlet.written:
             self._happened(Happening.STDOUT_GONE)
         code = self._state.ending.exit_code
-        if left:
+        if left or reading or resolving or metering:
             os._exit(code)  # a normal exit would wait for the outlet, which waits for its reader, or for a disk
         spawning.end_helper()
         signals.ignore()  # everything is recorded: a late signal must not change the exit code

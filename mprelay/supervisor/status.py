@@ -43,6 +43,11 @@ class Status:
         self._lifetime = lifetime
         self._started = started
 
+    @property
+    def uptime_s(self) -> float:
+        """Seconds since the start."""
+        return round(time.monotonic() - self._started, 3)
+
     def read(self) -> dict[str, Any]:
         """Return everything but the sessions, by the names that records have."""
         config, book, listener = self._config, self._book, self._door.listener
@@ -56,7 +61,7 @@ class Status:
             "pid": os.getpid(),
             "phase": self._state.phase.name.lower(),
             "paused_by": self._door.paused_by,
-            "uptime_s": round(time.monotonic() - self._started, 3),
+            "uptime_s": self.uptime_s,
             "expires_at": self._recorder.show_time(expires_at),
             "expires_in_s": None if left is None else round(left, 3),
             "extensible_s": self._lifetime.extensible,

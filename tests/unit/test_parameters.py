@@ -258,6 +258,15 @@ def test_workers_that_cannot_even_hold_the_default_are_refused():
             ["", "/", "/run/", "a\0b", "a\udcff", "a\nb", "\ud800", "/" + "x" * 107],
         ),
         ("max_extend", None, ["0", "1h", "0.5"], ["-1", "x"]),
+        (
+            "metrics",
+            None,
+            ["9100", "127.0.0.1:9100", "[::1]:65535", "0.0.0.0:1", "[::]:9100", "[::ffff:192.0.2.1]:9100"],
+            [
+                *("", "0", "65536", ":9100", "127.0.0.1", "127.0.0.1:", "127.1:9100", "localhost:9100", "+1"),
+                *("::1:9100", "[127.0.0.1]:9100", "[::1]", "[fe80::1%eth0]:9100", "[]:9100", "1.2.3.4:99999"),
+            ],
+        ),
         ("stats_interval", None, ["0", "60", "0.01", "0d"], ["-0.1", "never", "0.001", "0.001s"]),
         ("progress_interval", None, ["0", "60", "0.01", "1.5m"], ["-0.1", "never", "0.009", "0.001s"]),
     ],
@@ -285,6 +294,35 @@ def test_a_control_socket_is_named_from_the_working_directory():
     assert validate(GOOD | {"control": ["/run/c"]}, host)[0]["control"] == "/run/c"
     _, (problem,) = validate(GOOD | {"control": ["/run/c"]}, Host(control_path_limit=0))
     assert "Linux" in problem.problem
+
+
+def test_metrics_are_on_the_loopback_if_nothing_else_is_asked_for():
+    """Only there are clients and labels shown."""
+    for text, endpoint, loopback in (
+        ("9100", ("127.0.0.1", 9100), True),
+        ("[::ffff:127.0.0.1]:9100", ("127.0.0.1", 9100), True),
+        ("[0::1]:9100", ("::1", 9100), True),
+        ("192.0.2.1:9100", ("192.0.2.1", 9100), False),
+        ("[::]:9100", ("::", 9100), False),
+    ):
+        made = validate(GOOD | {"metrics": [text]})[0]["metrics"]
+        assert (made, made.is_loopback) == (endpoint, loopback)
+
+
+def test_metrics_do_not_meet_the_listener():
+    """One of the two could not be bound. Which one, nobody could say."""
+    port = GOOD["fwd_port"][0]
+    for bind, host, meets in (
+        (None, "127.0.0.1", True),
+        ("127.0.0.1", "127.0.0.1", True),
+        ("127.0.0.1", "0.0.0.0", True),  # noqa: S104 - nothing is bound
+        ("::", "127.0.0.1", True),
+        ("192.0.2.1", "127.0.0.1", False),
+    ):
+        given_bind = {} if bind is None else {"bind": [bind]}
+        for metrics, wrong in ((f"{host}:{port}", meets), (f"{host}:{int(port) + 1}", False)):
+            problems = validate(GOOD | given_bind | {"metrics": [metrics]})[1]
+            assert [one.parameter for one in problems] == ["metrics"] * wrong
 
 
 def test_every_wrong_value_is_reported_and_not_only_the_first():

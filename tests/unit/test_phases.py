@@ -66,6 +66,7 @@ ENDINGS = {
         (Happening.ALL_READY, Happening.POOL_FAILED),
         ("failed", CloseReason.WORKER_LOST, Exit.SOFTWARE),
     ),
+    "parameter": ((Happening.PARAMETER_FAILED,), ("failed", CloseReason.WORKER_LOST, Exit.USAGE)),
     "platform": ((Happening.PLATFORM_FAILED,), ("failed", CloseReason.WORKER_LOST, Exit.OSERR)),
     "first cause": (
         (Happening.EXPIRED, Happening.SIGNAL, Happening.EXPIRED),
