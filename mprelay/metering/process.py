@@ -38,12 +38,12 @@ def _serve(host: str, port: int, source: Source, answering: helper.Answering) ->
     error: str | None = None
     try:
         from mprelay.metering.server import Server  # noqa: PLC0415 - it needs a library that may be missing
-
-        server = Server(host, port, source)
     except ImportError as missing:
         problem = f"needs a library that is missing ({missing}): pip install 'mprelay[metrics]'"
-    except OSError as failure:
-        problem, error = f"cannot listen there: {failure.strerror}", errno_name(failure.errno)
     else:
-        threading.Thread(target=server.serve, daemon=True).start()
+        try:
+            server = Server(host, port, source)
+            threading.Thread(target=server.serve, daemon=True).start()
+        except OSError as failure:
+            problem, error = f"cannot be listened at: {failure.strerror}", errno_name(failure.errno)
     answering.send(orjson.dumps({"problem": problem, "error": error}, option=orjson.OPT_APPEND_NEWLINE))

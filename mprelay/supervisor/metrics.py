@@ -24,7 +24,7 @@ from mprelay.core.pauses import Pauses
 from mprelay.core.phases import Phase, RunState
 from mprelay.core.restarts import Restarts
 from mprelay.core.scrapes import LINE_LIMIT, START_LIMIT, NotSaid, question_of, start_of
-from mprelay.core.texts import PROBLEM_LIMIT, cut
+from mprelay.core.texts import PROBLEM_LIMIT, cut, quoted
 from mprelay.records import catalogue
 from mprelay.records.recorder import Recorder
 from mprelay.records.writer import Writer
@@ -206,7 +206,7 @@ class Metrics:
                 catalogue.CONFIG_INVALID,
                 parameter="metrics",
                 value=self._typed,
-                problem=cut(f"--metrics {problem}.", PROBLEM_LIMIT),
+                problem=cut(f"--metrics {quoted(self._typed)} {problem}.", PROBLEM_LIMIT),
             )
 
     def _asked(self, lines: bytes) -> None:

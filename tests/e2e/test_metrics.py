@@ -518,6 +518,16 @@ def test_signals_do_not_end_the_process_but_the_end_of_the_supervisor_does(reade
         assert not process.is_running()
 
 
+def test_a_process_that_stands_still_does_not_hold_the_outlet(reader):
+    """The supervisor is killed. What has been recorded is written, and nothing is left."""
+    with Relay(NOWHERE, *reader.option) as relay:
+        family, outlet = relay.family(), relay.outlet()
+        metrics_process(relay).send_signal(signal.SIGSTOP)
+        relay.kill()
+        _gone, alive = psutil.wait_procs([*family, outlet], timeout=PATIENCE)
+        assert alive == []
+
+
 def test_a_process_that_dies_is_replaced(reader):
     """The relay goes on without it. What it counts is not lost."""
     with listening() as server, Relay(server.getsockname(), *reader.option) as relay:
