@@ -69,7 +69,7 @@ def is_of_connection(record: Mapping[str, Any]) -> bool:
 
 def is_failure(record: Mapping[str, Any]) -> bool:
     """Tell whether a record about the relay itself says that something did not succeed."""
-    if record["event"] in {"target.resolve_failed", "control.command"}:
+    if record["event"] in {"target.resolve_failed", "metrics.failed", "control.command"}:
         return not record.get("ok", False)
     return record["level"] in {"error", "critical"}
 

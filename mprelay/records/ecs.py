@@ -78,6 +78,7 @@ KINDS: Final[Mapping[str, _Kind]] = {
     "worker.exited": _END,
     "worker.start_failed": _START,
     "worker.unresponsive": _CHANGE._replace(outcome="failure"),
+    "metrics.failed": _CHANGE._replace(outcome="failure"),
     "relay.draining": _CHANGE,
     "relay.stats": _Kind("process", ("info",)),
     "internal.error": _Kind("process", ("info",), "failure"),

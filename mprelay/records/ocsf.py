@@ -74,6 +74,7 @@ ACTIVITIES: Final[Mapping[str, int]] = {
     "worker.exited": _STOP,
     "worker.start_failed": _START,
     "worker.unresponsive": _OTHER,
+    "metrics.failed": _OTHER,
     "relay.draining": _DISABLE,
     "relay.stats": _OTHER,
     "internal.error": _OTHER,

@@ -134,6 +134,7 @@ TEXTS = {
     "drain_timeout": SECONDS,
     "control": st.sampled_from(["/run/c", "c"]),
     "max_extend": SECONDS,
+    "metrics": st.sampled_from(["9100", "127.0.0.1:9100", "[0::1]:9100"]),
     "stats_interval": SECONDS,
     "progress_interval": SECONDS,
     "tcp_info": st.sampled_from(["true", "false"]),
