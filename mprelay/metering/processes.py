@@ -49,7 +49,7 @@ class Processes:
             count = getattr(known, "num_fds", None)  # Windows has none
             fds = None if count is None else int(count())
         # A process in the place of another goes on from its figure: a counter never falls.
-        cpu_s = self._cpu_s[place] = max(self._cpu_s.get(place, 0.0), before + times.user + times.system)
+        cpu_s = self._cpu_s[place] = before + times.user + times.system
         return Usage(process, worker, cpu_s, rss, fds)
 
 
