@@ -374,7 +374,7 @@ def test_a_metrics_process_that_stands_still_costs_nothing(reader):
 @pytest.mark.wall_clock("the one second that docs/contract.md allows for an expiry")
 def test_the_expiry_does_not_wait_for_a_scrape(reader):
     """One that hangs is cut."""
-    with Relay(NOWHERE, *reader.option, "3", "300", "2") as relay, reader.connect() as hanging:
+    with Relay(NOWHERE, *reader.option, "3", "300", "5") as relay, reader.connect() as hanging:
         hanging.sendall(b"GET /metrics HTTP/1.1\r\n")
         relay.finish()
         active, stopped = relay.wait("relay.active"), relay.wait("relay.stopped")
