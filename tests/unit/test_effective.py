@@ -132,13 +132,18 @@ TEXTS = {
     "log_detail": st.sampled_from(["full", "session"]),
     "label": st.text().map(lambda text: f"{text or 'x'}={text}").filter(lambda text: "\0" not in text),
     "drain_timeout": SECONDS,
-    "control": st.sampled_from(["/run/c", "c"]),
+    "control": st.just("/run/c"),
     "max_extend": SECONDS,
     "metrics": st.sampled_from(["9100", "127.0.0.1:9100", "[0::1]:9100"]),
     "stats_interval": SECONDS,
     "progress_interval": SECONDS,
     "tcp_info": st.sampled_from(["true", "false"]),
 }
+
+
+def test_a_control_socket_is_named_by_its_absolute_path():
+    """The file may be read from another directory."""
+    assert tomllib.loads(checked(*GOOD, "--control", "run/c"))["control"] == "/work/run/c"
 
 
 def test_each_parameter_is_tried_below():

@@ -368,6 +368,8 @@ def test_the_example_of_the_documents_is_right():
     example = text.partition("```toml\n")[2].partition("```")[0]
     known = {"/etc/mprelay/web.toml": example.encode(), "/etc/mprelay/staff": b"192.0.2.0/24\n"}
     assert isinstance(
-        parse(("--config", "/etc/mprelay/web.toml"), Host(read_file=lambda path: known[PurePath(path).as_posix()])),
+        parse(
+            ("--config", "/etc/mprelay/web.toml"), Host(read_file=lambda path: known[PurePath(path).as_posix()])
+        ),
         Config,
     )
