@@ -51,6 +51,7 @@ class Session(Booking):
         "outbound_port",
         "proxy",
         "target_ip",
+        "told_to_end",
     )
 
     def __init__(
@@ -77,6 +78,8 @@ class Session(Booking):
         self.bytes_from_target = 0
         self.bytes_to_client = 0
         self.bytes_to_target = 0
+        self.told_to_end = False
+        """Whether its worker was told to end it."""
 
     def progress(self) -> Progress:
         """Return the byte counts as last reported."""

@@ -108,9 +108,9 @@ def _seconds(value: object) -> float:
 
 
 def _shown(value: object) -> str:
-    """Quote any value of JSON."""
-    return (
-        "is missing and"
-        if value is None
-        else quoted(value if type(value) is str else orjson.dumps(value).decode())
-    )
+    """Quote a value of JSON. A list or an object may be deeper than orjson writes one."""
+    if value is None:
+        return "is missing and"
+    if isinstance(value, list | dict):
+        return "is a list and" if isinstance(value, list) else "is an object and"
+    return quoted(value if type(value) is str else orjson.dumps(value).decode())

@@ -97,7 +97,7 @@ class Client:
         with suppress(OSError):  # it has closed the connection, perhaps with a word
             self._socket.sendall(orjson.dumps({"command": command, **arguments}) + b"\n", _NO_SIGNAL)
         while (line := self._line()) is not None:
-            answer = orjson.loads(line)
+            answer = self._understand(line)
             if answer.get("ok") is False:
                 raise Refused(answer)
             yield answer
@@ -113,6 +113,16 @@ class Client:
             if line.startswith(b'{"ok":false'):
                 raise Refused(orjson.loads(line))
             yield line
+
+    def _understand(self, line: bytes) -> dict[str, Any]:
+        """Return a line's object. Raises NoRelay: no relay says that."""
+        try:
+            said = orjson.loads(line)
+        except ValueError:
+            said = None
+        if not isinstance(said, dict):
+            raise NoRelay(f"what answers at {self._path} is no relay")
+        return said
 
     def _line(self) -> bytes | None:
         """Return the next line; None at the end. A line that is not whole is none."""

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import orjson
@@ -18,6 +19,7 @@ from mprelay.config.parsers import seconds
 from mprelay.core.exits import Exit
 from mprelay.core.requests import LOOKS, NotRequest, clients_of
 from mprelay.ctl.client import Client, Denied, NoRelay, Refused
+from mprelay.ctl.figures import escaped
 from mprelay.records.render import RENDERERS
 
 REFUSED: Final = 1
@@ -26,6 +28,7 @@ REFUSED: Final = 1
 VARIABLE: Final = "MPRELAYCTL_CONTROL"
 """Names the socket, if no option does. Not MPRELAY_CONTROL, which a relay started here would take for its own."""
 
+_DIGITS: Final = 18  # of a session's number, at most
 _RELOAD_TIME: Final = 75.0  # seconds for an answer to reload: a reading ends after 60
 
 _HELP: Final = {
@@ -47,7 +50,16 @@ def main() -> None:
     if sys.platform != "win32":
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a word
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    sys.exit(run(sys.argv[1:], os.environ))
+    # What is closed gets no answer, but the command is given all the same.
+    nowhere = Path(os.devnull).open("w")  # noqa: SIM115 - as long as the program
+    sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
+    try:
+        code = run(sys.argv[1:], os.environ)
+        sys.stdout.flush()
+    except OSError as failure:  # the disk is full, for example
+        code = _complain(f"the answer cannot be written: {failure.strerror}", REFUSED)
+        os._exit(code)  # the interpreter would try once more to write it
+    sys.exit(code)
 
 
 def run(argv: Sequence[str], environment: Mapping[str, str]) -> int:
@@ -104,6 +116,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _kill_target(text: str) -> dict[str, object]:
     if text.isascii() and text.isdigit():
+        if len(text) > _DIGITS:
+            raise argparse.ArgumentTypeError(f"a session's number has at most {_DIGITS} digits")
         return {"session": int(text)}
     try:
         clients_of(text)
@@ -200,5 +214,5 @@ def _print(answer: object) -> None:
 
 
 def _complain(what: str, code: int) -> int:
-    print(f"mprelayctl: {what}", file=sys.stderr)  # noqa: T201
+    print(f"mprelayctl: {escaped(what)}", file=sys.stderr)  # noqa: T201
     return code

@@ -116,7 +116,8 @@ class Recorder:
     def watch(self, watcher: Sink | None) -> None:
         """Give records to `watcher` too, as JSON, whatever form the others have; None: to nobody any more."""
         self._watcher = watcher
-        self._watched = []
+        if watcher is None:
+            self._watched = []
 
     def flush(self) -> None:
         """Give the sinks the records that were written since the last flush."""

@@ -99,7 +99,7 @@ class Commands:
         """Obey a command that changes something. Raises Refused."""
         if not self._writer.congested:
             self._recorded = 0
-        elif self._recorded >= _RECORDS_WHILE_CONGESTED:
+        elif self._recorded >= _RECORDS_WHILE_CONGESTED and request.command != "drain":
             reply(
                 {"ok": False, "error": "the reader of the records does not keep up: nothing can be recorded now"}
             )
@@ -138,12 +138,16 @@ class Commands:
             lambda one: ip_address(one.client_ip) in network,
             CloseReason.KILLED,
             lambda count: self._killed(request, peer, reply, count),
+            before=lambda: self._record(request, peer),
         )
 
     def _killed(self, request: Request, peer: Peer, reply: Reply, count: int) -> None:
-        problem = None if count else f"there is no session of {request.client}"
+        if count:
+            reply({"ok": True, "killed": count})
+            return
+        problem = f"there is no session of {request.client}"
         self._record(request, peer, problem)
-        reply({"ok": True, "killed": count} if problem is None else {"ok": False, "error": problem})
+        reply({"ok": False, "error": problem})
 
     def _hold(self, request: Request, peer: Peer, reply: Reply) -> None:
         if self._state.phase is Phase.DRAINING:

@@ -11,7 +11,8 @@ Rules:
    one line and one piece of an answer, and a watcher its backlog, and no more.
 3. A client that takes nothing is dropped after :data:`PATIENCE`, and one that asks for nothing after
    :data:`SILENCE`. If all places are taken, the client that has been silent for longest makes room.
-4. A watcher that falls behind by :data:`WATCH_LIMIT` is cut off, and told so behind its last whole record.
+4. A watcher that is behind by :data:`WATCH_LIMIT` when more comes is cut off, and told so behind its last whole
+   record.
 5. Only this user and root are heard. The socket's mode keeps others away, and the kernel says who connects.
 """
 
@@ -26,12 +27,18 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import orjson
 
 from mprelay.core.requests import LINE_LIMIT, NotRequest, Request, request_of
+from mprelay.records import catalogue
+from mprelay.supervisor.failure import Failure
 from mprelay.supervisor.loop import Loop
 from mprelay.system import poller, unix_socket
+from mprelay.system.errnos import errno_name
 from mprelay.system.poller import READ, WRITE
 
 CLIENTS: Final = 128
 """Clients at once."""
+
+DESCRIPTORS: Final = CLIENTS + 4
+"""Descriptors that it may have: its clients, the socket, its directory and its place in it, the poller."""
 
 BUDGET: Final = 0.001
 """Seconds of one turn that all clients together may take."""
@@ -44,6 +51,9 @@ PATIENCE: Final = 10.0
 
 SILENCE: Final = 60.0
 """Seconds for which a client may ask for nothing."""
+
+PARTING: Final = 0.2
+"""Seconds at the end of the relay in which clients may still take what waits for them."""
 
 WATCH_LIMIT: Final = 1024 * 1024
 """Bytes of records that wait for one watcher, at most."""
@@ -80,6 +90,7 @@ class _Client:
         self.blocked = False  # its socket takes nothing now
         self.mask = READ  # what its socket is watched for
         self.since = now  # when it last said or took something
+        self.heard = False  # it has been read
 
     @property
     def busy(self) -> bool:
@@ -89,7 +100,7 @@ class _Client:
     @property
     def silent(self) -> bool:
         """Whether it asks for nothing, or takes nothing."""
-        return self.blocked or not (self.busy or (self.watches and not self.ended))
+        return self.heard and (self.blocked or not (self.busy or (self.watches and not self.ended)))
 
     @property
     def limit(self) -> float:
@@ -103,8 +114,10 @@ class _Client:
         try:
             data = self.sock.recv(_READ)
         except BlockingIOError:
+            self.heard = True
             return
         self.since = now
+        self.heard = True
         self.inbox += data
         if not data:
             self.ended = True
@@ -147,6 +160,29 @@ class _Client:
             else:
                 self.outbox[0] = data[sent:]
 
+    def send_last(self, now: float, watching: poller.Poller) -> None:
+        """Send what there is room for, and wait for room for the rest. Nothing is read any more."""
+        self.blocked, self.ended = False, True
+        try:
+            self.send(now)
+            self.wait_in(watching)
+        except OSError:  # it is gone
+            self.outbox.clear()
+
+    def wait_in(self, watching: poller.Poller) -> None:
+        """Have the socket watched for what comes next, and for nothing that can wait. Raises OSError."""
+        mask = WRITE if self.blocked else 0 if self.ended or self.busy else READ
+        if mask == self.mask:
+            return
+        descriptor = self.sock.fileno()
+        if not mask:  # else epoll would tell of a hang-up, again and again
+            watching.remove(descriptor)
+        elif not self.mask:
+            watching.add(descriptor, mask)
+        else:
+            watching.change(descriptor, mask)
+        self.mask = mask
+
 
 class Control:
     """Serves the control socket `listener`. `obey` does what a request says, and calls with the answer."""
@@ -177,35 +213,55 @@ class Control:
         self._pause = loop.unset_alarm(self._listen)
 
     def start(self) -> None:
-        """Take clients from now on. Raises OSError: no descriptor is left."""
-        self._poller = poller.Poller()
-        self._started = True
-        self._listen()
-        self._go_on_now()
+        """Take clients from now on. Raises Failure."""
+        try:
+            self._poller = poller.Poller()
+            self._loop.watch(self._poller.fileno(), self._on_ready)
+            self._started = self._watched = True
+            self._poller.add(self._listener.fileno(), READ)
+        except OSError as failure:
+            detail = f"the control socket could not be watched: {failure.strerror}"
+            error = errno_name(failure.errno)
+            raise Failure(catalogue.POOL_START_FAILED, error=error, detail=detail) from failure
 
     def shut(self) -> None:
         """Take no more clients."""
         if self._listener.fileno() >= 0:
             self._accepting = False
             self._pause.cancel()
+            self._listener.remove()  # while it listens: a relay that begins now must not find it dead
             self._listener.close()  # which takes its registration back
 
     def close(self) -> None:
-        """Leave all clients. They can still read what they have been told."""
+        """Leave all clients, after a moment for those that take what they are told."""
         self.shut()
+        self._part()
         for client in [*self._clients.values()]:
-            with suppress(OSError):  # it is gone already
-                client.send(self._loop.now)
             self._drop(client)
         self._resume.cancel()
         self._look.cancel()
         if self._started:
             self._loop.unwatch(self._poller.fileno())
             self._poller.close()
-        self._listener.remove()
+
+    def _part(self) -> None:
+        """Send what clients still take, for :data:`PARTING` at most. Nothing else is left to be done."""
+        until = time.monotonic() + PARTING
+        waiting = [*self._clients.values()]
+        while waiting:
+            for client in waiting:
+                client.send_last(self._loop.now, self._poller)
+            waiting = [client for client in waiting if client.blocked]
+            left = until - time.monotonic()
+            if left <= 0 or not waiting:
+                return
+            self._poller.wait(left)
 
     def _listen(self) -> None:
-        self._poller.add(self._listener.fileno(), READ)
+        try:
+            self._poller.add(self._listener.fileno(), READ)
+        except OSError:  # the kernel cannot watch it now
+            self._pause.move(self._loop.now + _ACCEPT_PAUSE)
 
     # -- clients ---------------------------------------------------------------------------------------------
 
@@ -227,8 +283,13 @@ class Control:
         elif len(self._clients) >= CLIENTS and not self._make_room():
             client.refuse(f"there are {CLIENTS} clients already", self._loop.now)
         else:
+            try:
+                self._poller.add(sock.fileno(), READ)
+            except OSError:
+                client.refuse("the kernel cannot watch one more connection", self._loop.now)
+                return
             self._clients[sock.fileno()] = client
-            self._poller.add(sock.fileno(), READ)
+            self._ready[client] = None
             self._look_by(client)
 
     def _make_room(self) -> bool:
@@ -241,7 +302,8 @@ class Control:
     def _drop(self, client: _Client) -> None:
         descriptor = client.sock.fileno()
         if client.mask:
-            self._poller.remove(descriptor)
+            with suppress(OSError):  # it was not to be watched
+                self._poller.remove(descriptor)
         self._ready.pop(client, None)
         if client in self._watchers:
             del self._watchers[client]
@@ -290,14 +352,14 @@ class Control:
             spent = time.monotonic() - began
         if self._watched:
             self._watched = False
-            self._loop.unwatch(self._poller.fileno())
+            self._loop.change(self._poller.fileno(), 0)
         self._resume.move(began + spent * (1 + REST))
 
     def _go_on_now(self) -> None:
         """Let the clients have the next turn in which one of them is ready, or this one."""
         if not self._watched:
             self._watched = True
-            self._loop.watch(self._poller.fileno(), self._on_ready)
+            self._loop.change(self._poller.fileno(), READ)
         self._due = self._accepting or bool(self._ready)
 
     def _on_ready(self) -> None:
@@ -315,28 +377,14 @@ class Control:
             client.send(self._loop.now)
             if not client.outbox:
                 self._go_on(client)
-        except OSError:
+            if client.ended and not (client.busy or client.watches or client.inbox):
+                self._drop(client)
+                return
+            client.wait_in(self._poller)
+        except OSError:  # it is gone, or the kernel cannot watch it any more
             self._drop(client)
             return
-        if client.ended and not (client.busy or client.watches or client.inbox):
-            self._drop(client)
-            return
-        self._await(client)
         self._look_by(client)
-
-    def _await(self, client: _Client) -> None:
-        """Watch the client's socket for what comes next, and for nothing that can wait."""
-        mask = WRITE if client.blocked else 0 if client.ended or client.busy else READ
-        if mask == client.mask:
-            return
-        descriptor = client.sock.fileno()
-        if not mask:  # else epoll would tell of a hang-up, again and again
-            self._poller.remove(descriptor)
-        elif not client.mask:
-            self._poller.add(descriptor, mask)
-        else:
-            self._poller.change(descriptor, mask)
-        client.mask = mask
 
     def _go_on(self, client: _Client) -> None:
         """Nothing waits to be sent: make the next piece, or take the next request. Raises OSError."""
@@ -355,11 +403,11 @@ class Control:
         line, newline, rest = client.inbox.partition(b"\n")
         if client.watches:
             client.inbox.clear()  # it has asked for the last time
-        elif newline or (client.ended and line):
+        elif (newline or (client.ended and line)) and len(line) <= LINE_LIMIT:
             client.inbox = rest
             self._ask(client, bytes(line))
             self._ready[client] = None
-        elif len(client.inbox) > LINE_LIMIT:
+        elif len(line) > LINE_LIMIT:
             client.inbox.clear()
             client.ended = True
             self._answer(client, {"ok": False, "error": f"a request has at most {LINE_LIMIT} bytes"})
@@ -376,8 +424,9 @@ class Control:
         if request.command == "watch":
             self._answer(client, {"ok": True})
             client.watches = True
+            if not self._watchers:
+                self._watch(self._on_records)
             self._watchers[client] = None
-            self._watch(self._on_records)
         else:
             self._obey(request, client.peer, lambda answer: self._answer(client, answer))
 
@@ -397,9 +446,10 @@ class Control:
         for client in self._watchers:
             if not client.watches:
                 continue
-            client.put(data)
-            if client.waiting > WATCH_LIMIT:
+            if client.waiting > WATCH_LIMIT:  # before this: what comes at once is no sign that it is slow
                 client.cut()
+            else:
+                client.put(data)
             self._soon(client)
 
 

@@ -20,6 +20,7 @@ from mprelay.system import boottime
 from mprelay.system.boottime import Deadline
 
 _ROUNDING: Final = 1e-6  # seconds: more than Unix times lose as floats, a quarter of a microsecond each
+_MICROSECONDS: Final = 1_000_000  # of a second
 _TOO_LATE: Final = 0.5  # seconds before the expiry from which on it is no longer put off
 _LAST_MOMENT: Final = datetime(9999, 12, 31, tzinfo=UTC).timestamp()  # a later year has five digits
 
@@ -30,8 +31,7 @@ class Lifetime:
     def __init__(self, config: Config, loop: Loop, started: float) -> None:
         self._loop = loop
         self._begun_at = boottime.now()
-        self.extensible = config.max_extend
-        """Seconds by which the expiry may still be put off."""
+        self._extensible = round(config.max_extend * _MICROSECONDS)  # whole, because floats would lose some
         self.deadline: Deadline | None = None
         """The moment of the expiry; None: never."""
         self.expires_at: float | None = None
@@ -46,6 +46,11 @@ class Lifetime:
             self.expires_at = loop.wall + left
             self.deadline = Deadline(boottime.now() + left + _ROUNDING)
         self._first = self.told
+
+    @property
+    def extensible(self) -> float:
+        """Seconds by which the expiry may still be put off."""
+        return self._extensible / _MICROSECONDS
 
     @property
     def told(self) -> Expiry | None:
@@ -89,7 +94,7 @@ class Lifetime:
         """Say why the expiry cannot be put off by so many seconds; None: it can."""
         if self.deadline is None or self.expires_at is None:
             return "the relay never expires"
-        if seconds > self.extensible:
+        if round(seconds * _MICROSECONDS) > self._extensible:
             return f"{self.extensible:g} seconds are left of --max-extend"
         if self.expires_at + seconds > _LAST_MOMENT:
             return "the expiry must be before the year 10000"
@@ -101,7 +106,7 @@ class Lifetime:
         """Put the expiry off. There must be no :meth:`refusal`. Raises Failure."""
         if self.deadline is None or self.expires_at is None:
             return
-        self.extensible -= seconds
+        self._extensible -= round(seconds * _MICROSECONDS)
         self.expires_at += seconds
         self.deadline = Deadline(self.deadline.at + seconds, wall=self.deadline.wall)
         self._loop.at_deadline(self.deadline, self._expire)

@@ -40,6 +40,9 @@ from mprelay.system.errnos import errno_name
 PAUSE: Final = 0.05
 """Seconds between two snapshots, at least."""
 
+METRICS_DESCRIPTORS: Final = 6
+"""Descriptors for the metrics process: two pipes, its sentinel, its first words; more while it is started."""
+
 SESSIONS: Final = 200
 """Sessions in a snapshot, at most: the oldest ones."""
 

@@ -45,7 +45,8 @@ class Orders:
         """End these sessions, which were handed over."""
         serials: dict[int, list[int]] = defaultdict(list)
         for session in sessions:
-            if session.worker is not None:
+            if session.worker is not None and not session.told_to_end:
+                session.told_to_end = True  # a worker that stands still is not told again and again
                 serials[session.worker].append(session.serial)
         for worker, found in serials.items():
             batches = (found[at : at + KILL_BATCH] for at in range(0, len(found), KILL_BATCH))
@@ -58,15 +59,23 @@ class Orders:
         doomed: Callable[[Session], bool],
         reason: CloseReason,
         then: Callable[[int], None],
+        *,
+        before: Callable[[], None] = lambda: None,
         count: int = 0,
     ) -> None:
-        """End those of the sessions that are doomed, a part in each turn; then tell how many they were."""
+        """End those of the sessions that are doomed, a part in each turn; then tell how many they were.
+
+        `before` is called once before the first of them is ended.
+        """
         now, later = sessions[:_SESSIONS_IN_TURN], sessions[_SESSIONS_IN_TURN:]
         found = [*filter(doomed, now)]
+        if found and not count:
+            before()
         self.end(found, reason)
         count += len(found)
         if later:
-            self._loop.after(0, partial(self.end_those, later, doomed, reason, then, count))
+            go_on = partial(self.end_those, later, doomed, reason, then, before=before, count=count)
+            self._loop.after(0, go_on)
         else:
             then(count)
 

@@ -102,6 +102,12 @@ class Reload:
             return
         self._too_long.move(self._loop.now + _LIMIT)
 
+    def disappoint(self) -> None:
+        """Tell those who have asked for a reading that the relay ends first."""
+        self._asking += self._asking_again
+        self._asking_again = []
+        self._tell({"ok": False, "error": "the relay ended before the ACL was read"})
+
     def stop(self) -> bool:
         """Read no more. True: the process is still there, though it was killed."""
         self._again = False

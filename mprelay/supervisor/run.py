@@ -67,14 +67,14 @@ from mprelay.records.writer import Writer
 from mprelay.supervisor.book import Book
 from mprelay.supervisor.checks import check_clock, check_platform
 from mprelay.supervisor.commands import Commands
-from mprelay.supervisor.control import Control
+from mprelay.supervisor.control import DESCRIPTORS, Control
 from mprelay.supervisor.crew import START_LIMIT, Crew
 from mprelay.supervisor.door import Door
 from mprelay.supervisor.failure import Failure
 from mprelay.supervisor.idleness import Idleness
 from mprelay.supervisor.lifetime import Lifetime
 from mprelay.supervisor.loop import Loop
-from mprelay.supervisor.metrics import Metrics
+from mprelay.supervisor.metrics import METRICS_DESCRIPTORS, Metrics
 from mprelay.supervisor.outlet_link import OutletLink
 from mprelay.supervisor.progress import SessionProgress
 from mprelay.supervisor.reload import Reload
@@ -295,7 +295,10 @@ class Run:
     def _start_crew(self) -> None:
         config = self._config
         try:
-            share = limits.reserve(config.max_sessions, config.workers, BATCH)
+            others = (DESCRIPTORS if self._control is not None else 0) + (
+                METRICS_DESCRIPTORS if self._metrics is not None else 0
+            )
+            share = limits.reserve(config.max_sessions, config.workers, BATCH, others)
         except limits.LimitTooLow as low:
             raise Failure(catalogue.POOL_START_FAILED, error="EMFILE", detail=str(low)) from low
         settings = Settings(
@@ -481,6 +484,8 @@ class Run:
     def _end(self) -> None:
         """Close the door, and stop all workers."""
         self._door.close()
+        if self._reload is not None:
+            self._reload.disappoint()
         if self._control is not None:
             self._control.shut()
         self._loop.cancel_alarms()

@@ -36,13 +36,13 @@ class LimitTooLow(Exception):  # noqa: N818 - it says what is the matter
     """The system does not allow what was asked for; the text has the numbers."""
 
 
-def reserve(sessions: int, workers: int, batch: int) -> Share:
+def reserve(sessions: int, workers: int, batch: int, others: int = 0) -> Share:
     """Raise the soft limit of open files to what is needed; return what each worker can have.
 
     Sessions are spread evenly, but when a worker dies the others take over its share. So each gets room for all
     `sessions` if the system allows it, and at least for its share. Pipes come last. The supervisor holds a
-    `batch` of accepted sockets besides its own descriptors. Workers inherit the limit. Raises LimitTooLow if not
-    even the shares fit.
+    `batch` of accepted sockets and `others` besides its own descriptors. Workers inherit the limit. Raises
+    LimitTooLow if not even the shares fit.
     """
     share = -(-sessions // workers)
     most = min(sessions, SESSIONS_PER_WORKER or sessions)
@@ -50,7 +50,7 @@ def reserve(sessions: int, workers: int, batch: int) -> Share:
         raise LimitTooLow(f"{sessions} sessions over {workers} workers are {share} for each, which holds {most}")
     for_most = most * _PER_SESSION + _WORKER_BASE
     for_share = share * _PER_SESSION + _WORKER_BASE
-    for_supervisor = workers * _PER_WORKER + _SUPERVISOR_BASE + min(sessions, batch)
+    for_supervisor = workers * _PER_WORKER + _SUPERVISOR_BASE + min(sessions, batch) + others
     wanted, needed = max(for_most + PIPES * _PER_PIPE, for_supervisor), max(for_share, for_supervisor)
     try:
         limit = raise_limit(wanted, needed)

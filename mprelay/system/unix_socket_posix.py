@@ -17,6 +17,7 @@ PATH_LIMIT: Final = 107 if hasattr(socket, "SO_PEERCRED") else 0
 """Bytes of a path, at most: sun_path without its NUL (unix(7)). 0: the system does not say who connects."""
 
 _PRIVATE: Final = 0o177  # the umask under which a socket gets mode 0600
+_HOLD: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _BACKLOG: Final = 1024  # a connect(2) that does not wait fails if it is full
 _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
@@ -53,16 +54,25 @@ class Listener:
                 raise Unusable("belongs to another relay that has just begun") from failure
             finally:
                 os.unlink(first_name, dir_fd=self._directory)
-            found = os.stat(self._name, dir_fd=self._directory, follow_symlinks=False)
-            self._identity = (found.st_dev, found.st_ino)
+            # Held, so that its inode's number goes to no other file.
+            self._held = os.open(self._name, _HOLD, dir_fd=self._directory)
             undo.pop_all()
 
     def _make_way(self, path: str) -> None:
         """Remove a socket of ours that is left from a process that has ended."""
         try:
-            found = os.stat(self._name, dir_fd=self._directory, follow_symlinks=False)
+            held = os.open(self._name, _HOLD, dir_fd=self._directory)
         except FileNotFoundError:
             return
+        try:
+            self._replace(held, path)
+        except FileNotFoundError as failure:
+            raise Unusable("was taken by another relay that has just begun") from failure
+        finally:
+            os.close(held)
+
+    def _replace(self, held: int, path: str) -> None:
+        found = os.fstat(held)
         if not stat.S_ISSOCK(found.st_mode):
             raise Unusable(f"is {_kind(found.st_mode)}, which stays as it is")
         if found.st_uid != os.geteuid():
@@ -73,8 +83,7 @@ class Listener:
         aside = _new_name()
         here = self._directory
         os.rename(self._name, aside, src_dir_fd=here, dst_dir_fd=here)
-        taken = os.stat(aside, dir_fd=here, follow_symlinks=False)
-        if (taken.st_dev, taken.st_ino) != (found.st_dev, found.st_ino):
+        if not os.path.samestat(os.stat(aside, dir_fd=here, follow_symlinks=False), found):
             os.link(aside, self._name, src_dir_fd=here, dst_dir_fd=here, follow_symlinks=False)
             os.unlink(aside, dir_fd=here)
             raise Unusable("belongs to another relay that has just begun")
@@ -82,7 +91,10 @@ class Listener:
 
     def _bind(self, name: str) -> None:
         """Bind to a name in the directory. There is no bindat(2) on Linux."""
-        before = os.open(".", os.O_PATH | os.O_CLOEXEC)
+        try:
+            before = os.open(".", os.O_PATH | os.O_CLOEXEC)
+        except PermissionError:  # whoever started the relay was in a directory that this user may not search
+            before = os.open("/", os.O_PATH | os.O_CLOEXEC)
         mask = os.umask(_PRIVATE)
         try:
             os.fchdir(self._directory)
@@ -114,13 +126,14 @@ class Listener:
         self._socket.close()
 
     def remove(self) -> None:
-        """Remove the path, unless something else stands there by now."""
+        """Remove the path, unless something else stands there by now. Call it before :meth:`close`."""
         try:
             found = os.stat(self._name, dir_fd=self._directory, follow_symlinks=False)
-            if (found.st_dev, found.st_ino) == self._identity:
+            if os.path.samestat(found, os.fstat(self._held)):
                 os.unlink(self._name, dir_fd=self._directory)
         except OSError:
             pass  # its directory is gone, or no longer ours: the path leads nowhere in any case
+        os.close(self._held)
         os.close(self._directory)
 
 

@@ -386,6 +386,72 @@ def test_a_watcher_that_does_not_read_is_cut_off_and_told(path):
 # -- clients that mean no good -------------------------------------------------------------------------------
 
 
+def test_another_watcher_takes_no_record_from_the_first(path):
+    """Whatever form the log has, and whenever it comes or goes."""
+    with (
+        listening() as server,
+        answering(server),
+        Relay(
+            server.getsockname(), "--control", str(path), "--log-format", "text", stdout=subprocess.DEVNULL
+        ) as relay,
+    ):
+        relay.connect_once_open().close()
+        with Operator(path) as first:
+            first.ask("watch")
+            for _ in range(30):
+                relay.knock()
+                with Operator(path) as other:
+                    other.ask("watch")
+            relay.stop()
+            seen = []
+            while (record := first.hear()) is not None:
+                seen.append(record["seq"])
+    assert seen == [*range(seen[0], seen[-1] + 1)]
+
+
+def test_a_watcher_hears_of_the_end_of_many_sessions(path):
+    """However much is written at once: it has not been slow."""
+    with (
+        listening() as server,
+        Relay(
+            server.getsockname(), "--control", str(path), "--max-sessions", "400", "--label", "k=" + "x" * 900
+        ) as relay,
+        contextlib.ExitStack() as stack,
+        Operator(path, SO_RCVBUF=65536) as operator,
+    ):
+        open_sessions(stack, relay, server, 400)
+        operator.ask("watch")
+        relay.signal()
+        assert operator.hear()["event"] == "relay.draining"
+        relay.signal()
+        events = []
+        while (record := operator.hear()) is not None:
+            events.append(record["event"])
+        assert events.count("session.closed") == 400
+        assert events[-1] == "relay.stopped"
+
+
+def test_who_asks_at_once_is_served_before_room_is_made(path):
+    """A client with its request under way is not the silent one."""
+    with Relay(NOWHERE, "--control", str(path)), contextlib.ExitStack() as stack:
+        operators = [stack.enter_context(Operator(path)) for _ in range(128)]
+        for operator in operators:
+            operator.ask("status")
+        newcomers = []
+        for _ in range(100):
+            newcomers.append(stack.enter_context(Operator(path)))
+            newcomers[-1].say({"command": "status"})
+        assert all(operator.hear()["ok"] for operator in newcomers)
+
+
+def test_a_request_that_nests_deep_is_told_so(path):
+    """It is none, and harms nobody."""
+    with Relay(NOWHERE, "--control", str(path)), Operator(path) as operator:
+        operator.say(b'{"command":' + b"[" * 400 + b"]" * 400 + b"}\n", {"command": "status"})
+        assert operator.hear()["ok"] is False
+        assert operator.hear()["ok"]
+
+
 def test_what_is_no_request_is_told_so(path):
     """The connection goes on, unless the request never ends."""
     with Relay(NOWHERE, "--control", str(path)) as relay, Operator(path) as operator:

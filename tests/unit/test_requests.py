@@ -56,6 +56,8 @@ def test_kill_names_clients(client, network):
         ({"session": "1"}, "`session` '1' must"),
         ({"session": 1.0}, "`session` '1.0' must"),
         ({"session": None}, "`session` is missing and must"),
+        ({"session": [[1]]}, "`session` is a list and must"),
+        ({"client": {}}, "`client` is an object and must"),
         ({"client": 5}, "`client` '5' must be an address"),
         ({"client": "x" * 101}, "must be an address"),
         ({"client": "everybody"}, "`client` 'everybody' must be an address"),
@@ -92,6 +94,13 @@ def test_anything_else_is_no_request(line):
     """It says what a request looks like, or which commands there are."""
     with pytest.raises(NotRequest, match=r"one JSON object a line|must be one of status, sessions"):
         request_of(line)
+
+
+@pytest.mark.parametrize("depth", [250, 255, 400, 1000, 1100])
+def test_depths_are_no_crash(depth):
+    """Orjson reads deeper lists than it writes."""
+    with pytest.raises(NotRequest):
+        request_of(b'{"command":' + b"[" * depth + b"]" * depth + b"}")
 
 
 def test_what_changes_something_is_known():

@@ -1,8 +1,10 @@
 """A Unix socket at a path: whose it is, and what it may replace."""
 
+import contextlib
 import os
 import socket
 import stat
+import threading
 
 import pytest
 
@@ -32,8 +34,8 @@ def test_it_is_for_this_user_alone_and_leaves_nothing(tmp_path):
     assert mode(tmp_path / "s") == 0o600
     assert [*tmp_path.iterdir()] == [tmp_path / "s"]
     assert not os.get_inheritable(listener.fileno())
-    listener.close()
     listener.remove()
+    listener.close()
     assert [*tmp_path.iterdir()] == []
 
 
@@ -69,6 +71,28 @@ def test_a_socket_that_was_left_is_replaced(tmp_path):
     assert [*tmp_path.iterdir()] == [tmp_path / "s"]
     listener.close()
     listener.remove()
+
+
+def test_of_two_that_replace_the_same_one_only_one_has_the_path(tmp_path):
+    """The number of an inode that is gone is given to the next file at once, so it is no sign of sameness."""
+    for _ in range(200):
+        left_socket(tmp_path / "s")
+        won = []
+
+        def begin(won=won):
+            with contextlib.suppress(Unusable, OSError):
+                won.append(Listener(str(tmp_path / "s")))
+
+        threads = [threading.Thread(target=begin) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(won) <= 1
+        for listener in won:
+            listener.remove()
+            listener.close()
+        (tmp_path / "s").unlink(missing_ok=True)
 
 
 def test_a_living_one_is_not(tmp_path):
