@@ -90,7 +90,9 @@ class Commands:
                 if self._book.ledger.session(session.serial) is not None
             ]
             count += len(lines)
-            yield b"".join(lines)
+            piece = b"".join(lines)
+            lines.clear()  # while the client takes the piece: orjson's bytes keep 4 KiB each
+            yield piece
         yield orjson.dumps({"ok": True, "count": count}, option=orjson.OPT_APPEND_NEWLINE)
 
     # -- changes ---------------------------------------------------------------------------------------------

@@ -266,7 +266,11 @@ class Control:
     # -- clients ---------------------------------------------------------------------------------------------
 
     def _accept(self) -> None:
-        """Take the next one who waits."""
+        """Take the next one who waits, or let them wait for those who were taken and not yet heard."""
+        full = len(self._clients) >= CLIENTS
+        if full and not all(client.heard for client in self._clients.values()):
+            self._accepting = False
+            return
         try:
             sock, uid, pid = self._listener.accept()
         except BlockingIOError:
@@ -280,7 +284,7 @@ class Control:
         client = _Client(sock, Peer(uid, pid), self._loop.now)
         if not unix_socket.may_ask(uid):
             client.refuse("only the relay's own user and root may use this socket", self._loop.now)
-        elif len(self._clients) >= CLIENTS and not self._make_room():
+        elif full and not self._make_room():
             client.refuse(f"there are {CLIENTS} clients already", self._loop.now)
         else:
             try:
