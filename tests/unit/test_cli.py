@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mprelay import __version__
-from mprelay.config.cli import Refusal, Text, parse
+from mprelay.config.cli import Refusal, Text, parse, refuse_value
 from mprelay.config.host import Host
 from mprelay.config.parameters import PARAMETERS
 from mprelay.config.validation import Config
@@ -63,6 +63,18 @@ def test_by_position_and_by_option_is_an_error_that_says_so(option, place, name)
     assert "by position" in problem.problem
     assert option in problem.problem
     assert problem.message.msg_id is None
+
+
+def test_a_value_may_turn_out_to_be_wrong_later():
+    """When it is used. It is refused as if that had been known."""
+    refusal = refuse_value("control", "/run/c", "is a link", "json", {"a": "b"})
+    (problem,) = refusal.problems
+    assert (problem.parameter, problem.value, problem.problem) == (
+        "control",
+        "/run/c",
+        "--control '/run/c' is a link.",
+    )
+    assert refusal[1:] == ("json", {"a": "b"})
 
 
 def test_without_parameters_the_help_and_2():

@@ -445,3 +445,27 @@ def test_a_connection_that_is_not_judged_holds_a_slot():
         ledger.admit("192.0.2.7", 1234, 1.0)
     ledger.unreserve()
     assert ledger.unused
+
+
+def test_a_late_worker_catches_up_by_a_header_too():
+    """What it says of the header of the one connection that made it late."""
+    ledger = Ledger(2, (CONNECT, IDLE))
+    ledger.workers.open(1, 2)
+    connection = Booking()
+    connection.serial, connection.worker = 1, None
+    connection.heard_at, connection.reported = 0.0, False
+    ledger.workers.await_header(connection)
+    ledger.workers.place(connection, 0.0)
+    assert ledger.workers.judge(HEADER_TIME + SLACK) == []
+    assert not ledger.workers.has_room()
+    ledger.workers.hand_on(connection)
+    assert ledger.workers.has_room()
+
+
+def test_a_session_is_found_by_its_serial():
+    """As long as it holds a slot."""
+    ledger = Ledger(1)
+    session = ledger.admit("192.0.2.7", 1234, 1.0)
+    assert ledger.session(session.serial) is session
+    ledger.close(session.serial, CloseReason.KILLED)
+    assert ledger.session(session.serial) is None

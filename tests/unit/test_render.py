@@ -63,6 +63,8 @@ def test_text_shows_facts_that_the_sentence_leaves_out():
     kept.recorder.write(catalogue.WORKER_DIED, worker=1, pid=2, exitcode=None, signal="SIGKILL")
     kept.recorder.write(catalogue.WORKER_DIED, worker=1, pid=2, exitcode=70, signal=None)
     kept.recorder.write(catalogue.WORKER_EXITED, worker=1, pid=2, exitcode=0, signal=None)
+    given = {"command": "kill", "arguments": {"client": "192.0.2.0/24"}, "peer_uid": 0, "peer_pid": 7}
+    kept.recorder.write(catalogue.CONTROL_COMMAND, **given, ok=True, problem=None)
     kept.book.stopped("drained", 1.0)
     kept.recorder.flush()
     assert [line.decode().split(" ", 1)[1].rstrip("\n") for line in kept.lines] == [
@@ -73,6 +75,7 @@ def test_text_shows_facts_that_the_sentence_leaves_out():
         "ERROR Worker 1 died; its sessions are lost. (SIGKILL)",
         "ERROR Worker 1 died; its sessions are lost. (exit code 70)",
         "INFO Worker 1 has ended.",
+        "INFO The command kill was given by uid 0. (client 192.0.2.0/24)",
         "INFO The relayer has stopped. (drained)",
     ]
 
