@@ -1,18 +1,22 @@
 """The way to the service manager."""
 
 import os
-import resource
 import socket
+import sys
 from contextlib import closing
 
 import pytest
+
+if sys.platform == "win32":
+    pytest.skip("not on Windows: a service manager that is told by datagrams", allow_module_level=True)
+
+import resource
+
 from support.manager import managing
 from support.peers import fill
 from support.processes import limit
 
 from mprelay.system.notify import Notifier, take
-
-pytestmark = pytest.mark.posix("a service manager that is told by datagrams")
 
 
 def test_what_the_manager_has_put_into_the_environment_is_taken_out():

@@ -4,13 +4,15 @@ import contextlib
 import os
 import socket
 import stat
+import sys
 import threading
 
 import pytest
 
-from mprelay.system.unix_socket import Listener, Unusable, hung_up, may_ask
+if sys.platform == "win32":
+    pytest.skip("not on Windows: Unix sockets", allow_module_level=True)
 
-pytestmark = pytest.mark.posix("Unix sockets")
+from mprelay.system.unix_socket import Listener, Unusable, hung_up, may_ask
 
 
 def mode(path):
