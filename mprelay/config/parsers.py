@@ -35,7 +35,8 @@ _RFC_3339: Final = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(\.\d{1,9})?([Zz]|[+-]\d\d:[0-5]\d)", re.ASCII
 )
 _ENDPOINT: Final = re.compile(r"(?:(?:\[([0-9A-Fa-f:.]+)]|([0-9.]+)):)?([0-9]+)")
-_LAST_MOMENT: Final = datetime(9999, 12, 31, tzinfo=UTC).timestamp()  # a later year may have five digits in UTC
+LAST_MOMENT: Final = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
+"""The last moment, in Unix time: a later year may have five digits in UTC."""
 _LIMITED_BROADCAST: Final = IPv4Address("255.255.255.255")  # RFC 919
 _THIS_NETWORK: Final = IPv4Network("0.0.0.0/8")  # RFC 1122, 3.2.1.3; connect(2) gives EINVAL
 
@@ -119,7 +120,7 @@ def moment(text: str) -> float:
         at = datetime.fromisoformat(f"{date}T{clock}{'+00:00' if offset in 'Zz' else offset}").timestamp()
     except ValueError:
         raise ValueError("must be a date and a time that exist, with an offset below 24 hours") from None
-    if not 0 <= at <= _LAST_MOMENT:
+    if not 0 <= at <= LAST_MOMENT:
         raise ValueError("must be a moment from 1970 to 9999")
     return at + float(f"0{fraction}")
 

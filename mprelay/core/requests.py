@@ -36,11 +36,6 @@ class Request(NamedTuple):
     seconds: float | None = None  # of extend
     arguments: dict[str, object] = {}  # as a record shows them  # noqa: RUF012 - never changed
 
-    @property
-    def changes(self) -> bool:
-        """Whether it changes what the relay does."""
-        return self.command in CHANGES
-
 
 LOOKS: Final = ("status", "sessions", "watch")
 """Commands that only look."""

@@ -59,6 +59,9 @@ WATCH_LIMIT: Final = 1024 * 1024
 """Bytes of records that wait for one watcher, at most."""
 
 _ACCEPT_PAUSE: Final = 1.0  # seconds without accepting after accept(2) failed
+RECORD_LIMIT: Final = 4096
+"""Bytes of a record are fewer."""
+
 _READ: Final = 4096  # bytes of one recv
 _SEND: Final = 64 * 1024  # bytes of one send
 
@@ -80,12 +83,11 @@ class _Client:
         self.sock = sock
         self.peer = peer
         self.inbox = bytearray()
-        self.outbox: deque[bytes] = deque()
+        self.outbox: deque[memoryview] = deque()  # views, so that no send copies what is left
         self.waiting = 0  # bytes in the outbox
         self.pieces: Iterator[bytes] | None = None  # the rest of an answer
         self.asked = False  # an answer is still to come
         self.watches = False
-        self.cut_off = False  # a watcher that was too slow
         self.ended = False  # it asks for nothing more
         self.blocked = False  # its socket takes nothing now
         self.mask = READ  # what its socket is watched for
@@ -124,17 +126,17 @@ class _Client:
             self.watches = self.watches and not unix_socket.hung_up(self.sock)
 
     def put(self, data: bytes) -> None:
-        self.outbox.append(data)
+        self.outbox.append(memoryview(data))
         self.waiting += len(data)
 
     def cut(self) -> None:
         """Throw records away, but for the one that is partly sent, and say so."""
-        first, newline, _ = self.outbox[0].partition(b"\n")
+        first, newline, _ = bytes(self.outbox[0][:RECORD_LIMIT]).partition(b"\n")
         self.outbox.clear()
         self.waiting = 0
         self.put(first + newline)
         self.put(_line({"ok": False, "error": f"cut off: more than {WATCH_LIMIT} bytes of records were waiting"}))
-        self.cut_off = self.ended = True
+        self.ended = True
         self.watches = False
 
     def refuse(self, why: str, now: float) -> None:

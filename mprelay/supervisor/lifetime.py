@@ -10,9 +10,9 @@ Rules:
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Final
 
+from mprelay.config.parsers import LAST_MOMENT
 from mprelay.config.validation import Config
 from mprelay.core.protocol import Expiry
 from mprelay.supervisor.loop import Loop
@@ -22,7 +22,6 @@ from mprelay.system.boottime import Deadline
 _ROUNDING: Final = 1e-6  # seconds: more than Unix times lose as floats, a quarter of a microsecond each
 _MICROSECONDS: Final = 1_000_000  # of a second
 _TOO_LATE: Final = 0.5  # seconds before the expiry from which on it is no longer put off
-_LAST_MOMENT: Final = datetime(9999, 12, 31, tzinfo=UTC).timestamp()  # a later year has five digits
 
 
 class Lifetime:
@@ -96,7 +95,7 @@ class Lifetime:
             return "the relay never expires"
         if round(seconds * _MICROSECONDS) > self._extensible:
             return f"{self.extensible:g} seconds are left of --max-extend"
-        if self.expires_at + seconds > _LAST_MOMENT:
+        if self.expires_at + seconds > LAST_MOMENT:
             return "the expiry must be before the year 10000"
         if self.deadline.late() > -_TOO_LATE:
             return "the relay is about to close itself"

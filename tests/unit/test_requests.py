@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mprelay.core.requests import CHANGES, LOOKS, NotRequest, Request, request_of
+from mprelay.core.requests import LOOKS, NotRequest, Request, request_of
 
 
 def of(**values):
@@ -101,11 +101,6 @@ def test_depths_are_no_crash(depth):
     """Orjson reads deeper lists than it writes."""
     with pytest.raises(NotRequest):
         request_of(b'{"command":' + b"[" * depth + b"]" * depth + b"}")
-
-
-def test_what_changes_something_is_known():
-    """It is recorded."""
-    assert [command for command in LOOKS + CHANGES if Request(command).changes] == [*CHANGES]
 
 
 @given(st.binary(max_size=300) | st.recursive(st.none() | st.text() | st.floats(), st.lists).map(json.dumps))
