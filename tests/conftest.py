@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import settings
 from support import launching
 from support.processes import limit
 
@@ -23,6 +24,10 @@ with contextlib.suppress(ImportError):  # Windows has none
 pytest_plugins = ["support.second_try"]
 
 ON_WINDOWS = sys.platform == "win32"
+
+# Hypothesis would fail an example that takes more than 200 ms, which says more about the machine than about us.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 def pytest_configure():
