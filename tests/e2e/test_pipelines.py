@@ -1,36 +1,40 @@
 """Collectors that take the records of a real run. What comes out is compared with each record."""
 
 import contextlib
+import gzip
 import json
-import os
-import shutil
+import re
+import shlex
 import subprocess
+import textwrap
 from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
 import pytest
 from support import rich
-from support.judge import parse
+from support.judge import check_run, parse
+from support.peers import answering, listening
+from support.relay import Relay
 from support.waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.posix("collectors of this system")
 
+OPERATIONS = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text()
+
 RSYSLOG = """\
-global(workDirectory="{place}" maxMessageSize="8k")
+global(workDirectory="{place}")
 module(load="imuxsock" SysSock.Use="off")
-input(type="imuxsock" Socket="{place}/log")
-template(name="record" type="string" string="%msg:2:$%\\n")
-action(type="omfile" file="{place}/out" template="record")
+{documented}
 """
 
 SYSLOG_NG = """\
 @version: 3.38
-options {{ log-msg-size(8192); stats-freq(0); }};
-source records {{ unix-dgram("{place}/log"); }};
-destination file {{ file("{place}/out" template("$MSG\\n")); }};
-log {{ source(records); destination(file); }};
+options {{ stats-freq(0); }};
+{documented}
 """
+
+COPYTRUNCATE = "{file} {{\n rotate 9\n copytruncate\n}}\n"
 
 JOURNAL = """\
 mount -t tmpfs none /run && mkdir -p /run/log/journal && mount -t tmpfs none /etc/systemd
@@ -44,14 +48,24 @@ journalctl --directory=/run/log/journal -t mprelay -o cat
 """
 
 
-def fed(command, log_format, place, **options):
-    """Feed a command with a run; return what the run wrote and what the command wrote."""
+def documented(beginning, place):
+    """The block of docs/operations.md that begins like this, for another directory."""
+    block = re.search(rf"^    {re.escape(beginning)}.*\n(?:    .*\n)*", OPERATIONS, re.MULTILINE)
+    assert block, f"docs/operations.md does not show {beginning}"
+    return textwrap.dedent(block[0]).replace("/var/log/relay", str(place))
+
+
+def fed(command, log_format, place, by=lambda sink: sink, **options):
+    """Feed a command with a run; return what the run wrote and what the command wrote.
+
+    `by` may put something between the run and the command's stdin.
+    """
     with (
         (place / "written").open("w+b") as written,
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=written, **options) as consumer,
     ):
         try:
-            output = rich.busy(log_format, place, consumer.stdin)
+            output = rich.busy(log_format, place, by(consumer.stdin))
             consumer.stdin.close()
             assert consumer.wait(PATIENCE) == 0
         finally:
@@ -67,45 +81,149 @@ def test_jq(tool, log_format, tmp_path):
     assert [json.loads(line) for line in written.splitlines()] == [*map(json.loads, output.splitlines())]
 
 
+def rotation(logrotate, configuration, place):
+    """Make a function that rotates at once what a configuration names."""
+    file = place / "rotation"
+    file.write_text(configuration)
+    file.chmod(0o644)  # logrotate takes no file that others may write
+    command = [logrotate, "--state", place / "state", "--force", file]
+    return lambda: subprocess.run(command, check=True, timeout=PATIENCE)
+
+
+def pieces(file):
+    """What rotations have left of a file, the oldest piece first."""
+    old = {
+        int(piece.name.removeprefix(file.name + ".").removesuffix(".gz")): piece
+        for piece in file.parent.glob(f"{file.name}.*")
+    }
+    contents = [piece.read_bytes() for _, piece in sorted(old.items(), reverse=True)]
+    contents += [file.read_bytes()] if file.exists() else []
+    return [gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content for content in contents]
+
+
+def serve(clients, file):
+    """Call some clients, until the last record of each session stands in the file."""
+    closed = b'"event":"session.closed"'
+    wanted = len(clients) + (file.read_bytes().count(closed) if file.exists() else 0)
+    for client in clients:
+        client()
+    eventually(lambda: file.read_bytes().count(closed) >= wanted, "the records are in the file")
+
+
+@contextlib.contextmanager
+def writing_to(file, target, mode="ab"):
+    """A relay whose records go to a file, as the shell opens it for `>>` (ab) or for `>` (wb)."""
+    with file.open(mode) as opened, Relay(target.getsockname(), stdout=opened) as relay:
+        serve([lambda: relay.connect_once_open().close()], file)
+        yield relay
+
+
+def test_logrotate_renames_the_file_of_a_run(tool, tmp_path):
+    """The relay goes on in it, however often logrotate comes. It is compressed once the next run's is renamed."""
+    file = tmp_path / "web.jsonl"
+    settings = documented("/var/log/relay/*.jsonl", tmp_path).replace("/usr/lib/rsyslog/rsyslog-rotate", "true")
+    rotate = rotation(tool("logrotate"), settings, tmp_path)
+    with listening() as server, answering(server):
+        with writing_to(file, server) as relay:
+            serve([relay.knock] * 5, file)
+            for _ in range(3):
+                rotate()
+                serve([relay.knock] * 5, tmp_path / "web.jsonl.1")
+        with writing_to(file, server) as relay:
+            serve([relay.knock] * 5, file)
+            rotate()
+    assert {path.name for path in tmp_path.glob("web*")} == {"web.jsonl.1", "web.jsonl.2.gz"}
+    for run in pieces(file):
+        check_run(parse(run))
+
+
+@pytest.mark.parametrize(("mode", "hole"), [("ab", False), ("wb", True)])
+def test_logrotate_copies_and_truncates(mode, hole, tool, tmp_path):
+    """At a quiet moment nothing is lost. The file begins with NUL bytes if it was not opened to append."""
+    file = tmp_path / "web.jsonl"
+    rotate = rotation(tool("logrotate"), COPYTRUNCATE.format(file=file), tmp_path)
+    with listening() as server, answering(server), writing_to(file, server, mode) as relay:
+        for _ in range(3):
+            serve([relay.knock] * 5, file)
+            rotate()
+    contents = pieces(file)
+    assert len(contents) == 4
+    assert contents[-1].startswith(b"\0") == hole
+    check_run(parse(b"".join(content.lstrip(b"\0") for content in contents)))
+
+
 @contextlib.contextmanager
 def daemon(command, place):
     """A syslog daemon that listens on a socket of its own."""
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
-            eventually((place / "log").exists, "the daemon listens")
-            yield
+            eventually((place / "socket").exists, "the daemon listens")
+            yield process
         finally:
             process.terminate()
             process.wait(PATIENCE)
 
 
-def through_logger(logger, place):
-    """Feed logger(1) as docs/operations.md has it; compare what the daemon wrote."""
-    command = [logger, "-S", "4096", "--socket-errors=on", "-t", "mprelay", "-u", str(place / "log")]
-    output, _ = fed(command, "ecs", place)
-    out = place / "out"
-    eventually(lambda: out.exists() and out.stat().st_size >= len(output), "the daemon has written all")
-    assert out.read_bytes() == output
+@contextlib.contextmanager
+def rsyslog(tool, place):
+    """A daemon with the documented settings."""
+    settings = place / "conf"
+    settings.write_text(RSYSLOG.format(place=place, documented=documented("input(type=", place)))
+    with daemon([tool("rsyslogd"), "-n", "-f", settings, "-i", "NONE"], place) as process:
+        yield process
 
 
-def test_rsyslog(tool, tmp_path):
-    """Through logger(1), byte by byte, in the longest of the formats but one."""
-    settings = tmp_path / "conf"
-    settings.write_text(RSYSLOG.format(place=tmp_path))
-    with daemon([tool("rsyslogd"), "-n", "-f", settings, "-i", tmp_path / "pid"], tmp_path):
-        through_logger(tool("logger"), tmp_path)
+@contextlib.contextmanager
+def syslog_ng(tool, place):
+    """The same. Debian has it only in the place of rsyslog, so .ci/run unpacks it elsewhere."""
+    settings = place / "conf"
+    settings.write_text(SYSLOG_NG.format(documented=documented("source s_relay", place)))
+    files = [f"--{name}={place / name}" for name in ("persist-file", "control", "pidfile")]
+    with daemon([tool("syslog-ng"), "-F", "--no-caps", "-f", settings, *files], place) as process:
+        yield process
 
 
-def test_syslog_ng(tool, tmp_path):
-    """The same. Debian installs it only in the place of rsyslog, so CI has not both."""
-    program = shutil.which("syslog-ng", path=os.environ["PATH"] + ":/usr/sbin")
-    if program is None:
-        pytest.skip("syslog-ng is not installed")
-    settings = tmp_path / "conf"
-    settings.write_text(SYSLOG_NG.format(place=tmp_path))
-    files = [f"--{name}={tmp_path / name}" for name in ("persist-file", "control", "pidfile")]
-    with daemon([program, "-F", "--no-caps", "-f", settings, *files], tmp_path):
-        through_logger(tool("logger"), tmp_path)
+class Rotated:
+    """Passes records on, and has the file of the daemon rotated each time some more have come."""
+
+    def __init__(self, sink, file, rotate):
+        self._sink = sink
+        self._file = file
+        self._rotate = rotate
+        self._count = 0
+
+    def write(self, line):
+        """Pass a record on. A rotation waits until the daemon has followed the one before."""
+        self._sink.write(line)
+        self._count += 1
+        if self._count % 40 == 0:
+            self._sink.flush()
+            eventually(self._file.exists, "the daemon has begun a new file")
+            self._rotate()
+
+    def flush(self):
+        """Pass on what is left."""
+        self._sink.flush()
+
+
+@pytest.mark.parametrize("syslog", [rsyslog, syslog_ng])
+def test_syslog(syslog, tool, tmp_path):
+    """Through logger(1), in the longest of the formats but one. Rotations meanwhile lose nothing."""
+    shown = re.search(r"exec (logger [^)]*)\)", OPERATIONS)
+    _, *options = shlex.split(shown[1].replace("/var/log/relay", str(tmp_path)))
+    file = tmp_path / "records.jsonl"
+    with syslog(tool, tmp_path) as process:
+        reopen = f"kill -HUP {process.pid}"
+        settings = documented("/var/log/relay/*.jsonl", tmp_path).replace(
+            "/usr/lib/rsyslog/rsyslog-rotate", reopen
+        )
+        rotate = rotation(tool("logrotate"), settings, tmp_path)
+        command = [tool("logger"), *options]
+        output, _ = fed(command, "ecs", tmp_path, lambda sink: Rotated(sink, file, rotate))
+        eventually(lambda: len(b"".join(pieces(file))) >= len(output), "the daemon has written all")
+    contents = pieces(file)
+    assert b"".join(contents) == output
+    assert len(contents) > 2
 
 
 def test_journald(tool, tmp_path):
