@@ -271,7 +271,10 @@ def test_only_this_hosts_names_are_served(reader):
         for host in ("127.0.0.1", "localhost:1", "LOCALHOST", "[::1]:9100", "192.0.2.1", socket.gethostname()):
             assert reader.get("/healthz", Host=host) == (200, "ok\n"), host
         for host in ("evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "", "[::1", "a b"):
-            assert reader.get("/healthz", Host=host)[0] == 421, host
+            refused = reader.request("/healthz", Host=host)
+            assert refused.status == 421, host
+            assert f"an address, localhost or {socket.gethostname().lower()}" in refused.text
+            assert refused.headers["Server"] == "mprelay"
 
 
 def test_answers_are_not_kept_nor_guessed_at(reader):
