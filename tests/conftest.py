@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import settings
 from support import launching
 from support.processes import limit
 
@@ -26,7 +27,12 @@ ON_WINDOWS = sys.platform == "win32"
 
 
 def pytest_configure():
-    """Start from the signals' defaults: nohup(1) has SIGHUP ignored, and the programs under test inherit that."""
+    """Start from the signals' defaults: nohup(1) has SIGHUP ignored, and the programs under test inherit that.
+
+    An example of hypothesis may take its time: how long it takes is told by the machine's other work.
+    """
+    settings.register_profile("unhurried", deadline=None)
+    settings.load_profile("unhurried")
     if not ON_WINDOWS:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if launching.PYTHON_EXE:

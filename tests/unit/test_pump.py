@@ -42,7 +42,7 @@ class Counting:
 
 @pytest.mark.parametrize("size", [100, 4000, None])
 @given(chunks=st.lists(st.integers(1, 9000), max_size=20))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_any_chunks_come_out_the_same(size, chunks):
     """Order and content never change, and all bytes are counted."""
     client, near, far, target = (*tcp_pair(), *reversed(tcp_pair()))

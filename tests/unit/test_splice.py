@@ -86,7 +86,7 @@ class Target:
 
 
 @given(sizes=st.lists(st.integers(1, 300_000), min_size=1, max_size=6))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_any_chunks_come_out_the_same(sizes):
     """Order, content and counts are those of copying."""
     client, near, far, target = (*tcp_pair(), *reversed(tcp_pair()))
