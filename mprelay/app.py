@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from mprelay import __version__
@@ -60,6 +61,7 @@ def main(argv: Sequence[str]) -> int:
         look_up=partial(names.look_up, stop=signals.pending),
         has_route=addresses.has_route,
         tells_paths=sockets.TELLS_PATHS,
+        serves_metrics=_serves_metrics,
         environment=_environment(),
     )
     asked = cli.parse(_as_typed(argv), host)
@@ -101,6 +103,11 @@ def _working_directory() -> str:
         return str(Path.cwd())
     except OSError:
         return ""
+
+
+def _serves_metrics() -> bool:
+    """Look for the library, and do not load it: only the metrics process needs it."""
+    return find_spec("prometheus_client") is not None
 
 
 def _as_typed(argv: Sequence[str]) -> list[str]:

@@ -44,6 +44,8 @@ class Host(NamedTuple):
     """Tells whether there is a route to an address."""
     tells_paths: bool = True
     """Whether the system tells what TCP has measured on a connection."""
+    serves_metrics: Callable[[], bool] = lambda: True
+    """Tells whether the library for metrics is installed. Called only where it matters."""
     environment: Mapping[str, str] = MappingProxyType({})
     """The variables of the process."""
 

@@ -403,6 +403,7 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         option="--metrics",
         values="ADDR:PORT, or a PORT of the loopback",
         parse=endpoint,
+        form="number",  # a port alone
         help="serve /metrics for Prometheus, /healthz, /readyz and a page over HTTP; whoever reaches it "
         "can read it, but sees addresses of clients and labels on a loopback address only",
     ),

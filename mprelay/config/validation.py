@@ -228,8 +228,11 @@ def _check_across(values: dict[str, Any], host: Host) -> Iterator[tuple[str, str
         yield "source", wrong
     if values["tcp_info"] and not host.tells_paths:
         yield "tcp_info", "needs Linux: this system does not count the segments that are sent again"
-    if values["metrics"] is not None and _meets_listener(values["metrics"], values["bind"], values["fwd_port"]):
-        yield "metrics", "must not be where the relay itself listens"
+    if values["metrics"] is not None:
+        if _meets_listener(values["metrics"], values["bind"], values["fwd_port"]):
+            yield "metrics", "must not be where the relay itself listens"
+        elif not host.serves_metrics():
+            yield "metrics", "needs a library that is missing: pip install 'mprelay[metrics]'"
     if values["expires_at"] is not None and values["absolute_timeout"]:
         yield "expires_at", "must not be given beside an absolute timeout"
 

@@ -38,8 +38,8 @@ _HELP: Final = {
     "drain": "stop listening, and let sessions finish within the drain timeout",
     "pause": "let new connections wait",
     "resume": "admit new connections again",
-    "reload": "read the files of the ACL again",
-    "extend": "put the absolute timeout off",
+    "reload": "read the files (@FILE) of the ACL again",
+    "extend": "put the absolute timeout off, within the relay's --max-extend",
     "watch": "show records as they are written",
     "top": "watch sessions and workers on the terminal",
 }
@@ -87,7 +87,9 @@ def run(argv: Sequence[str], environment: Mapping[str, str]) -> int:
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the command line."""
     common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
-    common.add_argument("--control", metavar="PATH", help=f"the relay's control socket (default: {VARIABLE})")
+    common.add_argument(
+        "--control", metavar="PATH", help=f"the relay's control socket (default: the variable {VARIABLE})"
+    )
     common.add_argument("--json", action="store_true", help="JSON, also on a terminal")
     parser = argparse.ArgumentParser(
         prog="mprelayctl",

@@ -67,7 +67,7 @@ def _show_status(status: Mapping[str, Any]) -> None:
         table.add_row(plain(f"closed: {reason}"), plain(count))
     for worker in status["workers"]:
         table.add_row(
-            plain(f"worker {worker['worker']}"), plain(f"{worker['sessions']} sessions, pid {worker['pid']}")
+            plain(f"worker {worker['worker']}"), plain(f"sessions: {worker['sessions']}, pid {worker['pid']}")
         )
     Console(highlight=False).print(table)
 
@@ -80,7 +80,7 @@ def _show_sessions(sessions: Sequence[Mapping[str, Any]]) -> None:
         table.add_row(*(plain(cell) for cell in cells(session)))
     console = Console(highlight=False)
     console.print(table)
-    console.print(plain(f"{len(sessions)} sessions"))
+    console.print(plain(f"sessions: {len(sessions)}"))
 
 
 def cells(session: Mapping[str, Any]) -> list[str]:

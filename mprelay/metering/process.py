@@ -11,6 +11,7 @@ import threading
 import orjson
 
 from mprelay.channel import helper
+from mprelay.metering.server import Server
 from mprelay.metering.source import Source
 from mprelay.system import oneway
 from mprelay.system.errnos import errno_name
@@ -37,13 +38,8 @@ def _serve(host: str, port: int, source: Source, answering: helper.Answering) ->
     problem: str | None = None
     error: str | None = None
     try:
-        from mprelay.metering.server import Server  # noqa: PLC0415 - it needs a library that may be missing
-    except ImportError as missing:
-        problem = f"needs a library that is missing ({missing}): pip install 'mprelay[metrics]'"
-    else:
-        try:
-            server = Server(host, port, source)
-            threading.Thread(target=server.serve, daemon=True).start()
-        except OSError as failure:
-            problem, error = f"cannot be listened at: {failure.strerror}", errno_name(failure.errno)
+        server = Server(host, port, source)
+        threading.Thread(target=server.serve, daemon=True).start()
+    except OSError as failure:
+        problem, error = f"cannot be listened at: {failure.strerror}", errno_name(failure.errno)
     answering.send(orjson.dumps({"problem": problem, "error": error}, option=orjson.OPT_APPEND_NEWLINE))

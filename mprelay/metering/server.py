@@ -186,10 +186,8 @@ class _Stream(io.RawIOBase):
 class _Connection(BaseHTTPRequestHandler):
     """One connection. The constructor serves it. Raises OSError: the client is gone, or its time is over."""
 
-    server_version = "mprelay"
-    sys_version = ""
     error_content_type = _TEXT
-    error_message_format = "%(code)d %(message)s\n"
+    error_message_format = "%(code)d %(message)s: %(explain)s\n"
     command = requestline = ""  # until they are read
     request_version = "HTTP/1.0"
 
@@ -225,7 +223,8 @@ class _Connection(BaseHTTPRequestHandler):
         if self.command not in {"GET", "HEAD"}:
             self.send_error(HTTPStatus.METHOD_NOT_ALLOWED)
         elif not is_own_host(self.headers.get_all("Host", []), self._server.own_name):
-            self.send_error(HTTPStatus.MISDIRECTED_REQUEST)
+            own = f"ask by an address, localhost or {self._server.own_name}"
+            self.send_error(HTTPStatus.MISDIRECTED_REQUEST, explain=own)
         else:
             return True
         return False
@@ -252,6 +251,10 @@ class _Connection(BaseHTTPRequestHandler):
         if self.command not in {"GET", "HEAD"}:
             self.send_header("Allow", "GET, HEAD")
         super().end_headers()
+
+    def version_string(self) -> str:
+        """Name the program alone, not the Python that runs it."""
+        return "mprelay"
 
     def log_message(self, *_what: object) -> None:
         """Keep no log: who looks is no event of the relay."""

@@ -57,6 +57,8 @@ class Listener:
         self._loop = loop
         self._recorder = recorder
         self._ip, self._port = address
+        self.address: tuple[Any, ...] = address
+        """Where it listens, or has listened; before that what was asked for."""
         self._offer = offer
         self._is_shared = False
         self._call = call

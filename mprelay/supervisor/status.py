@@ -50,8 +50,8 @@ class Status:
 
     def read(self) -> dict[str, Any]:
         """Return everything but the sessions, by the names that records have."""
-        config, book, listener = self._config, self._book, self._door.listener
-        ip, port = listener.address[:2] if listener.is_open else (config.bind, config.fwd_port)
+        config, book = self._config, self._book
+        ip, port, *_ = self._door.listener.address
         rules, _ = config.acl
         expires_at, left = self._lifetime.expires_at, self._lifetime.left
         ready = {member.number: member for member in self._crew.ready_members()}

@@ -220,11 +220,14 @@ def test_drain_is_what_a_signal_does(path):
         Operator(path) as operator,
     ):
         ((client, target),) = open_sessions(stack, relay, server, 1)
+        where = [operator.ask("status")[name] for name in ("listen_ip", "listen_port")]
         assert operator.ask("drain") == {"ok": True, "active": 1}
         draining = relay.wait("relay.draining")
         assert (draining["signal"], draining["active"]) == (None, 1)
         assert not relay.listens()
-        assert operator.ask("status")["phase"] == "draining"
+        status = operator.ask("status")
+        assert status["phase"] == "draining"
+        assert [status["listen_ip"], status["listen_port"]] == where
         assert operator.ask("drain")["ok"]  # once more changes nothing
         assert not operator.ask("pause")["ok"]
         echo(client, target)

@@ -18,6 +18,7 @@ import pytest
 from prometheus_client import parser
 from prometheus_client.openmetrics import parser as openmetrics
 from support.control import ctl
+from support.patches import with_site
 from support.peers import accept, answering, echo, free_port, listening, receive
 from support.relay import NOWHERE, Relay, failed_start, open_sessions
 from support.waiting import PATIENCE, eventually, pass_time
@@ -270,7 +271,10 @@ def test_only_this_hosts_names_are_served(reader):
         for host in ("127.0.0.1", "localhost:1", "LOCALHOST", "[::1]:9100", "192.0.2.1", socket.gethostname()):
             assert reader.get("/healthz", Host=host) == (200, "ok\n"), host
         for host in ("evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "", "[::1", "a b"):
-            assert reader.get("/healthz", Host=host)[0] == 421, host
+            refused = reader.request("/healthz", Host=host)
+            assert refused.status == 421, host
+            assert f"an address, localhost or {socket.gethostname().lower()}" in refused.text
+            assert refused.headers["Server"] == "mprelay"
 
 
 def test_answers_are_not_kept_nor_guessed_at(reader):
@@ -565,15 +569,15 @@ def test_an_address_that_is_taken_is_a_wrong_parameter(reader):
 
 
 def test_a_missing_library_says_what_to_install(reader, tmp_path):
-    """It is needed for this parameter only."""
-    (tmp_path / "prometheus_client.py").write_text("raise ModuleNotFoundError('there is none')\n")
-    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    *_, wrong = [
-        record
-        for record in failed_start(2, *reader.option, env=environment)
-        if record["event"] == "config.invalid"
-    ]
-    assert (wrong["parameter"], wrong["value"]) == ("metrics", reader.option[1])
-    assert "pip install 'mprelay[metrics]'" in wrong["problem"]
+    """It is needed for this parameter only. Nothing is started without it, and --check tells it too."""
+    environment = with_site(tmp_path, "import sys; sys.modules['prometheus_client'] = None")
+    for options in (), ("--check",):
+        with Relay(
+            NOWHERE, *reader.option, *options, env=environment, wait_active=False, expect_code=2, quiet=False
+        ) as relay:
+            relay.finish()
+        (wrong,) = relay.records
+        assert (wrong["parameter"], wrong["value"]) == ("metrics", reader.option[1])
+        assert "pip install 'mprelay[metrics]'" in wrong["problem"]
     with Relay(NOWHERE, env=environment):
         pass

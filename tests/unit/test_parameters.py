@@ -378,6 +378,15 @@ def test_where_tcp_tells_nothing_it_is_not_asked():
     assert wrong.problem == "--tcp-info needs Linux: this system does not count the segments that are sent again."
 
 
+def test_metrics_need_a_library():
+    """Nobody looks for it where there are no metrics."""
+    assert validate(GOOD | {"metrics": ["9100"]})[1] == []
+    assert validate(GOOD, Host(serves_metrics=lambda: pytest.fail("looked for")))[1] == []
+    _, (wrong,) = validate(GOOD | {"metrics": ["9100"]}, Host(serves_metrics=lambda: False))
+    assert (wrong.parameter, wrong.value) == ("metrics", "9100")
+    assert wrong.problem == ("--metrics '9100' needs a library that is missing: pip install 'mprelay[metrics]'.")
+
+
 def test_labels_are_collected():
     """The option may be repeated."""
     values, _ = validate(GOOD | {"label": ["ticket=CHG-1", "owner=a=b"]})

@@ -80,6 +80,7 @@ def test_every_parameter_may_stand_in_the_file():
         log_detail = "session"
         label = { ticket = "CHG-7", number = 7, "a b" = "c=d" }
         drain_timeout = 1
+        metrics = 9100
         stats_interval = 0
         """
     )
@@ -97,6 +98,7 @@ def test_every_parameter_may_stand_in_the_file():
     assert (made.source, made.proxy_protocol, made.keepalive, made.bind) == ("192.0.2.7", "v2", 7, "::")
     assert made.accept_proxy.decide("192.0.2.9")[0]
     assert (made.log_format, made.log_detail) == ("json", "session")
+    assert made.metrics == ("127.0.0.1", 9100)
     assert made.labels == {"ticket": "CHG-7", "number": "7", "a b": "c=d"}
     assert made.options["idle_timeout"] == "30m"
     assert made.options["keepalive"] == "7"
