@@ -55,6 +55,9 @@ SILENCE: Final = 60.0
 PARTING: Final = 0.2
 """Seconds at the end of the relay in which clients may still take what waits for them."""
 
+GATHER: Final = 0.01
+"""Seconds for which records are gathered for the watchers: a send costs as much as making several records."""
+
 WATCH_LIMIT: Final = 1024 * 1024
 """Bytes of records that wait for one watcher, at most."""
 
@@ -186,6 +189,29 @@ class _Client:
         self.mask = mask
 
 
+class _Gathering:
+    """Gathers records, and gives those of :data:`GATHER` seconds to `tell` together."""
+
+    def __init__(self, loop: Loop, tell: Callable[[bytes], None]) -> None:
+        self._loop = loop
+        self._tell = tell
+        self._lines: list[bytes] = []
+        self._over = loop.unset_alarm(self.finish)
+
+    def add(self, lines: list[bytes]) -> None:
+        self._lines += lines
+        if not self._over.pending:
+            self._over.move(self._loop.now + GATHER)
+
+    def finish(self) -> None:
+        """Give now what is there."""
+        self._over.cancel()
+        if self._lines:
+            data = b"".join(self._lines)
+            self._lines.clear()
+            self._tell(data)
+
+
 class Control:
     """Serves the control socket `listener`. `obey` does what a request says, and calls with the answer."""
 
@@ -206,6 +232,7 @@ class Control:
         self._clients: dict[int, _Client] = {}
         self._ready: dict[_Client, None] = {}
         self._watchers: dict[_Client, None] = {}
+        self._gathering = _Gathering(loop, self._on_records)  # for the watchers
         self._started = False
         self._accepting = False  # somebody waits to be accepted
         self._due = False  # this turn has something to do
@@ -237,6 +264,7 @@ class Control:
     def close(self) -> None:
         """Leave all clients, after a moment for those that take what they are told."""
         self.shut()
+        self._gathering.finish()
         self._part()
         for client in [*self._clients.values()]:
             self._drop(client)
@@ -428,10 +456,11 @@ class Control:
             return
         client.asked = True
         if request.command == "watch":
+            self._gathering.finish()  # what was written before is not for this one
             self._answer(client, {"ok": True})
             client.watches = True
             if not self._watchers:
-                self._watch(self._on_records)
+                self._watch(self._gathering.add)
             self._watchers[client] = None
         else:
             self._obey(request, client.peer, lambda answer: self._answer(client, answer))
@@ -446,9 +475,8 @@ class Control:
             client.pieces = answer
         self._soon(client)
 
-    def _on_records(self, lines: list[bytes]) -> None:
+    def _on_records(self, data: bytes) -> None:
         """Give records to the watchers."""
-        data = b"".join(lines)
         for client in self._watchers:
             if not client.watches:
                 continue

@@ -14,7 +14,7 @@ from mprelay.records.catalogue import SESSION_CLOSED
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted(str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")))
 
-OPTIONS_OF_OTHERS = {"--all", "--network", "--onedir", "--onefile", "--quick", "--seed"}
+OPTIONS_OF_OTHERS = {"--all", "--network", "--onedir", "--onefile", "--quick", "--seed", "--than"}
 """Options of our scripts and of PyInstaller."""
 
 
