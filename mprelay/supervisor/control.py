@@ -10,7 +10,8 @@ Rules:
 2. A client is served one request after the other, and is not read while an answer waits to be taken. So it holds
    one line and one piece of an answer, and a watcher its backlog, and no more.
 3. A client that takes nothing is dropped after :data:`PATIENCE`, and one that asks for nothing after
-   :data:`SILENCE`. If all places are taken, the client that has been silent for longest makes room.
+   :data:`SILENCE`. If all places are taken, the client that has been silent for longest makes room. So one that
+   takes little at a time costs its place only as long as nobody else wants it.
 4. A watcher that is behind by :data:`WATCH_LIMIT` when more comes is cut off, and told so behind its last whole
    record.
 5. Only this user and root are heard. The socket's mode keeps others away, and the kernel says who connects.
@@ -30,7 +31,7 @@ from mprelay.core.requests import LINE_LIMIT, NotRequest, Request, request_of
 from mprelay.records import catalogue
 from mprelay.supervisor.failure import Failure
 from mprelay.supervisor.loop import Loop
-from mprelay.system import poller, unix_socket
+from mprelay.system import poller, sockets, unix_socket
 from mprelay.system.errnos import errno_name
 from mprelay.system.poller import READ, WRITE
 
@@ -47,7 +48,7 @@ REST: Final = 4
 """How much longer than that they then wait."""
 
 PATIENCE: Final = 10.0
-"""Seconds for which a client may take nothing of what it asked for."""
+"""Seconds for which a client may take nothing of what it asked for, or less than a whole send."""
 
 SILENCE: Final = 60.0
 """Seconds for which a client may ask for nothing."""
@@ -63,7 +64,7 @@ RECORD_LIMIT: Final = 4096
 """Bytes of a record are fewer."""
 
 _READ: Final = 4096  # bytes of one recv
-_SEND: Final = 64 * 1024  # bytes of one send
+_SEND: Final = 16 * 1024  # bytes of one send, which the kernel counts as taken only when all of them are
 
 Answer: TypeAlias = dict[str, Any] | Iterator[bytes]
 """One object, or the pieces of an answer of many lines."""
@@ -90,6 +91,7 @@ class _Client:
         self.watches = False
         self.ended = False  # it asks for nothing more
         self.blocked = False  # its socket takes nothing now
+        self.untaken = 0  # what the kernel held for it when last looked at; 0 if the kernel does not tell
         self.mask = READ  # what its socket is watched for
         self.since = now  # when it last said or took something
         self.heard = False  # it has been read
@@ -154,6 +156,7 @@ class _Client:
                 sent = self.sock.send(data[:_SEND])
             except BlockingIOError:
                 self.blocked = True
+                self.untaken = sockets.unacknowledged(self.sock) or 0
                 return
             self.since = now
             self.waiting -= sent
@@ -161,6 +164,13 @@ class _Client:
                 self.outbox.popleft()
             else:
                 self.outbox[0] = data[sent:]
+
+    def look(self, now: float) -> None:
+        """Note whether it has taken something, if no send can tell: there is room when most has been taken."""
+        if self.blocked:
+            before, self.untaken = self.untaken, sockets.unacknowledged(self.sock) or 0
+            if self.untaken < before:
+                self.since = now
 
     def send_last(self, now: float, watching: poller.Poller) -> None:
         """Send what there is room for, and wait for room for the rest. Nothing is read any more."""
@@ -301,6 +311,8 @@ class Control:
     def _make_room(self) -> bool:
         """Drop the client that has said and taken nothing for longest. False: all are being served."""
         silent = [client for client in self._clients.values() if client.silent]
+        for client in silent:
+            client.look(self._loop.now)
         if silent:
             self._drop(min(silent, key=lambda client: client.since))
         return bool(silent)
@@ -322,6 +334,7 @@ class Control:
     def _drop_the_silent(self) -> None:
         """Drop those that say nothing, and those that take nothing."""
         for client in [*self._clients.values()]:
+            client.look(self._loop.now)
             if client.limit <= self._loop.now:
                 self._drop(client)
         for client in self._clients.values():
