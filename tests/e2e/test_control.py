@@ -119,6 +119,36 @@ def test_the_socket_of_a_running_relay_is_refused(path):
         assert ask(path, "status")["ok"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("is_left", [False, True])
+def test_of_three_relays_at_once_one_has_the_path(path, is_left):
+    """The others say so. The path leads to the one."""
+    for _ in range(3):
+        if is_left:
+            with socket.socket(socket.AF_UNIX) as left:
+                left.bind(str(path))
+        with contextlib.ExitStack() as stack:
+            options = {"wait_active": False, "quiet": False, "expect_code": 2}
+            relays = [stack.enter_context(Relay(NOWHERE, "--control", str(path), **options)) for _ in range(3)]
+
+            def running(relays=relays):
+                return [relay for relay in relays if relay.process.poll() is None]
+
+            eventually(lambda running=running: len(running()) == 1, "one has it")
+            (winner,) = running()
+            winner.expect_code = 0
+            winner.wait("relay.active")
+            assert ask(path, "status")["pid"] == winner.pid
+            for relay in relays:
+                if relay is not winner:
+                    relay.finish()
+                    (record,) = relay.records
+                    assert (record["event"], record["parameter"]) == ("config.invalid", "control")
+                    assert "belongs to a relay that is running" in record["problem"]
+            assert [*path.parent.iterdir()] == [path]
+        assert [*path.parent.iterdir()] == []
+
+
 # -- commands ------------------------------------------------------------------------------------------------
 
 
