@@ -67,7 +67,10 @@ _READ: Final = 4096  # bytes of one recv
 _SEND: Final = 16 * 1024  # bytes of one send, which the kernel counts as taken only when all of them are
 
 Answer: TypeAlias = dict[str, Any] | Iterator[bytes]
-"""One object, or the pieces of an answer of many lines."""
+"""One object, or the pieces of an answer that takes longer to make. A piece may be empty.
+
+That a client has gone is noticed when something is sent to it. So what is done between empty pieces is done.
+"""
 
 
 class Peer(NamedTuple):
@@ -99,7 +102,7 @@ class _Client:
     @property
     def busy(self) -> bool:
         """Whether an answer is being made, or waits to be taken."""
-        return self.asked or self.pieces is not None or bool(self.outbox)
+        return self.asked or bool(self.outbox)
 
     @property
     def silent(self) -> bool:
@@ -111,7 +114,8 @@ class _Client:
         """The moment at which it is dropped, if it does nothing before."""
         if self.blocked:
             return self.since + PATIENCE
-        return inf if self.watches or self.asked else self.since + SILENCE
+        is_served = self.asked or self.pieces is not None
+        return inf if self.watches or is_served else self.since + SILENCE
 
     def read(self, now: float) -> None:
         """Read what it asks for. Raises OSError: it is gone."""
@@ -137,13 +141,15 @@ class _Client:
         self.outbox.clear()
         self.waiting = 0
         self.put(first + newline)
-        self.put(_line({"ok": False, "error": f"cut off: more than {WATCH_LIMIT} bytes of records were waiting"}))
+        self.put(
+            line_of({"ok": False, "error": f"cut off: more than {WATCH_LIMIT} bytes of records were waiting"})
+        )
         self.ended = True
         self.watches = False
 
     def refuse(self, why: str, now: float) -> None:
         """Tell it why it is not served, and close the connection."""
-        self.put(_line({"ok": False, "error": why}))
+        self.put(line_of({"ok": False, "error": why}))
         with suppress(OSError):  # it is gone already
             self.send(now)
         self.sock.close()
@@ -411,7 +417,7 @@ class Control:
             piece = next(client.pieces, None)
             if piece is None:
                 client.pieces = None
-            else:
+            elif piece:
                 client.put(piece)
             self._ready[client] = None
             return
@@ -454,7 +460,7 @@ class Control:
         if client.sock.fileno() < 0:
             return  # it has gone meanwhile
         if isinstance(answer, dict):
-            client.put(_line(answer))
+            client.put(line_of(answer))
         else:
             client.pieces = answer
         self._soon(client)
@@ -472,5 +478,6 @@ class Control:
             self._soon(client)
 
 
-def _line(answer: dict[str, Any]) -> bytes:
+def line_of(answer: dict[str, Any]) -> bytes:
+    """Make the last line of an answer."""
     return orjson.dumps(answer, option=orjson.OPT_APPEND_NEWLINE)

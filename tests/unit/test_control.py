@@ -30,7 +30,7 @@ class Served:
         self.path = directory / "s"
         self.answer = lambda: {"ok": True}
         self.ahead = 0.0
-        real = time.monotonic
+        self.real = real = time.monotonic
         monkeypatch.setattr(time, "monotonic", lambda: real() + self.ahead)
         self.loop = Loop(time.monotonic())
         self.loop.open(lambda: None)
@@ -46,9 +46,9 @@ class Served:
 
     def turn_until(self, condition):
         """Let the loop work until something holds."""
-        until = time.monotonic() + PATIENCE
+        until = self.real() + PATIENCE
         while not condition():
-            assert time.monotonic() < until
+            assert self.real() < until
             self.loop.turn(0.01)
             self.control.work()
 
@@ -79,6 +79,60 @@ def stuck(served, stack):
     operator.say({"command": "status"})
     served.turn_until(lambda: any(client.blocked for client in served.clients()))
     return operator
+
+
+def test_all_clients_together_have_a_millisecond_of_a_turn(served):
+    """However many there are, and however long their answers take. Each gets on."""
+    steps = []
+
+    def answer():
+        number = len(steps)
+        steps.append(0)
+        for _ in range(50):
+            steps[number] += 1
+            served.ahead += 0.0002
+            yield b""
+        yield control.line_of({"ok": True})
+
+    served.answer = answer
+    with ExitStack() as stack:
+        operators = [stack.enter_context(Operator(served.path)) for _ in range(20)]
+        for operator in operators:
+            operator.say({"command": "status"})
+        most = before = 0
+
+        def all_are_served():
+            nonlocal most, before
+            most = max(most, sum(steps) - before)
+            before = sum(steps)
+            if len(steps) == 20 and 50 not in steps:
+                assert max(steps) - min(steps) < 25
+            return steps == [50] * 20 and not any(client.busy for client in served.clients())
+
+        served.turn_until(all_are_served)
+        assert all(operator.hear() == {"ok": True} for operator in operators)
+    assert most <= control.BUDGET / 0.0002 + 1
+
+
+def test_what_was_begun_is_done_though_nobody_waits_for_it(served, monkeypatch):
+    """Its client has gone, or takes a minute and more to be served."""
+    monkeypatch.setattr(control, "BUDGET", 1e-9)  # one step in a turn
+    steps = []
+
+    def answer():
+        for _ in range(10):
+            steps.append(len(served.clients()))
+            yield b""
+        yield control.line_of({"ok": True})
+
+    served.answer = answer
+    with Operator(served.path) as operator:
+        operator.say({"command": "status"})
+    served.turn_until(lambda: steps)
+    while served.clients():
+        assert len(steps) <= 10
+        served.pass_by(control.SILENCE)
+    assert steps == [1] * 10
 
 
 def take(operator, count):
