@@ -5,8 +5,9 @@ A command that cannot be obeyed changes nothing, and says why. No answer waits f
 pieces of its answer, so that :class:`~mprelay.supervisor.control.Control` decides how much of it a turn has.
 """
 
+import socket
 from collections.abc import Callable, Iterator
-from ipaddress import ip_address
+from ipaddress import IPv4Network
 from typing import Any, Final
 
 import orjson
@@ -27,8 +28,9 @@ from mprelay.supervisor.door import Door
 from mprelay.supervisor.lifetime import Lifetime
 from mprelay.supervisor.reload import Reload
 from mprelay.supervisor.status import Status
+from mprelay.system.sockets import family_of
 
-_SESSIONS_IN_PIECE: Final = 50  # one or two tenths of a millisecond
+_SESSIONS_IN_PIECE: Final = 50  # a tenth of a millisecond
 _RECORDS_WHILE_CONGESTED: Final = 1000  # of commands, while too many records wait
 
 Reply = Callable[[Answer], None]
@@ -145,8 +147,9 @@ class Commands:
     def _kill_those_of(self, network: Network, request: Request, peer: Peer) -> Iterator[bytes]:
         """Kill sessions a piece at a time. The last piece says how many they were, the others are empty."""
         killed = 0
+        is_in = _test_of(network)
         for some in self._in_pieces():
-            found = [one for one in some if ip_address(one.client_ip) in network]
+            found = [one for one in some if is_in(one.client_ip)]
             if found and not killed:
                 self._record(request, peer)
             self._crew.orders.end(found, CloseReason.KILLED)
@@ -193,3 +196,14 @@ class Commands:
             ok=problem is None,
             problem=None if problem is None else cut(problem, PROBLEM_LIMIT),
         )
+
+
+def _test_of(network: Network) -> Callable[[str], bool]:
+    """Make a test whether a client is in a network. :mod:`ipaddress` would take ten times as long."""
+    family = socket.AF_INET if isinstance(network, IPv4Network) else socket.AF_INET6
+    first, mask = int(network.network_address), int(network.netmask)
+
+    def is_in(ip: str) -> bool:
+        return family_of(ip) == family and int.from_bytes(socket.inet_pton(family, ip)) & mask == first
+
+    return is_in

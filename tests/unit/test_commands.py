@@ -1,6 +1,7 @@
 """What an operator's commands do to many sessions: a few at a time."""
 
 import time
+from ipaddress import ip_address, ip_network
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -31,14 +32,13 @@ class Worker:
 
 
 class Relay:
-    """The commands of a relay with a worker that has all its sessions, a quarter of each network 10.0.N.0/24."""
+    """The commands of a relay with a worker that has all sessions: one of each client."""
 
-    def __init__(self):
-        self.kept = Kept(limit=COUNT, every_message=False)
-        self.kept.book.workers.open(1, COUNT)
-        for number in range(COUNT):
-            session = self.kept.admit((f"10.0.{number % 4}.1", 1), 1.0, 1.0)
-            self.kept.book.workers.place(session, 1.0)
+    def __init__(self, clients):
+        self.kept = Kept(limit=len(clients), every_message=False)
+        self.kept.book.workers.open(1, len(clients))
+        for client in clients:
+            self.kept.book.workers.place(self.kept.admit((client, 1), 1.0, 1.0), 1.0)
         worker = Worker()
         self.orders = worker.orders
         self.commands = Commands(
@@ -74,8 +74,8 @@ class Relay:
 
 @pytest.fixture
 def relay():
-    """Such a relay."""
-    return Relay()
+    """A relay with a quarter of its sessions in each network 10.0.N.0/24."""
+    return Relay([f"10.0.{number % 4}.1" for number in range(COUNT)])
 
 
 def test_many_are_killed_a_few_at_a_time(relay):
@@ -89,6 +89,25 @@ def test_many_are_killed_a_few_at_a_time(relay):
     assert relay.killed() == [*range(2, COUNT + 1, 4)]
     assert {order.reason for order in relay.orders} == {CloseReason.KILLED}
     assert relay.recorded() == ({"client": "10.0.1.0/24"}, True, None)
+
+
+CLIENTS = ["10.0.0.1", "10.0.0.255", "10.0.1.0", "255.255.255.255", "::1", "2001:db8::1", "2001:db9::", "fe80::1"]
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        *("10.0.0.1", "10.0.0.0/24", "10.0.0.0/255.255.254.0", "0.0.0.0/0", "::ffff:10.0.0.255", "192.0.2.0/24"),
+        *("::1", "::/0", "2001:db8::/31", "2001:db8::/32", "::a00:1"),
+    ],
+)
+def test_those_in_the_network_are_killed(network):
+    """IPv4 is in no network of IPv6."""
+    relay = Relay(CLIENTS)
+    [*relay.kill(network)]
+    whole = ip_network(network.removeprefix("::ffff:"))
+    expected = [client for client in CLIENTS if ip_address(client) in whole]
+    assert [CLIENTS[serial - 1] for serial in relay.killed()] == expected
 
 
 def test_those_that_end_meanwhile_are_not_counted(relay):
