@@ -27,7 +27,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import orjson
 
-from mprelay.core.requests import LINE_LIMIT, NotRequest, Request, request_of
+from mprelay.core.requests import Inbox, NotRequest, Request, request_of
 from mprelay.records import catalogue
 from mprelay.supervisor.failure import Failure
 from mprelay.supervisor.loop import Loop
@@ -86,7 +86,7 @@ class _Client:
     def __init__(self, sock: socket, peer: Peer, now: float) -> None:
         self.sock = sock
         self.peer = peer
-        self.inbox = bytearray()
+        self.inbox = Inbox()
         self.outbox: deque[memoryview] = deque()  # views, so that no send copies what is left
         self.waiting = 0  # bytes in the outbox
         self.pieces: Iterator[bytes] | None = None  # the rest of an answer
@@ -126,7 +126,7 @@ class _Client:
             return
         self.since = now
         self.heard = True
-        self.inbox += data
+        self.inbox.add(data)
         if not data:
             self.ended = True
             self.watches = self.watches and not unix_socket.hung_up(self.sock)
@@ -423,19 +423,20 @@ class Control:
             return
         if client.asked:
             return
-        if b"\n" not in client.inbox and not client.ended:
+        if not client.inbox.has_line and not client.ended:
             client.read(self._loop.now)
-        line, newline, rest = client.inbox.partition(b"\n")
         if client.watches:
             client.inbox.clear()  # it has asked for the last time
-        elif (newline or (client.ended and line)) and len(line) <= LINE_LIMIT:
-            client.inbox = rest
-            self._ask(client, bytes(line))
-            self._ready[client] = None
-        elif len(line) > LINE_LIMIT:
-            client.inbox.clear()
+            return
+        try:
+            line = client.inbox.take(ended=client.ended)
+        except NotRequest as wrong:
             client.ended = True
-            self._answer(client, {"ok": False, "error": f"a request has at most {LINE_LIMIT} bytes"})
+            self._answer(client, {"ok": False, "error": str(wrong)})
+            return
+        if line is not None:
+            self._ask(client, line)
+            self._ready[client] = None
 
     def _ask(self, client: _Client, line: bytes) -> None:
         if not line.strip():
