@@ -524,34 +524,6 @@ def test_there_are_128_clients_and_the_most_silent_makes_room(path):
         assert watcher.hear()["event"] == "control.command"
 
 
-@pytest.mark.slow
-def test_hostile_clients_hold_nobody_up(path):
-    """Some ask without reading, some send anything, many come and go. Sessions go on, and nothing is left."""
-    with (
-        listening() as server,
-        Relay(server.getsockname(), "--control", str(path)) as relay,
-        contextlib.ExitStack() as stack,
-    ):
-        pairs = open_sessions(stack, relay, server, 100)
-        files, memory = open_files(relay.pid), psutil.Process(relay.pid).memory_info().rss
-        with contextlib.ExitStack() as hostile:
-            for _ in range(100):
-                one = hostile.enter_context(Operator(path, SO_RCVBUF=4096, SO_SNDBUF=4096))
-                one.socket.settimeout(0)
-                with contextlib.suppress(BlockingIOError):
-                    for _ in range(10_000):
-                        one.say({"command": "sessions"})
-            for number in range(10_000):
-                with Operator(path) as one:
-                    one.say(os.urandom(number % 100))
-                if not number % 500:
-                    assert ask(path, "status")["ok"]
-                    echo(*pairs[number % 100])
-            assert psutil.Process(relay.pid).memory_info().rss - memory < 20 << 20
-        eventually(lambda: open_files(relay.pid) == files, "all are gone")
-        assert not relay.all("control.command")
-
-
 # -- mprelayctl ----------------------------------------------------------------------------------------------
 
 
