@@ -9,7 +9,7 @@ Rules:
    ``admitted == active + sum(closed)``. A connection whose PROXY header is awaited holds a slot
    (:meth:`Ledger.reserve`) and is counted when it has been judged.
 4. No clock, no socket, no process: moments are arguments, in seconds on the monotonic clock, and never go back.
-5. Only a worker's death, the relay's own failure and a reload that ends sessions walk over all sessions.
+5. Only a worker's death and the relay's own failure walk over all sessions at once.
 6. The :class:`~mprelay.core.roster.Roster` knows which worker has a session and when its next report is due. The
    ledger tells it of each session that is admitted, reported or closed.
 """

@@ -46,6 +46,45 @@ CHANGES: Final = ("kill", "drain", "pause", "resume", "reload", "extend")
 _ARGUMENTS: Final = {"kill": {"session", "client"}, "extend": {"seconds"}}
 
 
+class Inbox:
+    """What a client has said, and what was not taken of it yet: the beginning of a line, or lines."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def __len__(self) -> int:
+        """Count the bytes."""
+        return len(self._data)
+
+    @property
+    def has_line(self) -> bool:
+        """Whether a whole line has come."""
+        return b"\n" in self._data
+
+    def add(self, data: bytes) -> None:
+        """Add what has come."""
+        self._data += data
+
+    def take(self, *, ended: bool) -> bytes | None:
+        """Take the next line without its newline; None: there is none yet.
+
+        If the client has `ended`, the rest is a line too. Raises NotRequest if a line is too long to be one.
+        Nothing is then left.
+        """
+        line, newline, rest = self._data.partition(b"\n")
+        if len(line) > LINE_LIMIT:
+            self.clear()
+            raise NotRequest(f"a request has at most {LINE_LIMIT} bytes")
+        if not newline and not (ended and line):
+            return None
+        self._data = rest
+        return bytes(line)
+
+    def clear(self) -> None:
+        """Forget all of it."""
+        self._data.clear()
+
+
 def request_of(line: bytes) -> Request:
     """Make a request of a line without its newline. Raises NotRequest."""
     try:

@@ -1,15 +1,19 @@
 """What an operator's requests do. Each change is a record, with whom it came from, before its effects are.
 
 A command that cannot be obeyed changes nothing, and says why. No answer waits for anything. Only that of
-``reload`` comes later, when the rules have been read.
+``reload`` comes later, when the rules have been read. Whatever looks at all sessions does so a few at a time, as
+pieces of its answer, so that :class:`~mprelay.supervisor.control.Control` decides how much of it a turn has.
 """
 
+import socket
 from collections.abc import Callable, Iterator
-from ipaddress import ip_address
+from ipaddress import IPv4Network
 from typing import Any, Final
 
 import orjson
 
+from mprelay.core.acl import Network
+from mprelay.core.ledger import Session
 from mprelay.core.phases import Phase, RunState
 from mprelay.core.protocol import CloseReason, NewExpiry
 from mprelay.core.requests import Request
@@ -18,12 +22,13 @@ from mprelay.records import catalogue
 from mprelay.records.recorder import Recorder
 from mprelay.records.writer import Writer
 from mprelay.supervisor.book import Book
-from mprelay.supervisor.control import Answer, Peer
+from mprelay.supervisor.control import Answer, Peer, line_of
 from mprelay.supervisor.crew import Crew
 from mprelay.supervisor.door import Door
 from mprelay.supervisor.lifetime import Lifetime
 from mprelay.supervisor.reload import Reload
 from mprelay.supervisor.status import Status
+from mprelay.system.sockets import family_of
 
 _SESSIONS_IN_PIECE: Final = 50  # a tenth of a millisecond
 _RECORDS_WHILE_CONGESTED: Final = 1000  # of commands, while too many records wait
@@ -80,20 +85,23 @@ class Commands:
     # -- looks -----------------------------------------------------------------------------------------------
 
     def _sessions(self) -> Iterator[bytes]:
-        """Make the answer a piece at a time: those that are there now, without those that end meanwhile."""
-        sessions = self._book.ledger.all_active()
+        """Make the answer a piece at a time."""
         count = 0
-        for first in range(0, len(sessions), _SESSIONS_IN_PIECE):
-            lines = [
-                orjson.dumps(self._status.show(session), option=orjson.OPT_APPEND_NEWLINE)
-                for session in sessions[first : first + _SESSIONS_IN_PIECE]
-                if self._book.ledger.session(session.serial) is not None
-            ]
+        for some in self._in_pieces():
+            lines = [orjson.dumps(self._status.show(one), option=orjson.OPT_APPEND_NEWLINE) for one in some]
             count += len(lines)
             piece = b"".join(lines)
             lines.clear()  # while the client takes the piece: orjson's bytes keep 4 KiB each
             yield piece
-        yield orjson.dumps({"ok": True, "count": count}, option=orjson.OPT_APPEND_NEWLINE)
+        yield line_of({"ok": True, "count": count})
+
+    def _in_pieces(self) -> Iterator[list[Session]]:
+        """Give the sessions that are there now a few at a time, without those that end meanwhile."""
+        ledger = self._book.ledger
+        sessions = ledger.all_active()
+        for first in range(0, len(sessions), _SESSIONS_IN_PIECE):
+            some = sessions[first : first + _SESSIONS_IN_PIECE]
+            yield [one for one in some if ledger.session(one.serial) is not None]
 
     # -- changes ---------------------------------------------------------------------------------------------
 
@@ -126,30 +134,33 @@ class Commands:
                 self._extend(request, peer, reply)
 
     def _kill(self, request: Request, peer: Peer, reply: Reply) -> None:
-        network = request.client
-        if network is None:
-            session = self._book.ledger.session(request.session or 0)
-            if session is None:
-                raise Refused(f"there is no session {request.session}")
-            self._record(request, peer)
-            self._crew.orders.end([session], CloseReason.KILLED)
-            reply({"ok": True, "killed": 1})
+        if request.client is not None:
+            reply(self._kill_those_of(request.client, request, peer))
             return
-        self._crew.orders.end_those(
-            self._book.ledger.all_active(),
-            lambda one: ip_address(one.client_ip) in network,
-            CloseReason.KILLED,
-            lambda count: self._killed(request, peer, reply, count),
-            before=lambda: self._record(request, peer),
-        )
+        session = self._book.ledger.session(request.session or 0)
+        if session is None:
+            raise Refused(f"there is no session {request.session}")
+        self._record(request, peer)
+        self._crew.orders.end([session], CloseReason.KILLED)
+        reply({"ok": True, "killed": 1})
 
-    def _killed(self, request: Request, peer: Peer, reply: Reply, count: int) -> None:
-        if count:
-            reply({"ok": True, "killed": count})
-            return
-        problem = f"there is no session of {request.client}"
-        self._record(request, peer, problem)
-        reply({"ok": False, "error": problem})
+    def _kill_those_of(self, network: Network, request: Request, peer: Peer) -> Iterator[bytes]:
+        """Kill sessions a piece at a time. The last piece says how many they were, the others are empty."""
+        killed = 0
+        is_in = _test_of(network)
+        for some in self._in_pieces():
+            found = [one for one in some if is_in(one.client_ip)]
+            if found and not killed:
+                self._record(request, peer)
+            self._crew.orders.end(found, CloseReason.KILLED)
+            killed += len(found)
+            yield b""
+        if killed:
+            yield line_of({"ok": True, "killed": killed})
+        else:
+            problem = f"there is no session of {network}"
+            self._record(request, peer, problem)
+            yield line_of({"ok": False, "error": problem})
 
     def _hold(self, request: Request, peer: Peer, reply: Reply) -> None:
         if self._state.phase is Phase.DRAINING:
@@ -185,3 +196,14 @@ class Commands:
             ok=problem is None,
             problem=None if problem is None else cut(problem, PROBLEM_LIMIT),
         )
+
+
+def _test_of(network: Network) -> Callable[[str], bool]:
+    """Make a test whether a client is in a network. :mod:`ipaddress` would take ten times as long."""
+    family = socket.AF_INET if isinstance(network, IPv4Network) else socket.AF_INET6
+    first, mask = int(network.network_address), int(network.netmask)
+
+    def is_in(ip: str) -> bool:
+        return family_of(ip) == family and int.from_bytes(socket.inet_pton(family, ip)) & mask == first
+
+    return is_in

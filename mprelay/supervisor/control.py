@@ -10,7 +10,8 @@ Rules:
 2. A client is served one request after the other, and is not read while an answer waits to be taken. So it holds
    one line and one piece of an answer, and a watcher its backlog, and no more.
 3. A client that takes nothing is dropped after :data:`PATIENCE`, and one that asks for nothing after
-   :data:`SILENCE`. If all places are taken, the client that has been silent for longest makes room.
+   :data:`SILENCE`. If all places are taken, the client that has been silent for longest makes room. So one that
+   takes little at a time costs its place only as long as nobody else wants it.
 4. A watcher that is behind by :data:`WATCH_LIMIT` when more comes is cut off, and told so behind its last whole
    record.
 5. Only this user and root are heard. The socket's mode keeps others away, and the kernel says who connects.
@@ -26,11 +27,11 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import orjson
 
-from mprelay.core.requests import LINE_LIMIT, NotRequest, Request, request_of
+from mprelay.core.requests import Inbox, NotRequest, Request, request_of
 from mprelay.records import catalogue
 from mprelay.supervisor.failure import Failure
 from mprelay.supervisor.loop import Loop
-from mprelay.system import poller, unix_socket
+from mprelay.system import poller, sockets, unix_socket
 from mprelay.system.errnos import errno_name
 from mprelay.system.poller import READ, WRITE
 
@@ -47,7 +48,7 @@ REST: Final = 4
 """How much longer than that they then wait."""
 
 PATIENCE: Final = 10.0
-"""Seconds for which a client may take nothing of what it asked for."""
+"""Seconds for which a client may take nothing of what it asked for, or less than a whole send."""
 
 SILENCE: Final = 60.0
 """Seconds for which a client may ask for nothing."""
@@ -66,10 +67,13 @@ RECORD_LIMIT: Final = 4096
 """Bytes of a record are fewer."""
 
 _READ: Final = 4096  # bytes of one recv
-_SEND: Final = 64 * 1024  # bytes of one send
+_SEND: Final = 16 * 1024  # bytes of one send, which the kernel counts as taken only when all of them are
 
 Answer: TypeAlias = dict[str, Any] | Iterator[bytes]
-"""One object, or the pieces of an answer of many lines."""
+"""One object, or the pieces of an answer that takes longer to make. A piece may be empty.
+
+That a client has gone is noticed when something is sent to it. So what is done between empty pieces is done.
+"""
 
 
 class Peer(NamedTuple):
@@ -85,7 +89,7 @@ class _Client:
     def __init__(self, sock: socket, peer: Peer, now: float) -> None:
         self.sock = sock
         self.peer = peer
-        self.inbox = bytearray()
+        self.inbox = Inbox()
         self.outbox: deque[memoryview] = deque()  # views, so that no send copies what is left
         self.waiting = 0  # bytes in the outbox
         self.pieces: Iterator[bytes] | None = None  # the rest of an answer
@@ -93,6 +97,7 @@ class _Client:
         self.watches = False
         self.ended = False  # it asks for nothing more
         self.blocked = False  # its socket takes nothing now
+        self.untaken = 0  # what the kernel held for it when last looked at; 0 if the kernel does not tell
         self.mask = READ  # what its socket is watched for
         self.since = now  # when it last said or took something
         self.heard = False  # it has been read
@@ -100,7 +105,7 @@ class _Client:
     @property
     def busy(self) -> bool:
         """Whether an answer is being made, or waits to be taken."""
-        return self.asked or self.pieces is not None or bool(self.outbox)
+        return self.asked or bool(self.outbox)
 
     @property
     def silent(self) -> bool:
@@ -112,7 +117,8 @@ class _Client:
         """The moment at which it is dropped, if it does nothing before."""
         if self.blocked:
             return self.since + PATIENCE
-        return inf if self.watches or self.asked else self.since + SILENCE
+        is_served = self.asked or self.pieces is not None
+        return inf if self.watches or is_served else self.since + SILENCE
 
     def read(self, now: float) -> None:
         """Read what it asks for. Raises OSError: it is gone."""
@@ -123,7 +129,7 @@ class _Client:
             return
         self.since = now
         self.heard = True
-        self.inbox += data
+        self.inbox.add(data)
         if not data:
             self.ended = True
             self.watches = self.watches and not unix_socket.hung_up(self.sock)
@@ -138,13 +144,15 @@ class _Client:
         self.outbox.clear()
         self.waiting = 0
         self.put(first + newline)
-        self.put(_line({"ok": False, "error": f"cut off: more than {WATCH_LIMIT} bytes of records were waiting"}))
+        self.put(
+            line_of({"ok": False, "error": f"cut off: more than {WATCH_LIMIT} bytes of records were waiting"})
+        )
         self.ended = True
         self.watches = False
 
     def refuse(self, why: str, now: float) -> None:
         """Tell it why it is not served, and close the connection."""
-        self.put(_line({"ok": False, "error": why}))
+        self.put(line_of({"ok": False, "error": why}))
         with suppress(OSError):  # it is gone already
             self.send(now)
         self.sock.close()
@@ -157,6 +165,7 @@ class _Client:
                 sent = self.sock.send(data[:_SEND])
             except BlockingIOError:
                 self.blocked = True
+                self.untaken = sockets.unacknowledged(self.sock) or 0
                 return
             self.since = now
             self.waiting -= sent
@@ -164,6 +173,13 @@ class _Client:
                 self.outbox.popleft()
             else:
                 self.outbox[0] = data[sent:]
+
+    def look(self, now: float) -> None:
+        """Note whether it has taken something, if no send can tell: there is room when most has been taken."""
+        if self.blocked:
+            before, self.untaken = self.untaken, sockets.unacknowledged(self.sock) or 0
+            if self.untaken < before:
+                self.since = now
 
     def send_last(self, now: float, watching: poller.Poller) -> None:
         """Send what there is room for, and wait for room for the rest. Nothing is read any more."""
@@ -329,6 +345,8 @@ class Control:
     def _make_room(self) -> bool:
         """Drop the client that has said and taken nothing for longest. False: all are being served."""
         silent = [client for client in self._clients.values() if client.silent]
+        for client in silent:
+            client.look(self._loop.now)
         if silent:
             self._drop(min(silent, key=lambda client: client.since))
         return bool(silent)
@@ -350,6 +368,7 @@ class Control:
     def _drop_the_silent(self) -> None:
         """Drop those that say nothing, and those that take nothing."""
         for client in [*self._clients.values()]:
+            client.look(self._loop.now)
             if client.limit <= self._loop.now:
                 self._drop(client)
         for client in self._clients.values():
@@ -426,25 +445,26 @@ class Control:
             piece = next(client.pieces, None)
             if piece is None:
                 client.pieces = None
-            else:
+            elif piece:
                 client.put(piece)
             self._ready[client] = None
             return
         if client.asked:
             return
-        if b"\n" not in client.inbox and not client.ended:
+        if not client.inbox.has_line and not client.ended:
             client.read(self._loop.now)
-        line, newline, rest = client.inbox.partition(b"\n")
         if client.watches:
             client.inbox.clear()  # it has asked for the last time
-        elif (newline or (client.ended and line)) and len(line) <= LINE_LIMIT:
-            client.inbox = rest
-            self._ask(client, bytes(line))
-            self._ready[client] = None
-        elif len(line) > LINE_LIMIT:
-            client.inbox.clear()
+            return
+        try:
+            line = client.inbox.take(ended=client.ended)
+        except NotRequest as wrong:
             client.ended = True
-            self._answer(client, {"ok": False, "error": f"a request has at most {LINE_LIMIT} bytes"})
+            self._answer(client, {"ok": False, "error": str(wrong)})
+            return
+        if line is not None:
+            self._ask(client, line)
+            self._ready[client] = None
 
     def _ask(self, client: _Client, line: bytes) -> None:
         if not line.strip():
@@ -470,7 +490,7 @@ class Control:
         if client.sock.fileno() < 0:
             return  # it has gone meanwhile
         if isinstance(answer, dict):
-            client.put(_line(answer))
+            client.put(line_of(answer))
         else:
             client.pieces = answer
         self._soon(client)
@@ -487,5 +507,6 @@ class Control:
             self._soon(client)
 
 
-def _line(answer: dict[str, Any]) -> bytes:
+def line_of(answer: dict[str, Any]) -> bytes:
+    """Make the last line of an answer."""
     return orjson.dumps(answer, option=orjson.OPT_APPEND_NEWLINE)

@@ -59,23 +59,15 @@ class Orders:
         doomed: Callable[[Session], bool],
         reason: CloseReason,
         then: Callable[[int], None],
-        *,
-        before: Callable[[], None] = lambda: None,
         count: int = 0,
     ) -> None:
-        """End those of the sessions that are doomed, a part in each turn; then tell how many they were.
-
-        `before` is called once before the first of them is ended.
-        """
+        """End those of the sessions that are doomed, a part in each turn; then tell how many they were."""
         now, later = sessions[:_SESSIONS_IN_TURN], sessions[_SESSIONS_IN_TURN:]
         found = [*filter(doomed, now)]
-        if found and not count:
-            before()
         self.end(found, reason)
         count += len(found)
         if later:
-            go_on = partial(self.end_those, later, doomed, reason, then, before=before, count=count)
-            self._loop.after(0, go_on)
+            self._loop.after(0, partial(self.end_those, later, doomed, reason, then, count))
         else:
             then(count)
 

@@ -93,7 +93,8 @@ def was_reset(_sock: SocketType) -> bool:
 def unacknowledged(sock: SocketType) -> int | None:
     """Count the bytes sent that the peer's kernel has not acknowledged, our FIN as one (SIOCOUTQ, tcp(7)).
 
-    After a reset it is the count at that moment. None if the system cannot tell. Not thread-safe.
+    After a reset it is the count at that moment. On a Unix socket it is the memory of sends of which the peer has
+    not read every byte. None if the system cannot tell. Not thread-safe.
     """
     try:  # each session asks: immutable bytes and suppress() would take twice as long
         fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, _ioctl_answer)

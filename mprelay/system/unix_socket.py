@@ -5,9 +5,10 @@ Variants: :mod:`mprelay.system.unix_socket_posix`, :mod:`mprelay.system.unix_soc
 Rules:
 
 1. The socket has mode 0600 from its first moment, and listens before it can be reached under its path.
-2. What stands under the path is removed only if it is a socket of this user to which nobody listens. A link is
-   not followed. Two processes that begin at the same moment cannot both have the path.
-3. The kernel says who connects. That is this user or root.
+2. What stands under the path is removed only if it is a socket of this user to which nobody listens, and so
+   is a socket beside it whose process was killed before it had its path. A link is not followed.
+3. The directory is locked meanwhile. Of processes that begin at the same moment only one has the path.
+4. The kernel says who connects. That is this user or root.
 """
 
 import sys

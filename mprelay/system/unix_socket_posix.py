@@ -1,14 +1,19 @@
 """Unix sockets at a path, and whom they belong to (unix(7))."""
 
 import errno
+import fcntl
 import os
+import re
 import secrets
 import select
 import socket
 import stat
 import struct
 import sys
-from contextlib import ExitStack
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import islice
 from typing import Final
 
 assert sys.platform != "win32"  # noqa: S101 - for mypy, which checks the other platforms too
@@ -19,6 +24,10 @@ PATH_LIMIT: Final = 107 if hasattr(socket, "SO_PEERCRED") else 0
 _PRIVATE: Final = 0o177  # the umask under which a socket gets mode 0600
 _HOLD: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _BACKLOG: Final = 1024  # a connect(2) that does not wait fails if it is full
+_FIRST_NAME: Final = re.compile(r"\.mprelay-[0-9a-f]{16}")
+_ENTRIES_LIMIT: Final = 10_000  # of a directory that are looked at: some milliseconds
+_LOCK_LIMIT: Final = 5.0  # seconds; relays hold the lock for less than a millisecond
+_LOCK_PAUSE: Final = 0.01  # seconds until it is tried again
 _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
@@ -34,12 +43,16 @@ class Listener:
         with ExitStack() as undo:
             self._directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             undo.callback(os.close, self._directory)
-            self._make_way(path)
+            self._lock()  # closing the directory takes the lock back
+            self._make_way()
+            self._clear()
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             undo.callback(self._socket.close)
             self._socket.setblocking(False)  # noqa: FBT003 - socket's signature
-            # It gets its name when it listens already. Before that, another relay would take it for a dead one.
-            first_name = _new_name()
+            # It gets its name when it listens already. Before that, an operator would take it for a dead one.
+            first_name = (
+                f".mprelay-{secrets.token_hex(8)}"  # no pid: containers that share a directory have the same
+            )
             self._bind(first_name)
             try:
                 self._socket.listen(_BACKLOG)
@@ -50,59 +63,89 @@ class Listener:
                     dst_dir_fd=self._directory,
                     follow_symlinks=False,
                 )
-            except FileExistsError as failure:
-                raise Unusable("belongs to another relay that has just begun") from failure
             finally:
                 os.unlink(first_name, dir_fd=self._directory)
             # Held, so that its inode's number goes to no other file.
             self._held = os.open(self._name, _HOLD, dir_fd=self._directory)
+            fcntl.flock(self._directory, fcntl.LOCK_UN)
             undo.pop_all()
 
-    def _make_way(self, path: str) -> None:
+    def _lock(self) -> None:
+        """Keep other relays out of the directory while this one looks at what is there, and gets its own socket.
+
+        The kernel releases the lock of a process that has ended. Others have it for a moment (systemd-tmpfiles).
+        """
+        until = time.monotonic() + _LOCK_LIMIT
+        while True:
+            try:
+                fcntl.flock(self._directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise Unusable("is in a directory that another process has locked") from None
+                time.sleep(_LOCK_PAUSE)
+            except OSError as failure:  # NFS
+                raise Unusable(f"is in a directory that cannot be locked: {failure.strerror}") from failure
+            else:
+                return
+
+    def _make_way(self) -> None:
         """Remove a socket of ours that is left from a process that has ended."""
-        try:
-            held = os.open(self._name, _HOLD, dir_fd=self._directory)
-        except FileNotFoundError:
-            return
-        try:
-            self._replace(held, path)
-        except FileNotFoundError as failure:
-            raise Unusable("was taken by another relay that has just begun") from failure
-        finally:
-            os.close(held)
+        with suppress(FileNotFoundError):
+            found = os.stat(self._name, dir_fd=self._directory, follow_symlinks=False)
+            if not stat.S_ISSOCK(found.st_mode):
+                raise Unusable(f"is {_kind(found.st_mode)}, which stays as it is")
+            if found.st_uid != os.geteuid():
+                raise Unusable("is a socket of another user")
+            if self._listens(self._name):
+                raise Unusable("belongs to a relay that is running")
+            os.unlink(self._name, dir_fd=self._directory)
 
-    def _replace(self, held: int, path: str) -> None:
-        found = os.fstat(held)
-        if not stat.S_ISSOCK(found.st_mode):
-            raise Unusable(f"is {_kind(found.st_mode)}, which stays as it is")
-        if found.st_uid != os.geteuid():
-            raise Unusable("is a socket of another user")
-        if _listens(path):
-            raise Unusable("belongs to a relay that is running")
-        # Renamed first: what stands there by now may be another one, which then gets its name back.
-        aside = _new_name()
-        here = self._directory
-        os.rename(self._name, aside, src_dir_fd=here, dst_dir_fd=here)
-        if not os.path.samestat(os.stat(aside, dir_fd=here, follow_symlinks=False), found):
-            os.link(aside, self._name, src_dir_fd=here, dst_dir_fd=here, follow_symlinks=False)
-            os.unlink(aside, dir_fd=here)
-            raise Unusable("belongs to another relay that has just begun")
-        os.unlink(aside, dir_fd=here)
+    def _clear(self) -> None:
+        """Remove what is left from processes that were killed before their sockets had their names."""
+        with os.scandir(self._directory) as entries:
+            names = [entry.name for entry in islice(entries, _ENTRIES_LIMIT) if _FIRST_NAME.fullmatch(entry.name)]
+        for name in names:
+            with suppress(Unusable, OSError):  # it is no such socket, and stays
+                found = os.stat(name, dir_fd=self._directory, follow_symlinks=False)
+                if stat.S_ISSOCK(found.st_mode) and found.st_uid == os.geteuid() and not self._listens(name):
+                    os.unlink(name, dir_fd=self._directory)
 
-    def _bind(self, name: str) -> None:
-        """Bind to a name in the directory. There is no bindat(2) on Linux."""
+    @contextmanager
+    def _inside(self) -> Iterator[None]:
+        """Work in the directory. There are no bindat(2) and connectat(2) on Linux."""
         try:
             before = os.open(".", os.O_PATH | os.O_CLOEXEC)
         except PermissionError:  # whoever started the relay was in a directory that this user may not search
             before = os.open("/", os.O_PATH | os.O_CLOEXEC)
-        mask = os.umask(_PRIVATE)
         try:
             os.fchdir(self._directory)
-            self._socket.bind(name)
+            yield
         finally:
-            os.umask(mask)
             os.fchdir(before)
             os.close(before)
+
+    def _bind(self, name: str) -> None:
+        mask = os.umask(_PRIVATE)
+        try:
+            with self._inside():
+                self._socket.bind(name)
+        finally:
+            os.umask(mask)
+
+    def _listens(self, name: str) -> bool:
+        """Tell whether a process listens to the socket of this name."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, self._inside():
+            probe.setblocking(False)  # noqa: FBT003
+            try:
+                probe.connect(name)
+            except ConnectionRefusedError:
+                return False
+            except OSError as failure:
+                if failure.errno == errno.EPROTOTYPE:  # a datagram socket has a reader, or it has none
+                    raise Unusable("is a socket of another kind") from failure
+                if failure.errno != errno.EAGAIN:  # its backlog is full
+                    raise
+        return True
 
     def fileno(self) -> int:
         """Return the descriptor that is readable while somebody waits to be accepted."""
@@ -137,11 +180,6 @@ class Listener:
         os.close(self._directory)
 
 
-def _new_name() -> str:
-    """Return a name that nobody has. A pid would not do: containers that share a directory have the same ones."""
-    return f".mprelay-{secrets.token_hex(8)}"
-
-
 def may_ask(uid: int) -> bool:
     """Tell whether a peer is this user or root."""
     return uid in {os.geteuid(), 0}
@@ -152,22 +190,6 @@ def hung_up(sock: socket.socket) -> bool:
     poll = select.poll()
     poll.register(sock, 0)
     return bool(poll.poll(0))
-
-
-def _listens(path: str) -> bool:
-    """Tell whether a process listens to the socket at this path."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)  # noqa: FBT003
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            return False
-        except OSError as failure:
-            if failure.errno == errno.EPROTOTYPE:  # a datagram socket has a reader, or it has none
-                raise Unusable("is a socket of another kind") from failure
-            if failure.errno != errno.EAGAIN:  # its backlog is full
-                raise
-    return True
 
 
 def _kind(mode: int) -> str:

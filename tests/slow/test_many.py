@@ -3,14 +3,12 @@
 import contextlib
 import resource
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import psutil
 import pytest
 from support.launching import KILLED_WORKER
-from support.peers import accept, echoing, listening, receive, reset
+from support.peers import accept, echoing, echoing_elsewhere, listening, receive, reset
 from support.processes import open_files
 from support.relay import Relay
 from support.waiting import eventually, pass_time
@@ -88,28 +86,6 @@ def test_500_idle_sessions_take_no_cpu():
             for client in clients:
                 assert receive(client) == b""
         relay.wait("session.closed", 500, reason="requester_read_closed")
-
-
-@contextlib.contextmanager
-def echoing_elsewhere():
-    """The address of an echoing target in another process, which has its own descriptors."""
-    code = """if True:
-        import asyncio, resource
-        resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
-        class Echo(asyncio.Protocol):
-            def connection_made(self, transport):
-                self.data_received = transport.write
-        async def serve():
-            server = await asyncio.get_running_loop().create_server(Echo, "127.0.0.1", 0, backlog=4096)
-            print(server.sockets[0].getsockname()[1], flush=True)
-            await server.serve_forever()
-        asyncio.run(serve())
-    """
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
-        try:
-            yield "127.0.0.1", int(process.stdout.readline())
-        finally:
-            process.kill()
 
 
 @pytest.mark.posix("more than 512 sockets in one select(2)")

@@ -4,6 +4,7 @@
     ACL, clients ─▶ acl
     addresses ────▶ plain_ip ─▶ acl, book
     events ───────▶ up ─▶ book
+    requests ─────▶ inbox, request_of ─▶ recorder ─▶ lines
 
 ``tests/unit/test_fuzz.py`` calls them with inputs from hypothesis, ``scripts/fuzz`` with inputs that atheris
 finds by watching which code is reached. Both can begin from `SEEDS`.
@@ -40,7 +41,9 @@ from mprelay.core.protocol import (
     Ready,
     Trying,
 )
+from mprelay.core.requests import CHANGES, LINE_LIMIT, LOOKS, Inbox, NotRequest, Request, request_of
 from mprelay.records import catalogue
+from mprelay.supervisor.control import line_of
 from mprelay.system import sockets
 from mprelay.worker.proxy_header import HEADER_LIMIT, Header, NoHeader, make_v1, make_v2
 from mprelay.worker.proxy_header import parse as parse_header
@@ -234,6 +237,54 @@ def header(data: bytes) -> None:
                 assert 0 <= port < PORTS_END
 
 
+def requests(data: bytes) -> None:
+    """What a client of the control socket says, in pieces of a size (the first byte). Each line is judged."""
+    asked: list[Request] = []
+    refused: list[str] = []
+    for line in _lines(data[1:], 1 + sum(data[:1])):
+        try:
+            asked.append(request_of(line))
+        except NotRequest as wrong:
+            refused.append(str(wrong))
+    for why in refused:
+        assert why.isprintable()
+        assert len(line_of({"ok": False, "error": why})) < LINE_LIMIT
+    for request in asked:
+        assert request.command in LOOKS + CHANGES
+        assert request.session is None or 0 < request.session < 2**63
+        assert request.seconds is None or request.seconds > 0
+        if request.client is not None:
+            again = request_of(orjson.dumps({"command": "kill", "client": str(request.client)}))
+            assert again.client == request.client
+    for log_format in FORMATS:
+        kept = Kept(log_format)
+        for request in asked:
+            whose = {"peer_uid": 2**32 - 1, "peer_pid": 2**22, "ok": True, "problem": None}
+            arguments = request.arguments
+            kept.recorder.write(catalogue.CONTROL_COMMAND, command=request.command, arguments=arguments, **whose)
+        kept.recorder.flush()
+        _check_lines(kept.lines, len(asked), {}, log_format)
+
+
+def _lines(said: bytes, size: int) -> list[bytes]:
+    """The lines of what a client has said, down to one that is too long."""
+    inbox, found = Inbox(), []
+    try:
+        for at in range(0, len(said), size):
+            inbox.add(said[at : at + size])
+            while (line := inbox.take(ended=False)) is not None:
+                found.append(line)
+        while (line := inbox.take(ended=True)) is not None:
+            found.append(line)
+    except NotRequest:
+        assert len(said.split(b"\n")[len(found)]) > LINE_LIMIT
+    else:
+        assert b"\n".join(found) == said.removesuffix(b"\n")
+    assert not inbox
+    assert all(len(line) <= LINE_LIMIT for line in found)
+    return found
+
+
 def _a_session(client_ip: str, labels: dict[str, str]) -> None:
     """All eight records of a session, and a rejection."""
     for log_format in FORMATS:
@@ -269,6 +320,7 @@ WAYS: Final[dict[str, Callable[[bytes], None]]] = {
     "addresses": addresses,
     "events": events,
     "header": header,
+    "requests": requests,
 }
 REFUSED: Final = CloseReason.CONNECT_REFUSED
 COUNTS: Final = (2**60 - 1, 2**60 - 1, 2**60 - 1, 2**60 - 1)
@@ -307,6 +359,13 @@ SEEDS: Final[dict[str, list[bytes]]] = {
         _frame([pack(Crashed(1.0, "\x01" * 200, "\x01" * 200))]),
         _frame([pack(Ready(1.0, "\x1b[2J")), pack(Ready(1.0, "x" * 65)), pack(Ready(1.0, "é"))]),
         _frame([[]]) + b"\xff",
+    ],
+    "requests": [
+        b'\x00{"command": "status"}\n\n{"command": "sessions"}\r\n{"command": "watch"}',
+        b'\x07{"command": "kill", "session": 7}\n{"client": "::ffff:192.0.2.1", "command": "kill"}\n',
+        b'\xff{"command": "kill", "client": "2001:db8::1/32"}\n{"command": "kill", "client": "192.0.2.9%lo"}\n',
+        b'\x20{"command": "extend", "seconds": 1e2}\n{"command": "extend", "seconds": "\\u001b"}\nstatus\n',
+        b'\x40{"command": "drain", "\xe2\x80\xae": [[[{}]]]}\n' + b"x" * LINE_LIMIT + b"\nx",
     ],
     "header": [
         make_v1(CLIENT, LISTENER),

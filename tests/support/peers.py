@@ -8,6 +8,8 @@ import select
 import selectors
 import socket
 import struct
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -243,6 +245,29 @@ def echoing() -> Iterator[socket.socket]:
                 sock: Any = key.fileobj
                 if sock not in (server, theirs):
                     sock.close()
+
+
+@contextlib.contextmanager
+def echoing_elsewhere() -> Iterator[Address]:
+    """The address of an echoing target in another process, which has its own descriptors."""
+    code = """if True:
+        import asyncio, resource
+        resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+        class Echo(asyncio.Protocol):
+            def connection_made(self, transport):
+                self.data_received = transport.write
+        async def serve():
+            server = await asyncio.get_running_loop().create_server(Echo, "127.0.0.1", 0, backlog=4096)
+            print(server.sockets[0].getsockname()[1], flush=True)
+            await server.serve_forever()
+        asyncio.run(serve())
+    """
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        try:
+            yield "127.0.0.1", int(process.stdout.readline())
+        finally:
+            process.kill()
 
 
 def receive(sock: socket.socket, size: int | None = None) -> bytes:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mprelay.core.requests import LOOKS, NotRequest, Request, request_of
+from mprelay.core.requests import LINE_LIMIT, LOOKS, Inbox, NotRequest, Request, request_of
 
 
 def of(**values):
@@ -108,3 +108,29 @@ def test_any_bytes_are_a_request_or_none(data):
     """There is no other exception."""
     with suppress(NotRequest):
         assert request_of(data if isinstance(data, bytes) else data.encode(errors="replace")).command
+
+
+def test_lines_come_in_any_pieces():
+    """The last one needs no newline if nothing can follow. An empty line is one."""
+    inbox = Inbox()
+    inbox.add(b"one\n\ntw")
+    assert (inbox.has_line, len(inbox)) == (True, 7)
+    assert [inbox.take(ended=False) for _ in range(3)] == [b"one", b"", None]
+    assert (inbox.has_line, len(inbox)) == (False, 2)
+    inbox.add(b"o")
+    assert [inbox.take(ended=True) for _ in range(2)] == [b"two", None]
+    assert len(inbox) == 0
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"\nmore"])
+def test_a_line_has_an_end(end):
+    """It is not waited for."""
+    inbox = Inbox()
+    inbox.add(b"x" * LINE_LIMIT)
+    assert inbox.take(ended=False) is None
+    inbox.add(b"\n")
+    assert inbox.take(ended=False) == b"x" * LINE_LIMIT
+    inbox.add(b"x" * (LINE_LIMIT + 1) + end)
+    with pytest.raises(NotRequest, match="at most 4096 bytes"):
+        inbox.take(ended=False)
+    assert len(inbox) == 0

@@ -1,9 +1,11 @@
 """A Unix socket at a path: whose it is, and what it may replace."""
 
-import contextlib
+import errno
 import os
+import signal
 import socket
 import stat
+import subprocess
 import sys
 import threading
 
@@ -12,6 +14,11 @@ import pytest
 if sys.platform == "win32":
     pytest.skip("not on Windows: Unix sockets", allow_module_level=True)
 
+import fcntl
+
+from support.waiting import PATIENCE
+
+from mprelay.system import unix_socket_posix
 from mprelay.system.unix_socket import Listener, Unusable, hung_up, may_ask
 
 
@@ -75,26 +82,134 @@ def test_a_socket_that_was_left_is_replaced(tmp_path):
     listener.remove()
 
 
-def test_of_two_that_replace_the_same_one_only_one_has_the_path(tmp_path):
-    """The number of an inode that is gone is given to the next file at once, so it is no sign of sameness."""
-    for _ in range(200):
-        left_socket(tmp_path / "s")
-        won = []
+@pytest.mark.parametrize("is_left", [False, True])
+def test_of_three_that_begin_at_once_only_one_has_the_path(tmp_path, is_left):
+    """Whether the path is free, or has a dead socket. The others take nothing from it."""
+    for _ in range(100):
+        if is_left:
+            left_socket(tmp_path / "s")
+        won, lost = [], []
+        barrier = threading.Barrier(3)
 
-        def begin(won=won):
-            with contextlib.suppress(Unusable, OSError):
+        def begin(barrier=barrier, won=won, lost=lost):
+            barrier.wait()
+            try:
                 won.append(Listener(str(tmp_path / "s")))
+            except Unusable as why:
+                lost.append(str(why))
 
-        threads = [threading.Thread(target=begin) for _ in range(2)]
+        threads = [threading.Thread(target=begin) for _ in range(3)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert len(won) <= 1
-        for listener in won:
-            listener.remove()
-            listener.close()
-        (tmp_path / "s").unlink(missing_ok=True)
+        assert lost == ["belongs to a relay that is running"] * 2
+        (listener,) = won
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(tmp_path / "s"))
+        assert [*tmp_path.iterdir()] == [tmp_path / "s"]
+        listener.remove()
+        listener.close()
+
+
+def test_nothing_is_looked_at_while_another_one_begins(tmp_path, monkeypatch):
+    """Its socket may look dead just then. It is waited for, but not for ever."""
+    left_socket(tmp_path / "s")
+    directory = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(directory, fcntl.LOCK_EX)
+    monkeypatch.setattr(unix_socket_posix, "_LOCK_LIMIT", 0)
+    with pytest.raises(Unusable, match="another process has locked"):
+        Listener(str(tmp_path / "s"))
+    monkeypatch.setattr(unix_socket_posix, "_LOCK_LIMIT", PATIENCE)
+
+    def pause(_seconds):
+        """Meanwhile the other one gets its path."""
+        (tmp_path / "s").unlink()
+        (tmp_path / "s").write_text("precious")
+        fcntl.flock(directory, fcntl.LOCK_UN)
+
+    monkeypatch.setattr(unix_socket_posix.time, "sleep", pause)
+    with pytest.raises(Unusable, match="is a file"):
+        Listener(str(tmp_path / "s"))
+    os.close(directory)
+
+
+def test_a_directory_that_cannot_be_locked_is_refused(tmp_path, monkeypatch):
+    """NFS locks for writing only what is open for writing, which no directory is."""
+
+    def flock(_descriptor, _how):
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(Unusable, match="cannot be locked: Bad file descriptor"):
+        Listener(str(tmp_path / "s"))
+
+
+FIRST_NAME = ".mprelay-0123456789abcdef"
+
+
+@pytest.mark.parametrize("call", ["listen", "link", "unlink"])
+def test_what_a_killed_one_left_beside_the_path_is_removed(tmp_path, call):
+    """By the next one there. It was killed before this call."""
+    where = "socket.socket" if call == "listen" else "os"
+    code = f"""
+import os, signal, socket, sys
+from mprelay.system.unix_socket import Listener
+{where}.{call} = lambda *_given, **_named: os.kill(os.getpid(), signal.SIGKILL)
+Listener(sys.argv[1])
+"""
+    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path / "s")], timeout=PATIENCE, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert [path.name for path in tmp_path.glob(".mprelay-*")]
+    listener = Listener(str(tmp_path / "s"))
+    assert [*tmp_path.iterdir()] == [tmp_path / "s"]
+    listener.remove()
+    listener.close()
+
+
+def of_another_user(path):
+    """A dead socket that is not ours."""
+    left_socket(path)
+    os.chown(path, 65534, -1)
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        (FIRST_NAME, lambda path: path.write_text("precious")),
+        (FIRST_NAME, lambda path: path.mkdir()),
+        (FIRST_NAME, lambda path: path.symlink_to("dead")),
+        (FIRST_NAME, os.mkfifo),
+        pytest.param(FIRST_NAME, of_another_user, marks=pytest.mark.skipif(os.geteuid() != 0, reason="chown(2)")),
+        (".mprelay-0123456789abcde", left_socket),
+        (".mprelay-0123456789abcdef0", left_socket),
+        (".mprelay-0123456789abcdeF", left_socket),
+        ("dead2", left_socket),
+    ],
+)
+def test_what_no_relay_has_left_beside_it_stays(tmp_path, name, make):
+    """Nothing but a dead socket of ours, with such a name. What a link leads to stays too."""
+    left_socket(tmp_path / "dead")
+    make(tmp_path / name)
+    before = os.lstat(tmp_path / name)
+    listener = Listener(str(tmp_path / "s"))
+    assert os.lstat(tmp_path / name).st_ino == before.st_ino
+    assert {path.name for path in tmp_path.iterdir()} == {"s", "dead", name}
+    listener.remove()
+    listener.close()
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET])
+def test_a_living_one_beside_it_stays(tmp_path, kind):
+    """Whatever its name is, and of whatever kind."""
+    with socket.socket(socket.AF_UNIX, kind) as other:
+        other.bind(str(tmp_path / FIRST_NAME))
+        if kind != socket.SOCK_DGRAM:
+            other.listen()
+        listener = Listener(str(tmp_path / "s"))
+        assert (tmp_path / FIRST_NAME).exists()
+        listener.remove()
+        listener.close()
 
 
 def test_a_living_one_is_not(tmp_path):
