@@ -7,6 +7,7 @@ It holds nothing of the relay: no listener, no session, no way to stdout. It end
 
 import os
 import threading
+from typing import TYPE_CHECKING
 
 import orjson
 
@@ -14,6 +15,9 @@ from mprelay.channel import helper
 from mprelay.metering.source import Source
 from mprelay.system import oneway
 from mprelay.system.errnos import errno_name
+
+if TYPE_CHECKING:
+    from mprelay.metering.server import Server
 
 
 def run(question: oneway.End, answer: oneway.End) -> None:
@@ -24,26 +28,27 @@ def run(question: oneway.End, answer: oneway.End) -> None:
     try:
         where = orjson.loads(next(said))
         source = Source(answering.offer)
-        _serve(where["host"], where["port"], source, answering)
-        for line in said:
-            source.take(orjson.loads(line))
+        server, trouble = _listen(where["host"], where["port"], source)
+        answering.send(orjson.dumps(trouble, option=orjson.OPT_APPEND_NEWLINE))
+        if server is not None:
+            # Not before: each request asks a question, and nothing may be said before what was sent.
+            threading.Thread(target=server.serve, daemon=True).start()
+            for line in said:
+                source.take(orjson.loads(line))
     except (BrokenPipeError, StopIteration):  # the supervisor is gone
         pass
     os._exit(0)  # threads may hang in connections
 
 
-def _serve(host: str, port: int, source: Source, answering: helper.Answering) -> None:
-    """Listen, and serve in a thread. Say so, or why not. Raises BrokenPipeError."""
-    problem: str | None = None
-    error: str | None = None
+def _listen(host: str, port: int, source: Source) -> tuple["Server | None", dict[str, str | None]]:
+    """Listen; return what serves, and what is said of it: why it does not, if it does not."""
     try:
         from mprelay.metering.server import Server  # noqa: PLC0415 - it needs a library that may be missing
     except ImportError as missing:
         problem = f"needs a library that is missing ({missing}): pip install 'mprelay[metrics]'"
-    else:
-        try:
-            server = Server(host, port, source)
-            threading.Thread(target=server.serve, daemon=True).start()
-        except OSError as failure:
-            problem, error = f"cannot be listened at: {failure.strerror}", errno_name(failure.errno)
-    answering.send(orjson.dumps({"problem": problem, "error": error}, option=orjson.OPT_APPEND_NEWLINE))
+        return None, {"problem": problem, "error": None}
+    try:
+        return Server(host, port, source), {"problem": None, "error": None}
+    except OSError as failure:
+        problem = f"cannot be listened at: {failure.strerror}"
+        return None, {"problem": problem, "error": errno_name(failure.errno)}

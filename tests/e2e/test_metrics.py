@@ -18,7 +18,9 @@ import pytest
 from prometheus_client import parser
 from prometheus_client.openmetrics import parser as openmetrics
 from support.control import ctl
+from support.patches import HELPER_ANSWERS, IN_SUPERVISOR, METRICS_READY_LIMIT, assigned, replaced, with_site
 from support.peers import accept, answering, echo, free_port, listening, receive
+from support.processes import listens_at
 from support.relay import NOWHERE, Relay, failed_start, open_sessions
 from support.waiting import PATIENCE, eventually, pass_time
 
@@ -551,6 +553,39 @@ def test_a_process_that_dies_is_replaced(reader):
         def served():
             with contextlib.suppress(OSError):
                 return reader.samples()["mprelay_session_seconds_count",] == 1
+            return False
+
+        eventually(served, "it serves again")
+
+
+def test_nobody_is_served_before_the_process_has_said_that_it_serves(reader, tmp_path):
+    """Somebody may ask at once. A question before the first words would be taken for those of another build."""
+    checked = """
+import threading
+def broken(self, data):
+    assert threading.active_count() == 1
+    whole(self, data)
+"""
+    with Relay(NOWHERE, *reader.option, env=with_site(tmp_path, replaced(HELPER_ANSWERS, checked))):
+        assert reader.get("/healthz") == (200, "ok\n")
+
+
+def test_a_replacement_whose_address_is_taken_says_so_at_once(reader, tmp_path):
+    """And the next one serves."""
+    env = with_site(tmp_path, IN_SUPERVISOR + assigned(METRICS_READY_LIMIT, "600.0"))
+    with Relay(NOWHERE, *reader.option, env=env) as relay:
+        relay.suspend()  # so that nothing takes its place yet
+        metrics_process(relay).kill()
+        eventually(lambda: not listens_at(reader.port), "it has let go of the port")
+        with listening(port=reader.port):
+            relay.resume()
+            record = relay.wait("metrics.failed", 2)
+            assert record["error"] == "EADDRINUSE"
+            assert "Address already in use" in record["detail"]
+
+        def served():
+            with contextlib.suppress(OSError):
+                return reader.get("/healthz") == (200, "ok\n")
             return False
 
         eventually(served, "it serves again")
