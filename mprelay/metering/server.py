@@ -94,9 +94,9 @@ class Server:
         finally:
             self._places.release()
 
-    def reply(self, target: str, accept: str) -> _Reply:
-        """Answer a request for `target`, which may have a query."""
-        show = self._paths.get(urlsplit(target).path)
+    def reply(self, path: str, accept: str) -> _Reply:
+        """Answer a request for `path`."""
+        show = self._paths.get(path)
         if show is None:
             return _Reply(HTTPStatus.NOT_FOUND, f"there are {' '.join(self._paths)}\n".encode())
         return show(accept)
@@ -191,7 +191,8 @@ class _Connection(BaseHTTPRequestHandler):
     error_content_type = _TEXT
     error_message_format = "%(code)d %(message)s\n"
     command = requestline = ""  # until they are read
-    request_version = "HTTP/1.0"
+    request_version = default_request_version = "HTTP/1.0"  # so each answer has a head, errors included
+    _path = ""
 
     def __init__(self, sock: socket.socket, server: Server) -> None:
         self._server = server
@@ -222,9 +223,17 @@ class _Connection(BaseHTTPRequestHandler):
         """Read the request's head. False: it has been refused."""
         if not super().parse_request():
             return False
+        own_name = self._server.own_name
+        try:
+            _, host, self._path, *_ = urlsplit(self.path)
+        except ValueError:
+            self.send_error(HTTPStatus.BAD_REQUEST)
+            return False
         if self.command not in {"GET", "HEAD"}:
             self.send_error(HTTPStatus.METHOD_NOT_ALLOWED)
-        elif not is_own_host(self.headers.get_all("Host", []), self._server.own_name):
+        elif not is_own_host(self.headers.get_all("Host", []), own_name) or (
+            host and not is_own_host([host], own_name)  # it would count, and Host would not (RFC 9112, 3.2.2)
+        ):
             self.send_error(HTTPStatus.MISDIRECTED_REQUEST)
         else:
             return True
@@ -232,7 +241,7 @@ class _Connection(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer; a HEAD without the body."""
-        code, body, content_type = self._server.reply(self.path, self.headers.get("Accept", ""))
+        code, body, content_type = self._server.reply(self._path, self.headers.get("Accept", ""))
         self.send_response(code)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))

@@ -301,6 +301,9 @@ def test_answers_are_not_kept_nor_guessed_at(reader):
         (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 200 + b"\r\n", b"431"),
         (b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n", b"421"),
         (b"\x16\x03\x01\x02\x00\x01\xfc\x03\x03\r\n", b"400"),
+        (b"GET http://[/metrics HTTP/1.1\r\nHost: localhost\r\n\r\n", b"400"),
+        (b"GET http://evil.example/status.json HTTP/1.1\r\nHost: localhost\r\n\r\n", b"421"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"505"),
     ],
 )
 def test_a_bad_request_is_refused(reader, said, code):
@@ -312,8 +315,33 @@ def test_a_bad_request_is_refused(reader, said, code):
             heard = b""
             with contextlib.suppress(ConnectionError):
                 heard = receive(client)
-            assert code in heard[:64], heard
+            assert heard.startswith(b"HTTP/1.0 " + code), heard
+            assert b"\r\nContent-Security-Policy: " in heard
         assert reader.get("/healthz") == (200, "ok\n")
+
+
+@pytest.mark.parametrize(
+    ("version", "given"),
+    [
+        ("1.0.0", "1.0.0"),
+        ("2.0.0", "2.0.0"),
+        ("x", None),
+        ("1.x", None),
+        ("2.x\r\n X-Evil: 1", None),
+        ("1.0.0\u00b2", None),
+        ("9" * 5000, None),
+    ],
+)
+def test_a_version_that_is_none_is_as_good_as_no_version(reader, version, given):
+    """Whoever asks for it is served in the usual format, and does not meet what was asked for in a header."""
+    with Relay(NOWHERE, *reader.option):
+        response = reader.request("/metrics", Accept=f"application/openmetrics-text;version={version},*/*;q=0.1")
+        assert response.status == 200
+        content_type = response.headers["Content-Type"]
+        if given is None:
+            assert content_type == "text/plain; version=0.0.4; charset=utf-8"
+        else:
+            assert content_type.startswith(f"application/openmetrics-text; version={given};")
 
 
 @pytest.mark.slow
