@@ -405,6 +405,7 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         parse=endpoint,
         help="serve /metrics for Prometheus, /healthz, /readyz and a page over HTTP; whoever reaches it "
         "can read it, but sees addresses of clients and labels on a loopback address only",
+        form="number",
     ),
     Parameter(
         name="stats_interval",
