@@ -47,6 +47,8 @@ def test_the_configuration_in_the_manifests_is_one(manifests):
     assert config.expires_at is not None
     pod = manifests["Job"]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
+    lives = container["livenessProbe"]["exec"]["command"]  # by HTTP, neighbours could keep it out
+    assert lives == ["mprelayctl", "--control", config.control, "status"]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     assert ports == {"relay": config.fwd_port, "metrics": config.metrics.port}
     stop = container["lifecycle"]["preStop"]["exec"]["command"]
