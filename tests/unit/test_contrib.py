@@ -63,3 +63,11 @@ def test_the_image_has_no_root_and_no_shell_in_between():
     assert all(int(number) > 0 for number in user.split(":"))
     assert re.findall(r"^ENTRYPOINT (.*)$", last, re.MULTILINE) == ['["/opt/mprelay/bin/mprelay"]']
     assert "STOPSIGNAL SIGTERM" in last
+
+
+def test_the_build_takes_only_what_it_needs():
+    """By any builder: all of them read a file of this name. Nothing else of a working copy gets into a layer."""
+    first, *others = (ROOT / ".dockerignore").read_text().splitlines()
+    assert first == "*"
+    assert all((ROOT / other.removeprefix("!")).exists() for other in others)
+    assert not (ROOT / ".containerignore").exists()
