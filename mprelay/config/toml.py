@@ -160,7 +160,7 @@ def _typed(parameter: Parameter, key: lines.Key, value: object) -> str:
     if key:  # of a table of labels
         if "=" in key[0]:
             raise ValueError("must have a key without =")
-        return f"{key[0]}={_text('string', value, also_number=True)}"
+        return f"{_text('string', key[0])}={_text('string', value, also_number=True)}"
     if parameter.listed and isinstance(value, list):
         return ",".join(_items(value))
     form = "boolean" if parameter.flag else parameter.form
@@ -185,7 +185,9 @@ def _text(form: str, value: object, *, also_number: bool = False, of_list: bool 
             return value
         case bool() if form == "boolean":
             return "true" if value else "false"
-        case int() if not isinstance(value, bool) and (form == "number" or also_number):
+        case int() if not isinstance(value, bool) and (
+            form == "number" or (also_number and abs(value) < _LONG)  # a label is not judged, and must be exact
+        ):
             return str(value) if abs(value) < _LONG else hex(value)
         case _Float() if form == "number":
             return value.written

@@ -3,6 +3,7 @@
 The families are the same in each format, so none has a type that only one of them knows (info, stateset).
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
@@ -24,6 +25,8 @@ PHASES: Final = ("starting", "active", "draining", "ending", "over")
 CAUSES: Final = ("log", "operator", "system", "workers")
 """What may hold admission back."""
 
+_OTHER_VERSION: Final = re.compile(r"version=(?!\d{1,3}(?:\.\d{1,3}){0,3}\s*(?:[,;]|$))", re.ASCII)
+
 
 def is_ready(snapshot: Snapshot) -> bool:
     """Tell whether new clients are admitted."""
@@ -32,6 +35,8 @@ def is_ready(snapshot: Snapshot) -> bool:
 
 def render(snapshot: Snapshot, processes: Processes, accept: str) -> tuple[bytes, str]:
     """Write the metrics in the format that the header `accept` asks for; return them and their content type."""
+    if _OTHER_VERSION.search(accept):  # it would be compared with numbers, and repeated in our own header
+        accept = ""
     encode, content_type = choose_encoder(accept)
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Collector(snapshot, [*processes.measure(snapshot)]))

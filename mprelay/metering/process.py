@@ -25,21 +25,22 @@ def run(question: oneway.End, answer: oneway.End) -> None:
     try:
         where = orjson.loads(next(said))
         source = Source(answering.offer)
-        _serve(where["host"], where["port"], source, answering)
-        for line in said:
-            source.take(orjson.loads(line))
+        server, trouble = _listen(where["host"], where["port"], source)
+        answering.send(orjson.dumps(trouble, option=orjson.OPT_APPEND_NEWLINE))
+        if server is not None:
+            # Not before: each request asks a question, and nothing may be said before what was sent.
+            threading.Thread(target=server.serve, daemon=True).start()
+            for line in said:
+                source.take(orjson.loads(line))
     except (BrokenPipeError, StopIteration):  # the supervisor is gone
         pass
     os._exit(0)  # threads may hang in connections
 
 
-def _serve(host: str, port: int, source: Source, answering: helper.Answering) -> None:
-    """Listen, and serve in a thread. Say so, or why not. Raises BrokenPipeError."""
-    problem: str | None = None
-    error: str | None = None
+def _listen(host: str, port: int, source: Source) -> tuple[Server | None, dict[str, str | None]]:
+    """Listen; return what serves, and what is said of it: why it does not, if it does not."""
     try:
-        server = Server(host, port, source)
-        threading.Thread(target=server.serve, daemon=True).start()
+        return Server(host, port, source), {"problem": None, "error": None}
     except OSError as failure:
-        problem, error = f"cannot be listened at: {failure.strerror}", errno_name(failure.errno)
-    answering.send(orjson.dumps({"problem": problem, "error": error}, option=orjson.OPT_APPEND_NEWLINE))
+        problem = f"cannot be listened at: {failure.strerror}"
+        return None, {"problem": problem, "error": errno_name(failure.errno)}

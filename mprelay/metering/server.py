@@ -2,7 +2,8 @@
 
 Rules:
 
-1. :data:`PLACES` connections at most are served at once. Further ones wait in the kernel's backlog.
+1. :data:`PLACES` connections at most are served at once. Further ones wait in the kernel's backlog. One address
+   has :data:`SHARE` of them at most, and further ones are closed: it cannot keep out those who probe and scrape.
 2. A connection has :data:`TIME` seconds in total, however it spends them, and :data:`REQUEST_LIMIT` bytes. It
    gets one answer, and is closed.
 3. Only GET and HEAD are answered. Nothing here changes anything.
@@ -15,6 +16,7 @@ import io
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
@@ -32,6 +34,9 @@ from mprelay.metering.source import Snapshot, Source
 
 PLACES: Final = 16
 """Connections at once."""
+
+SHARE: Final = 8
+"""Connections of one address at once."""
 
 TIME: Final = 5.0
 """Seconds of a connection, in total."""
@@ -61,6 +66,8 @@ class Server:
         self._history = History()
         self._processes = Processes()
         self._places = threading.Semaphore(PLACES)
+        self._lock = threading.Lock()
+        self._served: Counter[str] = Counter()  # connections, by the client's address
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         both = ":" in host and ip_address(host).is_unspecified and socket.has_dualstack_ipv6()
         self._listener = socket.create_server((host, port), family=family, backlog=_BACKLOG, dualstack_ipv6=both)
@@ -79,24 +86,37 @@ class Server:
         while True:
             self._places.acquire()
             try:
-                sock, _address = self._listener.accept()
-                threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
+                sock, (address, *_) = self._listener.accept()
+                if self._served[address] >= SHARE:
+                    sock.close()
+                    self._places.release()
+                    continue
+                threading.Thread(target=self._serve, args=(sock, address), daemon=True).start()
+                self._count(address, 1)
             except (OSError, RuntimeError):  # no descriptor or no thread is left, or the client is gone already
                 self._places.release()
                 time.sleep(_ACCEPT_PAUSE)
 
-    def _serve(self, sock: socket.socket) -> None:
+    def _count(self, address: str, more: int) -> None:
+        """Count a connection of an address, or its end. The end may come first."""
+        with self._lock:
+            self._served[address] += more
+            if not self._served[address]:
+                del self._served[address]
+
+    def _serve(self, sock: socket.socket, address: str) -> None:
         try:
             with sock:
                 _Connection(sock, self)
         except OSError:
             pass  # it is gone, or its time is over
         finally:
+            self._count(address, -1)
             self._places.release()
 
-    def reply(self, target: str, accept: str) -> _Reply:
-        """Answer a request for `target`, which may have a query."""
-        show = self._paths.get(urlsplit(target).path)
+    def reply(self, path: str, accept: str) -> _Reply:
+        """Answer a request for `path`."""
+        show = self._paths.get(path)
         if show is None:
             return _Reply(HTTPStatus.NOT_FOUND, f"there are {' '.join(self._paths)}\n".encode())
         return show(accept)
@@ -189,7 +209,8 @@ class _Connection(BaseHTTPRequestHandler):
     error_content_type = _TEXT
     error_message_format = "%(code)d %(message)s: %(explain)s\n"
     command = requestline = ""  # until they are read
-    request_version = "HTTP/1.0"
+    request_version = default_request_version = "HTTP/1.0"  # so each answer has a head, errors included
+    _path = ""
 
     def __init__(self, sock: socket.socket, server: Server) -> None:
         self._server = server
@@ -220,10 +241,18 @@ class _Connection(BaseHTTPRequestHandler):
         """Read the request's head. False: it has been refused."""
         if not super().parse_request():
             return False
+        own_name = self._server.own_name
+        try:
+            _, host, self._path, *_ = urlsplit(self.path)
+        except ValueError:
+            self.send_error(HTTPStatus.BAD_REQUEST)
+            return False
         if self.command not in {"GET", "HEAD"}:
             self.send_error(HTTPStatus.METHOD_NOT_ALLOWED)
-        elif not is_own_host(self.headers.get_all("Host", []), self._server.own_name):
-            own = f"ask by an address, localhost or {self._server.own_name}"
+        elif not is_own_host(self.headers.get_all("Host", []), own_name) or (
+            host and not is_own_host([host], own_name)  # it would count, and Host would not (RFC 9112, 3.2.2)
+        ):
+            own = f"ask by an address, localhost or {own_name}"
             self.send_error(HTTPStatus.MISDIRECTED_REQUEST, explain=own)
         else:
             return True
@@ -231,7 +260,7 @@ class _Connection(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer; a HEAD without the body."""
-        code, body, content_type = self._server.reply(self.path, self.headers.get("Accept", ""))
+        code, body, content_type = self._server.reply(self._path, self.headers.get("Accept", ""))
         self.send_response(code)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))

@@ -9,11 +9,14 @@ Rules:
 1. WATCHDOG comes from the loop and from nowhere else: a loop that is stuck says nothing.
 2. STATUS follows the number of sessions, every few seconds at most, and only while that changes. So an idle relay
    is woken up for nothing but the watchdog.
-3. A relay that drains may take its drain timeout, whatever the service manager's own limit is. A relay that ends
+3. What the service manager has no room for is told again, in its order, except for STATUS and WATCHDOG: others
+   follow those. A manager that misses READY ends the relay.
+4. A relay that drains may take its drain timeout, whatever the service manager's own limit is. A relay that ends
    is no longer watched, because it may have to wait for the reader of its records.
 """
 
 import time
+from collections import deque
 from collections.abc import Callable
 from math import inf
 from typing import Final
@@ -24,6 +27,8 @@ from mprelay.supervisor.loop import Loop
 from mprelay.system.notify import Notifier
 
 _STATUS_PAUSE: Final = 5.0  # seconds between two of them
+_AGAIN_PAUSE: Final = 0.2  # seconds until what found no room is told again
+_UNTOLD: Final = 8  # messages that are told again, at most: the last ones
 _END_TIME: Final = 5.0  # seconds that the end may take after the drain timeout
 _MICROSECONDS: Final = 1_000_000
 
@@ -49,6 +54,8 @@ class Service:
         self._reads = reloading
         self._told: Phase | None = None
         self._reloading = False
+        self._untold: deque[tuple[str, ...]] = deque(maxlen=_UNTOLD)
+        self._tell_again = loop.unset_alarm(self._tell_untold)
         self._status = ""
         self._status_at = -inf
         self._next_status = loop.unset_alarm(self._tell_status)
@@ -67,20 +74,32 @@ class Service:
         elif self._reloading and not self._reads():
             self._reloading = False
             if phase is Phase.ACTIVE:
-                self._notifier.send("READY=1")
+                self._tell("READY=1")
         if not self._next_status.pending and self._status != self._describe():
             self._next_status.move(self._status_at + _STATUS_PAUSE)
 
     def end(self) -> None:
         """Tell what has changed, and then nothing more."""
         self.look()
+        self._tell_untold()
         self._notifier.close()
 
     def reload(self) -> None:
         """Tell that the rules are being read again. Call it when that begins, whatever will come of it."""
         if self._state.phase is Phase.ACTIVE:
             self._reloading = True
-            self._notifier.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+            self._tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+    def _tell(self, *assignments: str) -> None:
+        """Tell what must not get lost."""
+        self._untold.append(assignments)
+        self._tell_untold()
+
+    def _tell_untold(self) -> None:
+        while self._untold and self._notifier.send(*self._untold[0]):
+            self._untold.popleft()
+        if self._untold:
+            self._tell_again.move(self._loop.now + _AGAIN_PAUSE)
 
     def _enter(self, phase: Phase) -> None:
         """Tell that the relay has entered a phase."""
@@ -110,7 +129,11 @@ class Service:
     def _tell_status(self, *said: str) -> None:
         self._status = self._describe()
         self._status_at = self._loop.now
-        self._notifier.send(*said, f"STATUS={self._status}")
+        status = f"STATUS={self._status}"
+        if said:
+            self._tell(*said, status)
+        else:
+            self._notifier.send(status)
 
     def _ping(self) -> None:
         if self._notifier.watchdog_s is not None:

@@ -2,7 +2,8 @@
 
 Rules:
 
-1. Nothing here waits or fails. A datagram that finds no room, or nobody, is passed over.
+1. Nothing here waits or fails. A datagram that finds nobody is passed over. The caller hears of one that finds no
+   room.
 2. What the service manager has put into the environment is meant for this process alone. :func:`take` takes it
    out before any other process is started.
 
@@ -45,11 +46,16 @@ class Notifier:
         """Whether there is a service manager to be told."""
         return self._sock is not None
 
-    def send(self, *assignments: str) -> None:
-        """Tell it such as ``READY=1``."""
+    def send(self, *assignments: str) -> bool:
+        """Tell it such as ``READY=1``. False: there is no room, because it is busy."""
         if sys.platform != "win32" and self._sock is not None:
-            with suppress(OSError):
+            try:
                 self._sock.sendto("\n".join(assignments).encode(), socket.MSG_DONTWAIT, self._address)
+            except BlockingIOError:
+                return False
+            except OSError:
+                pass
+        return True
 
     def close(self) -> None:
         """Tell it nothing more."""

@@ -18,8 +18,9 @@ import pytest
 from prometheus_client import parser
 from prometheus_client.openmetrics import parser as openmetrics
 from support.control import ctl
-from support.patches import with_site
+from support.patches import HELPER_ANSWERS, IN_SUPERVISOR, METRICS_READY_LIMIT, assigned, replaced, with_site
 from support.peers import accept, answering, echo, free_port, listening, receive
+from support.processes import listens_at
 from support.relay import NOWHERE, Relay, failed_start, open_sessions
 from support.waiting import PATIENCE, eventually, pass_time
 
@@ -68,9 +69,10 @@ class Reader:
             for sample in family.samples
         }
 
-    def connect(self):
+    def connect(self, source=None):
         """Open a connection that has not asked for anything yet."""
-        return socket.create_connection((self.host, self.port), timeout=PATIENCE)
+        where = None if source is None else (source, 0)
+        return socket.create_connection((self.host, self.port), timeout=PATIENCE, source_address=where)
 
 
 @pytest.fixture
@@ -303,6 +305,9 @@ def test_answers_are_not_kept_nor_guessed_at(reader):
         (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 200 + b"\r\n", b"431"),
         (b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n", b"421"),
         (b"\x16\x03\x01\x02\x00\x01\xfc\x03\x03\r\n", b"400"),
+        (b"GET http://[/metrics HTTP/1.1\r\nHost: localhost\r\n\r\n", b"400"),
+        (b"GET http://evil.example/status.json HTTP/1.1\r\nHost: localhost\r\n\r\n", b"421"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"505"),
     ],
 )
 def test_a_bad_request_is_refused(reader, said, code):
@@ -314,15 +319,58 @@ def test_a_bad_request_is_refused(reader, said, code):
             heard = b""
             with contextlib.suppress(ConnectionError):
                 heard = receive(client)
-            assert code in heard[:64], heard
+            assert heard.startswith(b"HTTP/1.0 " + code), heard
+            assert b"\r\nContent-Security-Policy: " in heard
         assert reader.get("/healthz") == (200, "ok\n")
+
+
+@pytest.mark.parametrize(
+    ("version", "given"),
+    [
+        ("1.0.0", "1.0.0"),
+        ("2.0.0", "2.0.0"),
+        ("x", None),
+        ("1.x", None),
+        ("2.x\r\n X-Evil: 1", None),
+        ("1.0.0\u00b2", None),
+        ("9" * 5000, None),
+    ],
+)
+def test_a_version_that_is_none_is_as_good_as_no_version(reader, version, given):
+    """Whoever asks for it is served in the usual format, and does not meet what was asked for in a header."""
+    with Relay(NOWHERE, *reader.option):
+        response = reader.request("/metrics", Accept=f"application/openmetrics-text;version={version},*/*;q=0.1")
+        assert response.status == 200
+        content_type = response.headers["Content-Type"]
+        if given is None:
+            assert content_type == "text/plain; version=0.0.4; charset=utf-8"
+        else:
+            assert content_type.startswith(f"application/openmetrics-text; version={given};")
+
+
+def test_one_address_cannot_take_every_place(reader):
+    """Whoever probes whether the relay lives would take it for dead. Places that it leaves come back."""
+
+    def ask():
+        with contextlib.suppress(ConnectionError), reader.connect("127.0.0.2") as client:
+            client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            return receive(client)
+        return b""
+
+    with Relay(NOWHERE, *reader.option):
+        with contextlib.ExitStack() as stack:
+            for _ in range(8):
+                stack.enter_context(reader.connect("127.0.0.2")).sendall(b"GET /metrics")
+            assert ask() == b""
+            assert reader.get("/healthz") == (200, "ok\n")
+        eventually(lambda: ask().endswith(b"\r\n\r\nok\n"), "it is served again")
 
 
 @pytest.mark.slow
 def test_slow_readers_do_not_take_every_place_for_ever(reader):
     """A byte now and then does not help. The seventeenth waits, and is served."""
     with Relay(NOWHERE, *reader.option), contextlib.ExitStack() as stack:
-        slow = [stack.enter_context(reader.connect()) for _ in range(16)]
+        slow = [stack.enter_context(reader.connect(f"127.0.0.{2 + place % 2}")) for place in range(16)]
         for client in slow:
             client.sendall(b"GET /metrics HTTP/1.1\r\n")
         late = stack.enter_context(reader.connect())
@@ -555,6 +603,39 @@ def test_a_process_that_dies_is_replaced(reader):
         def served():
             with contextlib.suppress(OSError):
                 return reader.samples()["mprelay_session_seconds_count",] == 1
+            return False
+
+        eventually(served, "it serves again")
+
+
+def test_nobody_is_served_before_the_process_has_said_that_it_serves(reader, tmp_path):
+    """Somebody may ask at once. A question before the first words would be taken for those of another build."""
+    checked = """
+import threading
+def broken(self, data):
+    assert threading.active_count() == 1
+    whole(self, data)
+"""
+    with Relay(NOWHERE, *reader.option, env=with_site(tmp_path, replaced(HELPER_ANSWERS, checked))):
+        assert reader.get("/healthz") == (200, "ok\n")
+
+
+def test_a_replacement_whose_address_is_taken_says_so_at_once(reader, tmp_path):
+    """And the next one serves."""
+    env = with_site(tmp_path, IN_SUPERVISOR + assigned(METRICS_READY_LIMIT, "600.0"))
+    with Relay(NOWHERE, *reader.option, env=env) as relay:
+        relay.suspend()  # so that nothing takes its place yet
+        metrics_process(relay).kill()
+        eventually(lambda: not listens_at(reader.port), "it has let go of the port")
+        with listening(port=reader.port):
+            relay.resume()
+            record = relay.wait("metrics.failed", 2)
+            assert record["error"] == "EADDRINUSE"
+            assert "Address already in use" in record["detail"]
+
+        def served():
+            with contextlib.suppress(OSError):
+                return reader.get("/healthz") == (200, "ok\n")
             return False
 
         eventually(served, "it serves again")

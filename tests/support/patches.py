@@ -33,7 +33,8 @@ REREAD: Place = ("mprelay.config.rules", "reread")
 """In the process that reads the rules again."""
 HELPER_BUILD: Place = ("mprelay.channel.helper", "BUILD")
 HELPER_ANSWERS: Place = ("mprelay.channel.helper", "Answering.send")
-"""In a process that looks up, or reads rules: (self, data)."""
+"""In a process that looks up, reads rules or serves metrics: (self, data)."""
+METRICS_READY_LIMIT: Place = ("mprelay.supervisor.metrics", "_READY_LIMIT")
 RESOLVER_PAUSE: Place = ("mprelay.supervisor.resolver", "_PAUSE")
 READING_LIMIT: Place = ("mprelay.supervisor.reload", "_LIMIT")
 SESSIONS_PER_WORKER: Place = ("mprelay.system.limits", "SESSIONS_PER_WORKER")

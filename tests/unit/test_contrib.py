@@ -47,6 +47,8 @@ def test_the_configuration_in_the_manifests_is_one(manifests):
     assert config.expires_at is not None
     pod = manifests["Job"]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
+    lives = container["livenessProbe"]["exec"]["command"]  # by HTTP, neighbours could keep it out
+    assert lives == ["mprelayctl", "--control", config.control, "status"]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     assert ports == {"relay": config.fwd_port, "metrics": config.metrics.port}
     stop = container["lifecycle"]["preStop"]["exec"]["command"]
@@ -61,3 +63,11 @@ def test_the_image_has_no_root_and_no_shell_in_between():
     assert all(int(number) > 0 for number in user.split(":"))
     assert re.findall(r"^ENTRYPOINT (.*)$", last, re.MULTILINE) == ['["/opt/mprelay/bin/mprelay"]']
     assert "STOPSIGNAL SIGTERM" in last
+
+
+def test_the_build_takes_only_what_it_needs():
+    """By any builder: all of them read a file of this name. Nothing else of a working copy gets into a layer."""
+    first, *others = (ROOT / ".dockerignore").read_text().splitlines()
+    assert first == "*"
+    assert all((ROOT / other.removeprefix("!")).exists() for other in others)
+    assert not (ROOT / ".containerignore").exists()

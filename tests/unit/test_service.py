@@ -1,9 +1,11 @@
 """What the service manager is told, and when."""
 
+import socket
 from contextlib import closing
 
 import pytest
 from support.manager import managing
+from support.peers import fill
 
 from mprelay.core.ledger import Ledger
 from mprelay.core.phases import Happening, RunState
@@ -19,6 +21,7 @@ class Told:
 
     def __init__(self, manager, **variables):
         self._manager = manager
+        self.address = manager.address
         self.notifier = Notifier({"NOTIFY_SOCKET": manager.address} | variables)
         self.loop = Loop(0.0)
         self.state = RunState()
@@ -74,6 +77,30 @@ def test_the_end_is_told_even_if_no_turn_follows(told):
     told.turn()
     told.state.advance(Happening.CRASHED)
     told.service.end()
+    assert told._manager.rest() == [["STOPPING=1", "WATCHDOG_USEC=0", "STATUS=ending"]]
+
+
+def test_what_finds_no_room_is_told_again(told):
+    """In the order in which it happened: a manager that misses READY ends the relay. The end is tried twice."""
+    told.turn()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.connect(told.address)
+        fill(other.fileno())
+        told.state.advance(Happening.ALL_READY)
+        told.service.look()
+        told.reads = True
+        told.service.reload()
+        told.reads = False
+        told.service.look()
+        assert told.wakes_at == pytest.approx(0.2)
+        assert not any("READY=1" in message for message in told.turn(0.1))
+        assert [message[0] for message in told.turn(0.2)] == ["READY=1", "RELOADING=1", "READY=1"]
+        assert told.wakes_at is None
+        told.state.advance(Happening.EXPIRED)
+        fill(other.fileno())
+        told.service.look()
+        assert told._manager.rest()
+        told.service.end()
     assert told._manager.rest() == [["STOPPING=1", "WATCHDOG_USEC=0", "STATUS=ending"]]
 
 
