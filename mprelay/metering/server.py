@@ -2,8 +2,7 @@
 
 Rules:
 
-1. :data:`PLACES` connections at most are served at once. Further ones wait in the kernel's backlog. One address
-   has :data:`SHARE` of them at most, and further ones are closed: it cannot keep out those who probe and scrape.
+1. :data:`PLACES` connections at most are served at once. Further ones wait in the kernel's backlog.
 2. A connection has :data:`TIME` seconds in total, however it spends them, and :data:`REQUEST_LIMIT` bytes. It
    gets one answer, and is closed.
 3. Only GET and HEAD are answered. Nothing here changes anything.
@@ -16,7 +15,6 @@ import io
 import socket
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
@@ -34,9 +32,6 @@ from mprelay.metering.source import Snapshot, Source
 
 PLACES: Final = 16
 """Connections at once."""
-
-SHARE: Final = 8
-"""Connections of one address at once."""
 
 TIME: Final = 5.0
 """Seconds of a connection, in total."""
@@ -66,8 +61,6 @@ class Server:
         self._history = History()
         self._processes = Processes()
         self._places = threading.Semaphore(PLACES)
-        self._lock = threading.Lock()
-        self._served: Counter[str] = Counter()  # connections, by the client's address
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         both = ":" in host and ip_address(host).is_unspecified and socket.has_dualstack_ipv6()
         self._listener = socket.create_server((host, port), family=family, backlog=_BACKLOG, dualstack_ipv6=both)
@@ -86,32 +79,19 @@ class Server:
         while True:
             self._places.acquire()
             try:
-                sock, (address, *_) = self._listener.accept()
-                if self._served[address] >= SHARE:
-                    sock.close()
-                    self._places.release()
-                    continue
-                threading.Thread(target=self._serve, args=(sock, address), daemon=True).start()
-                self._count(address, 1)
+                sock, _address = self._listener.accept()
+                threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
             except (OSError, RuntimeError):  # no descriptor or no thread is left, or the client is gone already
                 self._places.release()
                 time.sleep(_ACCEPT_PAUSE)
 
-    def _count(self, address: str, more: int) -> None:
-        """Count a connection of an address, or its end. The end may come first."""
-        with self._lock:
-            self._served[address] += more
-            if not self._served[address]:
-                del self._served[address]
-
-    def _serve(self, sock: socket.socket, address: str) -> None:
+    def _serve(self, sock: socket.socket) -> None:
         try:
             with sock:
                 _Connection(sock, self)
         except OSError:
             pass  # it is gone, or its time is over
         finally:
-            self._count(address, -1)
             self._places.release()
 
     def reply(self, path: str, accept: str) -> _Reply:
