@@ -238,6 +238,7 @@ def test_a_paused_relay_admits_nobody_and_refuses_nobody(path):
         with accept(server) as target:
             assert receive(target, 5) == b"early"
         assert operator.ask("status")["paused_by"] is None
+        relay.wait("control.command", 4)
         assert [record["command"] for record in relay.all("control.command")] == ["pause"] * 2 + ["resume"] * 2
 
 
