@@ -8,6 +8,8 @@ import socket
 import stat
 import subprocess
 import time
+from collections import deque
+from itertools import islice
 from pathlib import Path
 
 import psutil
@@ -392,29 +394,33 @@ def test_a_watcher_may_end_its_own_sending(path):
         relay.stop()
 
 
-def test_a_watcher_that_does_not_read_is_cut_off_and_told(path):
-    """Its memory is bounded, nobody else notices, and it ends with a line that says so."""
+def test_a_watcher_that_reads_too_slowly_is_cut_off_and_told(path):
+    """Its memory is bounded, nobody else notices, and it ends with a line that says so.
+
+    It takes a third of what there is. One that takes nothing is dropped after ten seconds, perhaps before that.
+    """
     with (
         listening() as server,
         answering(server),
-        Relay(server.getsockname(), "--control", str(path)) as relay,
-        Operator(path, SO_RCVBUF=4096) as operator,
+        Relay(server.getsockname(), "--control", str(path), "--label", f"long={'x' * 1000}") as relay,
+        Operator(path) as operator,
         Operator(path) as other,
     ):
         operator.ask("watch")
         other.ask("watch")
+        lines, last = iter(operator.hear, None), deque(maxlen=1)
         before = psutil.Process(relay.pid).memory_info().rss
         events = []
-        for _ in range(700):  # 2 MiB
+        for number in range(250):  # 3 MiB
             relay.knock()
             while events[-1:] != ["session.closed"]:
                 events.append(other.hear()["event"])
             events.clear()
+            if number % 10 == 9:
+                last.extend(islice(lines, 25))
         assert psutil.Process(relay.pid).memory_info().rss - before < 6 << 20
-        last = None
-        while (line := operator.hear()) is not None:
-            last = line
-        assert last == {"ok": False, "error": "cut off: more than 1048576 bytes of records were waiting"}
+        last.extend(lines)
+        assert [*last] == [{"ok": False, "error": "cut off: more than 1048576 bytes of records were waiting"}]
 
 
 # -- clients that mean no good -------------------------------------------------------------------------------
