@@ -105,7 +105,7 @@ class _Client:
     @property
     def busy(self) -> bool:
         """Whether an answer is being made, or waits to be taken."""
-        return self.asked or bool(self.outbox)
+        return self.asked or self.pieces is not None or bool(self.outbox)
 
     @property
     def silent(self) -> bool:
@@ -117,8 +117,7 @@ class _Client:
         """The moment at which it is dropped, if it does nothing before."""
         if self.blocked:
             return self.since + PATIENCE
-        is_served = self.asked or self.pieces is not None
-        return inf if self.watches or is_served else self.since + SILENCE
+        return inf if self.watches or self.busy else self.since + SILENCE
 
     def read(self, now: float) -> None:
         """Read what it asks for. Raises OSError: it is gone."""
@@ -140,7 +139,7 @@ class _Client:
 
     def cut(self) -> None:
         """Throw records away, but for the one that is partly sent, and say so."""
-        first, newline, _ = bytes(self.outbox[0][:RECORD_LIMIT]).partition(b"\n")
+        first, newline, _ = bytes(self.outbox[0][: fitting.LIMIT]).partition(b"\n")
         self.outbox.clear()
         self.waiting = 0
         self.put(first + newline)

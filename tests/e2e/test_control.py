@@ -507,12 +507,21 @@ def test_what_is_no_request_is_told_so(path):
 
 
 @pytest.mark.parametrize("end", [b"\n", b""])
-def test_whoever_ends_its_own_sending_is_answered(path, end):
-    """As with `echo … | nc -N -U`, with or without a last newline."""
+@pytest.mark.parametrize(
+    ("last", "ok"),
+    [
+        (b'{"command": "status"}', True),
+        (b'{"command": "sessions"}', True),
+        (b'{"command": "kill", "client": "192.0.2.0/24"}', False),
+    ],
+    ids=["status", "sessions", "kill"],
+)
+def test_whoever_ends_its_own_sending_is_answered(path, last, ok, end):
+    """As with `echo … | nc -N -U`, with or without a last newline. Some answers are made a piece at a time."""
     with Relay(NOWHERE, "--control", str(path)), Operator(path) as operator:
-        operator.say({"command": "status"}, {"command": "sessions"}, b'{"command": "status"}' + end)
+        operator.say({"command": "status"}, {"command": "sessions"}, last + end)
         operator.socket.shutdown(socket.SHUT_WR)
-        assert [operator.hear()["ok"] for _ in range(3)] == [True] * 3
+        assert [operator.hear()["ok"] for _ in range(3)] == [True, True, ok]
         assert operator.hear() is None
 
 
