@@ -28,7 +28,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import orjson
 
 from mprelay.core.requests import Inbox, NotRequest, Request, request_of
-from mprelay.records import catalogue
+from mprelay.records import catalogue, fitting
 from mprelay.supervisor.failure import Failure
 from mprelay.supervisor.loop import Loop
 from mprelay.system import poller, sockets, unix_socket
@@ -63,9 +63,6 @@ WATCH_LIMIT: Final = 1024 * 1024
 """Bytes of records that wait for one watcher, at most."""
 
 _ACCEPT_PAUSE: Final = 1.0  # seconds without accepting after accept(2) failed
-RECORD_LIMIT: Final = 4096
-"""Bytes of a record are fewer."""
-
 _READ: Final = 4096  # bytes of one recv
 _SEND: Final = 16 * 1024  # bytes of one send, which the kernel counts as taken only when all of them are
 
