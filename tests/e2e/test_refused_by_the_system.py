@@ -57,6 +57,13 @@ NEEDED = {
     "wait4": (("wait4",), "platform.init_failed", "waitpid: "),
 }
 
+ONE_HEAP = os.environ | {"PYTHONMALLOC": "malloc"}
+"""An environment in which small objects come from the same heap as large ones.
+
+Without memory for the data of a session, the heap still has some for small objects then. CPython's own allocator
+wants a whole arena (1 MiB) whenever its last one is full, so a worker might fail at any object.
+"""
+
 CODES = {"pool.start_failed": 70, "platform.init_failed": 71, "platform.unsupported": 71}
 
 
@@ -442,7 +449,7 @@ def test_no_memory_for_data_that_a_peer_does_not_take(flood, msg_id, reason, too
     just_enough = (tool("prlimit"), "--nofile=1017:1017", PROGRAM)  # for 500 sessions, without one pipe
     with (
         listening() as server,
-        Relay(server.getsockname(), workers=1, command=just_enough) as relay,
+        Relay(server.getsockname(), workers=1, command=just_enough, env=ONE_HEAP) as relay,
         contextlib.ExitStack() as stack,
     ):
         pairs = []
@@ -476,7 +483,7 @@ def test_no_memory_for_the_buffers_of_a_session():
     options = ("--buffer", "4000", "--max-sessions", "1000", "--idle-timeout", "60")
     with (
         listening(backlog=1024) as server,
-        Relay(server.getsockname(), *options, workers=1) as relay,
+        Relay(server.getsockname(), *options, workers=1, env=ONE_HEAP) as relay,
         contextlib.ExitStack() as stack,
     ):
         first = stack.enter_context(relay.connect())
