@@ -28,6 +28,7 @@ FLOORS = {
     "metering": {"channel.helper", "system", "core"},
     "config": {"records.catalogue", "core"},
     "records": {"core", "system"},
+    "seal": set(),
     "channel": {"core", "system"},
     "system": set(),
     "core": set(),
@@ -50,6 +51,7 @@ PROCESSES = {
 PURE = {
     *("core", "config", "records.catalogue", "records.about", "records.fitting"),
     *("records.ecs", "records.gcp", "records.ocsf", "records.text", "ctl.screen", "ctl.figures"),
+    *("seal.tree", "seal.notes", "seal.sealer"),
 }
 IMPURE_LIBRARIES = {"socket", "select", "time", "multiprocessing", "threading", "subprocess", "signal"}
 
