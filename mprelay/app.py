@@ -25,6 +25,7 @@ from mprelay.records.about import About
 from mprelay.records.recorder import Recorder
 from mprelay.records.render import Renderer, renderer
 from mprelay.records.writer import Writer
+from mprelay.seal.sealer import Signer
 from mprelay.supervisor.run import Run
 from mprelay.system import (
     addresses,
@@ -62,6 +63,8 @@ def main(argv: Sequence[str]) -> int:
         has_route=addresses.has_route,
         tells_paths=sockets.TELLS_PATHS,
         serves_metrics=_serves_metrics,
+        cannot_seal=_cannot_seal,
+        load_key=_load_key,
         environment=_environment(),
     )
     asked = cli.parse(_as_typed(argv), host)
@@ -74,27 +77,70 @@ def main(argv: Sequence[str]) -> int:
             return asked.code
         if isinstance(asked, cli.Refusal):
             return _refuse(asked)
-        control = None
+        control = notes = None
         if asked.control is not None:
             try:
                 control = unix_socket.Listener(asked.control)
             except (unix_socket.Unusable, OSError) as wrong:
                 signals.release()
-                return _refuse(_no_control(asked, wrong))
+                return _refuse(_cannot_be_had(asked, "control", asked.control, wrong))
+        if asked.checkpoint_to is not None:
+            try:
+                notes = files.open_for_notes(asked.checkpoint_to)
+            except OSError as wrong:
+                signals.release()
+                if control is not None:
+                    control.remove()
+                return _refuse(_cannot_be_had(asked, "checkpoint_to", asked.checkpoint_to, wrong))
     except OSError as failure:
         complain(f"nothing can be written to stdout: {failure.strerror}")
         return Exit.IOERR
     titles.show(" ".join(("mprelay: supervisor", *argv)), "mprelay")
     about = _about()._replace(listen_ip=asked.bind, listen_port=asked.fwd_port, target_host=asked.trg_host)
-    render = _renderer(asked.log_format, about, asked.log_detail)
+    # A line of text does not hold all of its record, so what is sealed is JSON, on a terminal too.
+    log_format = "json" if asked.seal and asked.log_format == "auto" else asked.log_format
+    render = _renderer(log_format, about, asked.log_detail)
     notifier = Notifier(taken)  # not before: its socket must not get the number of a closed standard stream
-    return _relay(Run(asked, started, render, notifier=notifier, offer=offered(taken), control=control))
+    run = Run(
+        asked,
+        started,
+        render,
+        notifier=notifier,
+        offer=offered(taken),
+        control=control,
+        new_key=_new_key if asked.seal else None,
+        notes=notes,
+    )
+    return _relay(run)
 
 
-def _no_control(config: Config, wrong: Exception) -> cli.Refusal:
-    """Say why there is no control socket. It is made before anything else, so nothing was started."""
-    why = f"cannot be made: {wrong.strerror}" if isinstance(wrong, OSError) else str(wrong)
-    return cli.refuse_value("control", config.control or "", why, config.log_format, dict(config.labels))
+def _cannot_be_had(config: Config, parameter: str, value: str, wrong: Exception) -> cli.Refusal:
+    """Say why something cannot be opened or made. That is tried before anything else, so nothing was started."""
+    why = f"cannot be had: {wrong.strerror}" if isinstance(wrong, OSError) else str(wrong)
+    return cli.refuse_value(parameter, value, why, config.log_format, dict(config.labels))
+
+
+def _cannot_seal() -> str | None:
+    """Say why nothing can be sealed here; None: it can."""
+    try:
+        from mprelay.seal import keys  # noqa: F401, PLC0415 - only where that is asked for
+    except ImportError as missing:
+        return f"needs {missing.name}, which `pip install 'mprelay[seal]'` brings"
+    return None
+
+
+def _new_key() -> Signer:
+    """Make a key that seals a run."""
+    from mprelay.seal import keys  # noqa: PLC0415 - only where the log is sealed
+
+    return keys.new()
+
+
+def _load_key(path: str) -> Signer:
+    """Take a private key out of a file. Raises OSError, or ValueError: what is wrong with the file."""
+    from mprelay.seal import keys  # noqa: PLC0415 - only where the log is sealed
+
+    return keys.load(files.read_secret(path))
 
 
 def _working_directory() -> str:

@@ -36,8 +36,10 @@ def render(given: Mapping[str, Sequence[Given]], values: Mapping[str, Any], host
         text = typed[-1].text if typed else parameter.typed_default(host)
         if parameter.name == "workers":  # their default follows from the sessions
             text = str(values["workers"])
-        if parameter.name == "control":
-            text = values["control"]
+        if parameter.name in {"control", "checkpoint_to"}:
+            text = values[parameter.name]
+        if values["seal_key"] is not None and parameter.name == "seal_key":
+            text, _ = values["seal_key"]
         if parameter.name == "acl":
             table["acl"] = items = list(values["acl"][0].items)
             problems += [

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
-from typing import Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 
 def _read_nothing(_path: str) -> bytes:
@@ -11,6 +11,14 @@ def _read_nothing(_path: str) -> bytes:
 
 Found: TypeAlias = Sequence[str] | str
 """Addresses of one family, or a word that tells why there is none (:data:`mprelay.system.names.Found`)."""
+
+
+def _cannot_seal() -> str | None:
+    return "needs a host that is known"
+
+
+def _load_no_key(_path: str) -> Any:  # noqa: ANN401 - nothing here knows what a key is
+    raise ValueError("cannot be read: the host is not known")
 
 
 def _know_no_name(_name: str) -> tuple[Found, Found]:
@@ -46,6 +54,10 @@ class Host(NamedTuple):
     """Whether the system tells what TCP has measured on a connection."""
     serves_metrics: Callable[[], bool] = lambda: True
     """Tells whether the library for metrics is installed. Called only where it matters."""
+    cannot_seal: Callable[[], str | None] = _cannot_seal
+    """Tells why nothing can be sealed here; None: it can."""
+    load_key: Callable[[str], Any] = _load_no_key
+    """Takes a private key out of a file. Raises OSError, or ValueError: what is wrong with the file."""
     environment: Mapping[str, str] = MappingProxyType({})
     """The variables of the process."""
 

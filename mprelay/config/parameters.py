@@ -6,7 +6,7 @@ its message when wrong. Nothing about a parameter stands anywhere else.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import PurePath, PurePosixPath
 from typing import Any, Final, Literal
 
 from mprelay.config import targets
@@ -47,6 +47,32 @@ def read_control(text: str, host: Host) -> str:
         limit = host.control_path_limit
         raise ValueError(f"must be the path of a socket: printable, and with its directory at most {limit} bytes")
     return path
+
+
+def read_seal(text: str, host: Host) -> bool:
+    """Tell whether the log is sealed. Raises ValueError: why it cannot be."""
+    wanted = switch(text)
+    if wanted and (wrong := host.cannot_seal()) is not None:
+        raise ValueError(wrong)
+    return wanted
+
+
+def read_seal_key(text: str, host: Host) -> tuple[str, Any]:
+    """Take a private key out of a file; return its absolute path, and the key. ValueError: why there is none."""
+    if (wrong := host.cannot_seal()) is not None:
+        raise ValueError(wrong)
+    path = absolute(text, host)
+    try:
+        return path, host.load_key(path)
+    except OSError as failure:
+        raise ValueError(f"cannot be read: {failure.strerror}") from failure
+
+
+def absolute(text: str, host: Host) -> str:
+    """Make a path absolute, which must not be empty. Raises ValueError."""
+    if not text or "\0" in text:
+        raise ValueError("must be the path of a file")
+    return str(PurePath(host.directory, text))
 
 
 WORKERS_LIMIT: Final = 64
@@ -367,6 +393,35 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         help="put into `labels` on every record (ticket, owner, purpose); repeatable; "
         f"all together at most {LABELS_LIMIT} bytes as JSON, quotes included",
         repeat=True,
+    ),
+    Parameter(
+        name="seal",
+        metavar="",
+        option="--seal",
+        values="",
+        parse_on=read_seal,
+        default="false",
+        help="make the log provable: `mprelayctl verify` finds whatever was changed, removed or added since it "
+        "was written; records are JSON then, on a terminal too",
+        flag=True,
+    ),
+    Parameter(
+        name="seal_key",
+        metavar="FILE",
+        option="--seal-key",
+        values="Ed25519 private key, PEM or OpenSSH's",
+        parse_on=read_seal_key,
+        help="a key of yours that vouches for the key of each run, so that `mprelayctl verify --key` knows whose "
+        "log it is; nobody else may be able to read the file",
+    ),
+    Parameter(
+        name="checkpoint_to",
+        metavar="PATH",
+        option="--checkpoint-to",
+        values="path of a file or a FIFO",
+        parse_on=absolute,
+        help="append the seal's checkpoints to this file too; kept in another place, it shows that the end of a "
+        "log was cut off",
     ),
     Parameter(
         name="drain_timeout",

@@ -88,6 +88,9 @@ class Config:
     log_detail: Literal["full", "session"]
     tcp_info: bool
     labels: Mapping[str, str]
+    seal: bool
+    seal_key: tuple[str, Any] | None  # its path, and the key (mprelay.seal.keys); None: nobody vouches
+    checkpoint_to: str | None  # an absolute path; None: nowhere
     drain_timeout: float
     control: str | None  # an absolute path; None: no control socket
     max_extend: float
@@ -228,6 +231,11 @@ def _check_across(values: dict[str, Any], host: Host) -> Iterator[tuple[str, str
         yield "source", wrong
     if values["tcp_info"] and not host.tells_paths:
         yield "tcp_info", "needs Linux: this system does not count the segments that are sent again"
+    if values["seal"] and values["log_format"] == "text":
+        yield "seal", "must not be given with --log-format text: a line of text does not hold all of its record"
+    for name in ("seal_key", "checkpoint_to"):
+        if values[name] is not None and values["seal"] is False:
+            yield name, "must not be given without --seal"
     if values["metrics"] is not None:
         if _meets_listener(values["metrics"], values["bind"], values["fwd_port"]):
             yield "metrics", "must not be where the relay itself listens"

@@ -9,10 +9,8 @@ if TYPE_CHECKING:
     from mprelay.system.stdio import ComplaintEnd, RecordEnd
 
 
-def main(
-    records: "RecordEnd", complaints: "ComplaintEnd", voice: "ComplaintEnd", stdout: int, stderr: int
-) -> None:
+def main(records: "RecordEnd", complaints: "ComplaintEnd", voice: "ComplaintEnd", *files: int) -> None:
     """Be the outlet until the end of the records (the entry point of the process). It owns all its arguments."""
     from mprelay.outlet.copying import run  # noqa: PLC0415 - not in the supervisor
 
-    run(records, complaints, voice, stdout, stderr)
+    run(records, complaints, voice, *files)

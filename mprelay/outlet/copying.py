@@ -1,7 +1,8 @@
 """The outlet: the process that owns stdout and stderr, and nothing else.
 
     supervisor ── records ────▶ main thread ──▶ stdout
-    everybody ─── complaints ─▶ other thread ─▶ stderr
+               └─ notes ──────▶ a thread ─────▶ a file (--checkpoint-to)
+    everybody ─── complaints ─▶ a thread ─────▶ stderr
 
 Rules:
 
@@ -11,7 +12,7 @@ Rules:
    outlet has no listener, no channel and no session that could stay open with it.
 2. It ignores signals. The supervisor's death is the end of the records and nothing more: what has arrived is
    written.
-3. Neither stream holds up the other: each has its own thread.
+3. No stream holds up another: each has its own thread. A note waits until the records before it are written.
 4. A pipe is written in chunks of whole records of at most PIPE_BUF bytes. Such a write is atomic (pipe(7)), so a
    record is never torn, neither by another writer of the same pipe nor by ``kill -9``. A record that a killed
    supervisor did not send to its end is dropped.
@@ -28,8 +29,9 @@ from contextlib import suppress
 from functools import partial
 from typing import Final
 
+from mprelay.outlet.notebook import Notebook
 from mprelay.system import signals, stdio, titles
-from mprelay.system.streams import END, READY, STDERR, STDIN, STDOUT, WRITTEN, Sink, complain
+from mprelay.system.streams import END, NOTES_LOST, READY, STDERR, STDIN, STDOUT, WRITTEN, Sink, complain, parted
 
 _OK: Final = 0
 _SOFTWARE: Final = 70
@@ -41,20 +43,17 @@ _READ_SIZE: Final = 64 * 1024  # bytes, at most
 _LAST_COMPLAINTS_TIMEOUT: Final = 0.5  # seconds, once all else is done
 
 
-def run(
-    records: stdio.RecordEnd,
-    complaints: stdio.ComplaintEnd,
-    voice: stdio.ComplaintEnd,
-    stdout: int,
-    stderr: int,
-) -> None:
+def run(records: stdio.RecordEnd, complaints: stdio.ComplaintEnd, voice: stdio.ComplaintEnd, *files: int) -> None:
     """Be the outlet until the end of the records. This process owns all arguments.
 
     `voice` is the writing end of `complaints`, which never blocks. The outlet complains there like every process.
+    `files` are the descriptors of stdout, of stderr, and of the file for notes if there is one.
     """
+    stdout, stderr, *notes = files
     signals.ignore()
     titles.show("mprelay: outlet", "mprelay-outlet")
-    stdio.take_over(voice, stdout, stderr, keep=(records, complaints))
+    beside = [open(number, "wb", buffering=0) for number in notes]  # noqa: SIM115, PTH123 - as long as this runs
+    stdio.take_over(voice, stdout, stderr, keep=(records, complaints, *beside))
     signals.leave_console()
     say = partial(complain, descriptor=_VOICE)
     begun = threading.Event()
@@ -67,7 +66,9 @@ def run(
         os._exit(_OSERR)
     code = _OK
     try:
-        _copy_records(stdio.RecordReceiver(records), Sink(STDOUT, say), begun)
+        receiver = stdio.RecordReceiver(records)
+        notebook = Notebook(notes[0], say, partial(receiver.tell, NOTES_LOST)) if notes else None
+        _copy_records(receiver, Sink(STDOUT, say), begun, notebook)
     except OSError as failure:
         code = _IOERR if begun.is_set() else _OSERR
         say(f"stdout is gone: {failure.strerror}" if begun.is_set() else f"the outlet: {failure}")
@@ -80,8 +81,12 @@ def run(
     os._exit(code)  # a normal end would wait for a thread that may wait for the reader of stderr
 
 
-def _copy_records(records: stdio.RecordReceiver, stdout: Sink, begun: threading.Event) -> None:
+def _copy_records(
+    records: stdio.RecordReceiver, stdout: Sink, begun: threading.Event, notebook: Notebook | None
+) -> None:
     """Write all records until their end. Raises OSError: the reader of stdout is gone."""
+    if notebook is not None:
+        notebook.start()
     records.tell(READY)
     begun.set()
     rest = b""
@@ -90,9 +95,17 @@ def _copy_records(records: stdio.RecordReceiver, stdout: Sink, begun: threading.
         over = not part or part.endswith(END)
         part = rest + part
         end = part.rfind(b"\n") + 1
-        stdout.write(part[:end])
+        whole = part[:end]
+        if notebook is None:
+            stdout.write(whole)
+        else:
+            lines, notes = parted(whole)
+            stdout.write(lines)
+            notebook.add(notes)
         rest = part[end:]
         if over:
+            if notebook is not None:
+                notebook.end()
             records.tell(WRITTEN)
             return
 

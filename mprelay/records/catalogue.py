@@ -105,6 +105,30 @@ RELAY_ACTIVE: Final = Message(
     ),
 )
 
+# -- the seal ------------------------------------------------------------------------------------------------
+
+LOG_KEY: Final = Message(
+    "log.key",
+    "info",
+    None,
+    "The records that follow are sealed with the key {public_key}.",
+    ("public_key", "signed_by", "signature"),
+)
+LOG_CHECKPOINT: Final = Message(
+    "log.checkpoint",
+    "info",
+    None,
+    "The {size} records before this one are sealed.",
+    ("size", "root", "signature"),
+)
+LOG_NOTES_LOST: Final = Message(
+    "log.notes_lost",
+    "error",
+    None,
+    "No more checkpoints can be written to {file}.",
+    ("file",),
+)
+
 # -- connections (16 to 22) ----------------------------------------------------------------------------------
 
 CONNECTION_ATTEMPT: Final = Message(
@@ -503,7 +527,11 @@ FIELDS: Final[dict[str, Field]] = {
     "added": Field("integer", "entries that only the new list has"),
     "removed": Field("integer", "entries that only the old list had"),
     "ended": Field("integer", "sessions that were ended because their clients are no longer allowed"),
-    "file": Field("string", "a file of rules; null: the list itself, or no file in particular", nullable=True),
+    "file": Field(
+        "string",
+        "a file of rules, or for checkpoints; null: the list itself, or no file in particular",
+        nullable=True,
+    ),
     "line": Field("integer", "the line, counted from 1; null: the whole file, or no file", nullable=True),
     # The target.
     "target_host": Field("string", "the target as it was typed: its address or its name"),
@@ -516,6 +544,12 @@ FIELDS: Final[dict[str, Field]] = {
     "peer_uid": Field("integer", "who asked: the uid, as the kernel knows it"),
     "peer_pid": Field("integer", "the process that asked; 0: not to be seen from here"),
     "ok": Field("boolean", "whether it was done"),
+    # The seal. Binary values are Base64 (docs/seal.md).
+    "public_key": Field("string", "the Ed25519 key that seals the records from here on"),
+    "signed_by": Field("string", "the key that vouches for it; null: none does", nullable=True),
+    "signature": Field("string", "by that key, or by the one that seals; null: nobody has signed", nullable=True),
+    "size": Field("integer", "how many records the checkpoint covers: all before it"),
+    "root": Field("string", "the root of the tree over them"),
     # A connection.
     "client_ip": Field("string", "the client's address; null: of several clients", nullable=True),
     "client_port": Field("integer", "the client's port"),

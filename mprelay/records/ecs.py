@@ -88,6 +88,9 @@ KINDS: Final[Mapping[str, _Kind]] = {
     "control.command": _Kind("configuration", ("change",), "by level"),
     "relay.extended": _CHANGE,
     "target.resolved": _Kind("network", ("info",)),
+    "log.key": _Kind("process", ("info",)),
+    "log.checkpoint": _Kind("process", ("info",)),
+    "log.notes_lost": _Kind("process", ("info",), "failure"),
     "target.resolve_failed": _Kind("network", ("info",), "failure"),
 }
 """How each event is categorised. The outcome of ``session.closed`` depends on how the session ended."""

@@ -85,6 +85,9 @@ ACTIVITIES: Final[Mapping[str, int]] = {
     "acl.reloaded": _UPDATE,
     "acl.reload_failed": _UPDATE,
     "target.resolved": _UPDATE,
+    "log.key": _OTHER,
+    "log.checkpoint": _OTHER,
+    "log.notes_lost": _OTHER,
     "target.resolve_failed": _UPDATE,
 }
 """The activity of each event. That of ``session.closed`` depends on how the session ended."""

@@ -87,11 +87,12 @@ class Recorder:
         self._seq = 0
         self._clock = Clock()
         self._lines = _Lines()
+        self._render = render
         self._is_json = render is RENDERERS["json"]
         self._watched: list[bytes] = []  # as JSON, if the log has another form
         self._watcher: Sink | None = None
         log: _Log = structlog.wrap_logger(
-            self._lines, processors=[self._compose, _rendering(render)], wrapper_class=_Log
+            self._lines, processors=[self._compose, self._render_all], wrapper_class=_Log
         ).bind()
         self.happened = log.happened
         """happened(at, (message, fields), …) writes the records of one moment (Unix time), in this order."""
@@ -152,15 +153,11 @@ class Recorder:
             if self._labels:
                 record["labels"] = self._labels
             composed.append(record)
-        if self._watcher is not None and not self._is_json:
-            self._watched += map(RENDERERS["json"], composed)
         return {"records": composed}
 
-
-def _rendering(render: Renderer) -> Callable[[object, str, MutableMapping[str, Any]], Any]:
-    """Make the last processor. It returns the arguments for the logger's method."""
-
-    def process(_logger: object, _method: str, given: MutableMapping[str, Any]) -> Any:  # noqa: ANN401 - structlog's
+    def _render_all(self, _logger: object, _method: str, given: MutableMapping[str, Any]) -> Any:  # noqa: ANN401
+        """Render the records (the last processor); return the arguments for the logger's method."""
+        render = self._render
+        if self._watcher is not None and not self._is_json:
+            self._watched += map(RENDERERS["json"], given["records"])
         return ([render(record) for record in given["records"]],), {}
-
-    return process

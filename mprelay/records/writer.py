@@ -24,7 +24,19 @@ from contextlib import ExitStack, suppress
 from typing import Final
 
 from mprelay.system import spawning, stdio
-from mprelay.system.streams import END, READY, STDERR, STDIN, STDOUT, WRITTEN, Sink, complain
+from mprelay.system.streams import (
+    END,
+    NOTES_LOST,
+    READY,
+    STDERR,
+    STDIN,
+    STDOUT,
+    WRITTEN,
+    Sink,
+    as_line,
+    complain,
+    parted,
+)
 
 HIGH: Final = 1024 * 1024
 LOW: Final = 256 * 1024
@@ -34,9 +46,15 @@ _OUTLET_END_LIMIT: Final = 1.0  # seconds for the outlet's end; the outlet gives
 
 
 class Writer:
-    """The records that wait, and the outlet process that takes them."""
+    """The records that wait, and the outlet process that takes them.
 
-    def __init__(self) -> None:
+    `notes` is the descriptor of the file for notes, which the outlet writes too; None: there is none.
+    """
+
+    def __init__(self, notes: int | None = None) -> None:
+        self._notes = notes  # as long as this process has it
+        self.notes_lost = False
+        """Whether the outlet has said that no more notes can be written."""
         self._waiting: deque[bytes] = deque()
         self.paused = False
         """The last value of :attr:`congested`."""
@@ -78,9 +96,9 @@ class Writer:
             # interpreter exits, and make the exit code 120.
             raw = io.FileIO(STDERR, "w", closefd=False)
             sys.stderr = io.TextIOWrapper(raw, errors="backslashreplace", write_through=True)
-            self._outlet = spawning.start(
-                outlet, (records, complaints, voice, *map(stdio.Handed, self._real)), "mprelay: outlet"
-            )
+            notes = () if self._notes is None else (self._notes,)
+            files = map(stdio.Handed, (*self._real, *notes))
+            self._outlet = spawning.start(outlet, (records, complaints, voice, *files), "mprelay: outlet")
             self.connect(self._way)
 
     def connect(self, way: stdio.RecordSender) -> None:
@@ -118,8 +136,13 @@ class Writer:
             if READY in said:
                 self.ready = True
                 self._let_go()
+                if self._notes is not None:
+                    os.close(self._notes)
+                    self._notes = None
             if WRITTEN in said:
                 self.written = True
+            if NOTES_LOST in said:
+                self.notes_lost = True
         self._push()
 
     def ended(self) -> tuple[int, str]:
@@ -169,6 +192,10 @@ class Writer:
             self._waiting.append(bytes(memoryview(data)[sent:]))
             self.backlog += len(data) - sent
 
+    def put_notes(self, notes: list[str]) -> None:
+        """Add notes, behind the records so far. Never blocks."""
+        self.put([as_line(note) for note in notes])
+
     def close(self) -> None:
         """Tell the outlet that no more records come. When it has written all, it says so, and ends."""
         self._closed = True
@@ -189,7 +216,11 @@ class Writer:
                 with suppress(OSError):
                     Sink(STDERR).write(self._unsaid + self._complaints.take_waiting())
             self._let_go()
-        Sink(STDOUT, complain).write(b"".join(self._waiting))
+        records, notes = parted(b"".join(self._waiting))
+        Sink(STDOUT, complain).write(records)
+        if self._notes is not None:
+            with suppress(OSError):  # the records tell the same
+                Sink(self._notes, complain).write(b"".join(notes))
         self._forget()
         self.written = True
 

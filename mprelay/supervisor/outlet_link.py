@@ -36,12 +36,14 @@ class OutletLink:
         *,
         on_ready: Callable[[], None],
         on_gone: Callable[[], None],
+        on_notes_lost: Callable[[], None],
     ) -> None:
         self._loop = loop
         self._state = state
         self._writer = writer
         self._on_ready = on_ready
         self._on_gone = on_gone
+        self._on_notes_lost = on_notes_lost
         self._awaits_room = False
 
     def start(self) -> None:
@@ -71,6 +73,12 @@ class OutletLink:
         if self._writer.backlog:
             self._await_room()
 
+    def put_notes(self, notes: list[str]) -> None:
+        """Write notes, behind the records so far. Never blocks."""
+        self._writer.put_notes(notes)
+        if self._writer.backlog:
+            self._await_room()
+
     def _await_room(self) -> None:
         """Watch the outlet's socket for room exactly while records wait."""
         if self._awaits_room != (waits := self._writer.waits):
@@ -86,6 +94,9 @@ class OutletLink:
             self._loop.unwatch(self._writer.fileno())
         else:
             self._await_room()
+        if self._writer.notes_lost:
+            self._writer.notes_lost = False
+            self._on_notes_lost()
         if self._writer.gone:
             self._on_gone()
         elif self._writer.absent and self._state.phase is Phase.STARTING:

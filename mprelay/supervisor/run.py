@@ -37,6 +37,7 @@ Rules:
 
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -58,12 +59,14 @@ from mprelay.core.protocol import (
     Targets,
     Trying,
 )
-from mprelay.core.texts import ACL_LIMIT, NAME_LIMIT, cut
+from mprelay.core.texts import ACL_LIMIT, NAME_LIMIT, cut, shown
 from mprelay.core.unexpected import describe, place_of
 from mprelay.records import catalogue
 from mprelay.records.recorder import Recorder
 from mprelay.records.render import Renderer
+from mprelay.records.sealed import SealedRecorder
 from mprelay.records.writer import Writer
+from mprelay.seal.sealer import Signer
 from mprelay.supervisor.book import Book
 from mprelay.supervisor.checks import check_clock, check_platform
 from mprelay.supervisor.commands import Commands
@@ -80,6 +83,7 @@ from mprelay.supervisor.progress import SessionProgress
 from mprelay.supervisor.reload import Reload
 from mprelay.supervisor.reports import Report
 from mprelay.supervisor.resolver import Resolver
+from mprelay.supervisor.sealing import Sealing
 from mprelay.supervisor.service import Service
 from mprelay.supervisor.statistics import Statistics
 from mprelay.supervisor.status import Status
@@ -102,19 +106,55 @@ class Run:
         notifier: Notifier,
         offer: str | None,
         control: unix_socket.Listener | None,
+        new_key: Callable[[], Signer] | None,
+        notes: int | None,
     ) -> None:
-        """Make all parts; `offer` is the listener that a service manager hands over, if it does."""
+        """Make all parts.
+
+        Args:
+            config: What was asked for.
+            started: When (monotonic).
+            render: The form of the records.
+            notifier: The way to the service manager.
+            offer: The listener that it hands over, if it does.
+            control: The socket for commands, if there is one.
+            new_key: Makes a key that seals the log, if that is asked for.
+            notes: The descriptor of the file for checkpoints, if there is one; the run owns it.
+
+        """
         self._config = config
         self._started = started  # monotonic
         self._begun = time.monotonic()  # the parameters are read: the time for the start begins
         self._loop = loop = Loop(started)
         self._state = state = RunState()
         self._lifetime = Lifetime(config, loop, started)
-        writer = Writer()
+        writer = Writer(notes)
         self._outlet = OutletLink(
-            loop, state, writer, on_ready=self._on_ready, on_gone=partial(self._happened, Happening.STDOUT_GONE)
+            loop,
+            state,
+            writer,
+            on_ready=self._on_ready,
+            on_gone=partial(self._happened, Happening.STDOUT_GONE),
+            on_notes_lost=lambda: self._recorder.write(
+                catalogue.LOG_NOTES_LOST, file=shown(config.checkpoint_to or "")
+            ),
         )
-        self._recorder = recorder = Recorder(render, self._outlet.put, labels=config.labels)
+        recorder: Recorder
+        self._sealing: Sealing | None = None
+        if new_key is None:
+            recorder = Recorder(render, self._outlet.put, labels=config.labels)
+        else:
+            _, owner = config.seal_key or ("", None)
+            recorder = SealedRecorder(
+                render,
+                self._outlet.put,
+                labels=config.labels,
+                new_key=new_key,
+                owner=owner,
+                note_sink=None if notes is None else self._outlet.put_notes,
+            )
+            self._sealing = Sealing(loop, recorder)
+        self._recorder = recorder
         self._book = book = Book(
             recorder,
             Ledger(
@@ -260,6 +300,8 @@ class Run:
                 self._happened(Happening.NO_WORKER_LEFT)
         elif self._idle is not None:
             self._idle.look()
+        if self._sealing is not None:
+            self._sealing.look()
         self._recorder.flush()  # before `update_watch`, which looks at the backlog of records
         self._door.update_watch()
         if self._service is not None:
@@ -470,6 +512,8 @@ class Run:
             active=self._book.ledger.active,
             drain_timeout=self._config.drain_timeout,
         )
+        if self._sealing is not None:
+            self._sealing.cover()
         self._loop.after(self._config.drain_timeout, partial(self._happened, Happening.DRAIN_TIMEOUT))
 
     def _expire(self) -> None:
@@ -511,6 +555,8 @@ class Run:
         signals.release()  # if the start failed before the loop could take them
         self._loop.cancel_alarms()
         self._book.stopped(self._state.ending.stop_reason, time.monotonic() - self._started)
+        if self._sealing is not None:
+            self._sealing.finish()
         self._recorder.flush()
         if self._control is not None:
             self._control.close()

@@ -25,6 +25,13 @@ def wrong_with(found: os.stat_result) -> str | None:
     return None
 
 
+def wrong_with_secret(found: os.stat_result) -> str | None:
+    """Say why others may read a file; None: they may not."""
+    if found.st_mode & (stat.S_IRGRP | stat.S_IROTH):
+        return "can be read by its group or by others: chmod go-r"
+    return None
+
+
 def privileged() -> bool:
     """Tell whether this process has rights that the person who started it has not (set-user-ID)."""
     return (os.getuid(), os.getgid()) != (os.geteuid(), os.getegid())

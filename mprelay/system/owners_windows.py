@@ -20,6 +20,11 @@ def wrong_with(_found: os.stat_result) -> str | None:
     return None
 
 
+def wrong_with_secret(_found: os.stat_result) -> str | None:
+    """Say why others may read a file; None: it is not asked."""
+    return None
+
+
 def privileged() -> bool:
     """Tell whether this process has rights that the person who started it has not: there is no set-user-ID."""
     return False

@@ -9,10 +9,11 @@ import os
 import select
 import socket
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import pairwise
 from multiprocessing import reduction
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from mprelay.system import poller
 from mprelay.system.streams import STDERR, STDIN, STDOUT
@@ -24,6 +25,13 @@ ComplaintEnd: TypeAlias = socket.socket
 """One end of each channel, as it goes to the outlet."""
 
 _ENDED_ERRNOS: Final = {errno.ENOTCONN, errno.EPIPE, errno.ECONNRESET}  # the other end is closed
+
+
+class HasFileno(Protocol):
+    """Has a descriptor."""
+
+    def fileno(self) -> int:
+        """Return its number."""
 
 
 class Handed:
@@ -154,7 +162,7 @@ class ComplaintReader:
         self._sock.close()
 
 
-def take_over(voice: ComplaintEnd, stdout: int, stderr: int, keep: tuple[RecordEnd, ComplaintEnd]) -> None:
+def take_over(voice: ComplaintEnd, stdout: int, stderr: int, keep: Sequence[HasFileno]) -> None:
     """Put voice and streams in their places, and close everything but `keep`.
 
     Spawn passes on a descriptor that would keep multiprocessing's resource tracker alive as long as this process.

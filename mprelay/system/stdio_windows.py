@@ -13,6 +13,7 @@ import msvcrt
 import os
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import closing, suppress
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -214,7 +215,7 @@ class ComplaintReader:
         self._end.close()
 
 
-def take_over(voice: ComplaintEnd, stdout: int, stderr: int, keep: tuple[RecordEnd, ComplaintEnd]) -> None:
+def take_over(voice: ComplaintEnd, stdout: int, stderr: int, keep: Sequence[object]) -> None:
     """Put voice and streams in their places. Nothing but `keep` is open beside them."""
     del keep
     for descriptor, place in ((voice.detach(), STDIN), (stdout, STDOUT), (stderr, STDERR)):

@@ -25,7 +25,12 @@ END: Final = b"\0"
 
 READY: Final = b"r"
 WRITTEN: Final = b"w"
-"""The outlet's words to the supervisor, on the socket of the records: it has begun; all records are on stdout."""
+NOTES_LOST: Final = b"n"
+"""The outlet's words to the supervisor, on the socket of the records: it has begun; all records are on stdout; no
+more notes can be written."""
+
+_NOTE: Final = b"\1"  # before a note among the records; no record contains it
+_LINE_END: Final = "\x1f"  # in the place of a newline within a note; no note contains it
 
 STDIN: Final = 0
 STDOUT: Final = 1
@@ -53,6 +58,24 @@ def remark(text: str) -> None:
     with suppress(OSError):
         if not are_one(STDOUT, STDERR):
             unless_full(STDERR, partial(complain, text))
+
+
+def as_line(note: str) -> bytes:
+    """Make one line of a note, which travels among the records to the process that writes both."""
+    return _NOTE + note.replace("\n", _LINE_END).encode() + b"\n"
+
+
+def parted(lines: bytes) -> tuple[bytes, list[bytes]]:
+    """Part whole lines into records and notes."""
+    if _NOTE not in lines:
+        return lines, []
+    records, notes = [], []
+    for line in lines.splitlines(keepends=True):
+        if line.startswith(_NOTE):
+            notes.append(line[1:-1].replace(_LINE_END.encode(), b"\n"))
+        else:
+            records.append(line)
+    return b"".join(records), notes
 
 
 def may_colour(descriptor: int) -> bool:

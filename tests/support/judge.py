@@ -61,6 +61,9 @@ EVENTS: dict[str, set[tuple[int | None, str]]] = {
     "worker.start_failed": {(None, "error")},
     "worker.unresponsive": {(None, "error")},
     "metrics.failed": {(None, "warning")},
+    "log.key": {(None, "info")},
+    "log.checkpoint": {(None, "info")},
+    "log.notes_lost": {(None, "error")},
     "relay.draining": {(None, "info")},
     "relay.stats": {(None, "info")},
     "relay.stopped": {(None, "info"), (None, "error")},
@@ -181,6 +184,11 @@ TYPES = {
     "detail": "string",
     "place": "string",
     "resolution_s": "number",
+    "public_key": "string",
+    "signed_by": "string?",
+    "signature": "string?",
+    "size": "integer",
+    "root": "string",
     "exitcode": "integer?",
     "signal": "string?",
     "tries": "integer",
@@ -400,6 +408,7 @@ def check_run(records: list[Record], *, detail: str = "full", ended: bool = True
         assert len({(r.get("proxy_ip"), r.get("proxy_port")) for r in life}) == 1
     _check_targets(records)
     _check_workers(records, ended=ended)
+    _check_seal(records, ended=ended)
     closed = [record for record in records if record["event"] == "session.closed"]
     assert len({"client_rtt_ms" in record for record in closed}) <= 1
     if not ended or not records or records[0]["event"] == "config.invalid":
@@ -446,8 +455,29 @@ def _check_workers(records: list[Record], *, ended: bool) -> None:
     assert not silent or not ended, silent
 
 
+def _check_seal(records: list[Record], *, ended: bool) -> None:
+    """A sealed run begins with its key and ends with a checkpoint. One is never far, and covers all before it."""
+    if not records or records[0]["event"] != "log.key":
+        assert not any(record["event"].startswith("log.") for record in records), "sealed, without a key"
+        return
+    covered = 0
+    for place, record in enumerate(records):
+        match record["event"]:
+            case "log.checkpoint":
+                assert record["size"] == place, record
+                assert place > covered, "nothing to cover"
+                covered = place + 1
+            case "log.key":
+                assert place == covered, "a key that does not follow on a checkpoint"
+                assert (record["signed_by"] is None) == (record["signature"] is None), record
+                assert record["signed_by"] is not None or place == 0, record
+        assert place - covered < 1000, "too many records without a checkpoint"
+    if ended:
+        assert [record["event"] for record in records[-2:]] == ["relay.stopped", "log.checkpoint"]
+
+
 def _reconcile(records: list[Record], detail: str) -> None:
-    last = records[-1]
+    *_, last = (record for record in records if record["event"] != "log.checkpoint")
     assert last["event"] == "relay.stopped"
     events = Counter(record["event"] for record in records)
     assert events["relay.stopped"] == 1

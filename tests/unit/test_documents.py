@@ -93,7 +93,9 @@ def test_links_lead_somewhere(document):
 def test_options_and_files_exist(document):
     """This covers the names that the text formats as code. Names in the changelog may have changed since."""
     text = text_of(document)
-    others = {"--check", "--config", "--help", "--json", "--version"}
+    others = {"--check", "--config", "--help", "--html", "--json", "--version"}
+    others |= {"--anchors", "--key", "--notes", "--out", "--output", "--relay", "--session"}  # mprelayctl's
+    others |= {"--tsa-cert"}
     ours = {parameter.option for parameter in PARAMETERS} | others
     for option in re.findall(r"`(--[a-z-]+)[ `]", text):
         assert option in ours | OPTIONS_OF_OTHERS, f"{document} names {option}"

@@ -24,6 +24,8 @@ def host(file=None, **variables):
         read_file=lambda path: files[PurePath(path).as_posix()],
         look_up=lambda _name: (["192.0.2.5"], "NODATA"),
         environment=variables,
+        cannot_seal=lambda: None,
+        load_key=lambda path: f"the key in {path}",
     )
 
 
@@ -62,6 +64,7 @@ def test_everything_in_force_is_shown():
         "max_extend": 0,
         "progress_interval": 0,
         "tcp_info": False,
+        "seal": False,
         "label": {"a b": "c"},
     }
 
@@ -138,12 +141,24 @@ TEXTS = {
     "stats_interval": SECONDS,
     "progress_interval": SECONDS,
     "tcp_info": st.sampled_from(["true", "false"]),
+    "seal": st.sampled_from(["true", "true", "false"]),
+    "seal_key": st.just("own.key"),
+    "checkpoint_to": st.just("notes"),
 }
 
 
 def test_a_control_socket_is_named_by_its_absolute_path():
     """The file may be read from another directory."""
     assert tomllib.loads(checked(*GOOD, "--control", "run/c"))["control"] == "/work/run/c"
+
+
+def test_files_of_the_seal_are_named_by_their_absolute_paths():
+    """A key is named from where its name stands, as any file is."""
+    made = tomllib.loads(checked(*GOOD, "--seal", "--seal-key", "own.key", "--checkpoint-to", "./notes"))
+    assert (made["seal_key"], made["checkpoint_to"]) == (
+        str(PurePath("/work/own.key")),
+        str(PurePath("/work/notes")),
+    )
 
 
 def test_each_parameter_is_tried_below():

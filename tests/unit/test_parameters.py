@@ -1,6 +1,7 @@
 """The table of parameters and its validation: each bound from both sides, and a problem for every wrong value."""
 
 import re
+from pathlib import PurePath
 
 import pytest
 from hypothesis import given
@@ -281,10 +282,68 @@ def test_bounds(name, msg_id, good, bad):
         assert wrong.problem
 
 
+SEALING = Host(directory="/work", cannot_seal=lambda: None, load_key=lambda path: f"the key in {path}")
+
+
+def test_a_log_is_sealed_where_the_library_is():
+    """What is missing is said, once for each parameter that needs it."""
+    made, problems = validate(GOOD | {"seal": ["true"], "seal_key": ["k"], "checkpoint_to": ["n"]}, SEALING)
+    assert problems == []
+    assert made["seal"]
+    key, notes = (str(PurePath("/work", name)) for name in "kn")
+    assert made["seal_key"] == (key, f"the key in {key}")
+    assert made["checkpoint_to"] == notes
+    without = SEALING._replace(cannot_seal=lambda: "needs something")
+    assert validate(GOOD | {"seal": ["false"]}, without)[1] == []
+    _, problems = validate(GOOD | {"seal": ["true"], "seal_key": ["k"]}, without)
+    assert [(one.parameter, one.problem) for one in problems] == [
+        ("seal", "--seal needs something."),
+        ("seal_key", "--seal-key 'k' needs something."),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "parameter", "wrong"),
+    [
+        ({"seal": ["true"], "log_format": ["text"]}, "seal", "must not be given with --log-format text"),
+        ({"seal_key": ["k"]}, "seal_key", "must not be given without --seal"),
+        ({"checkpoint_to": ["n"]}, "checkpoint_to", "must not be given without --seal"),
+        ({"seal": ["true"], "checkpoint_to": [""]}, "checkpoint_to", "must be the path of a file"),
+        ({"seal": ["true"], "checkpoint_to": ["a\0"]}, "checkpoint_to", "must be the path of a file"),
+        ({"seal": ["true"], "seal_key": [""]}, "seal_key", "must be the path of a file"),
+    ],
+)
+def test_what_is_wrong_with_a_seal(given, parameter, wrong):
+    _, (problem,) = validate(GOOD | given, SEALING)
+    assert problem.parameter == parameter
+    assert wrong in problem.problem
+
+
+@pytest.mark.parametrize(
+    ("failure", "wrong"),
+    [(OSError(2, "No such file"), "cannot be read: No such file"), (ValueError("is wrong"), "is wrong")],
+)
+def test_what_is_wrong_with_a_key(failure, wrong):
+    def load(_path):
+        raise failure
+
+    _, (problem,) = validate(GOOD | {"seal": ["true"], "seal_key": ["k"]}, SEALING._replace(load_key=load))
+    assert problem.problem == f"--seal-key 'k' {wrong}."
+
+
+def test_an_unknown_host_seals_nothing():
+    _, problems = validate(GOOD | {"seal": ["true"]})
+    assert len(problems) == 1
+    with pytest.raises(ValueError, match="not known"):
+        UNKNOWN_HOST.load_key("k")
+
+
 def test_each_parameter_of_the_table_is_tested_above():
     """A new row of the table needs a new row of bounds."""
     (mark,) = [mark for mark in test_bounds.pytestmark if mark.name == "parametrize"]
-    assert {row[0] for row in mark.args[1]} == {parameter.name for parameter in PARAMETERS if not parameter.flag}
+    others = {"seal_key", "checkpoint_to"}
+    tested = {row[0] for row in mark.args[1]} | others
+    assert tested == {parameter.name for parameter in PARAMETERS if not parameter.flag}
 
 
 def test_a_control_socket_is_named_from_the_working_directory():
