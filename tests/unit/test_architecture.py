@@ -21,6 +21,7 @@ FLOORS = {
         *("worker:main", "outlet:main", "reading:main", "resolving:main", "metering:main"),
     },
     "ctl": {"config.parsers", "records.render", "core"},
+    "audit": {"ctl.figures", "seal", "records.catalogue", "core"},
     "worker": {"channel", "system", "core"},
     "outlet": {"system"},
     "reading": {"channel.helper", "config", "system", "core"},
@@ -51,6 +52,7 @@ PROCESSES = {
 PURE = {
     *("core", "config", "records.catalogue", "records.about", "records.fitting"),
     *("records.ecs", "records.gcp", "records.ocsf", "records.text", "ctl.screen", "ctl.figures"),
+    *("audit.forms", "audit.prove", "audit.run", "audit.verify"),
     *("seal.tree", "seal.notes", "seal.sealer"),
 }
 IMPURE_LIBRARIES = {"socket", "select", "time", "multiprocessing", "threading", "subprocess", "signal"}
