@@ -52,7 +52,7 @@ PROCESSES = {
 PURE = {
     *("core", "config", "records.catalogue", "records.about", "records.fitting"),
     *("records.ecs", "records.gcp", "records.ocsf", "records.text", "ctl.screen", "ctl.figures"),
-    *("audit.forms", "audit.prove", "audit.run", "audit.verify"),
+    *("audit.anchored", "audit.forms", "audit.prove", "audit.run", "audit.verify"),
     *("seal.tree", "seal.notes", "seal.sealer"),
 }
 IMPURE_LIBRARIES = {"socket", "select", "time", "multiprocessing", "threading", "subprocess", "signal"}
