@@ -53,6 +53,9 @@ PURE = {
     *("core", "config", "records.catalogue", "records.about", "records.fitting"),
     *("records.ecs", "records.gcp", "records.ocsf", "records.text", "ctl.screen", "ctl.figures"),
     *("audit.anchored", "audit.forms", "audit.prove", "audit.run", "audit.verify"),
+    *("audit.checks", "audit.door", "audit.fields", "audit.markup", "audit.page", "audit.report", "audit.seals"),
+    *("audit.sections", "audit.serials", "audit.story", "audit.tables", "audit.timeline", "audit.times"),
+    *("audit.totals", "audit.traffic", "audit.words"),
     *("seal.tree", "seal.notes", "seal.sealer"),
 }
 IMPURE_LIBRARIES = {"socket", "select", "time", "multiprocessing", "threading", "subprocess", "signal"}

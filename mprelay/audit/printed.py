@@ -1,0 +1,117 @@
+"""The report as text: tables and block characters, by rich. What a log holds is shown escaped."""
+
+from collections.abc import Mapping, Sequence
+from typing import IO, Any, Final
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mprelay.audit import sections, story
+from mprelay.audit.sections import Bad, Bytes, Cell, Lasted, Link, Named, Section, Time
+from mprelay.audit.times import SECOND, briefly, moment, width_shown
+from mprelay.audit.words import VERDICTS
+from mprelay.ctl.figures import escaped
+
+_STYLES: Final = {"whole": "green", "open": "yellow", "broken": "bold red"}
+_BLOCKS: Final = " ▁▂▃▄▅▆▇█"
+_ASCII: Final = " .:-=+*#@"  # where the terminal has no blocks
+_FIGURES: Final = (int, Bytes, Lasted)
+
+
+def show(report: Mapping[str, Any], stream: IO[str] | None = None) -> None:
+    """Show a report to a person."""
+    console = Console(file=stream, highlight=False)
+    verdict, runs = report["verdict"], report["runs"]
+    _say(console, VERDICTS[verdict], _STYLES[verdict])
+    for sentence in story.of_files(report):
+        _say(console, sentence)
+    if len(runs) > 1:
+        _show(console, sections.of_runs(runs))
+    for run in runs:
+        _run(console, run, alone=len(runs) == 1)
+    for section in sections.of_files(report):
+        _show(console, section)
+
+
+def _run(console: Console, run: Mapping[str, Any], *, alone: bool) -> None:
+    console.print()
+    _say(console, f"Run {run['relay_id'] or '?'}", "bold")
+    if not alone:
+        _say(console, VERDICTS[run["verdict"]], _STYLES[run["verdict"]])
+    for sentence in (*story.of_seal(run["seal"]), *story.of_run(run)):
+        _say(console, sentence)
+    for one in run["findings"]:
+        _say(console, f"! {one['text']}", "bold red" if one["grave"] else "yellow")
+    console.print()
+    door = Table(show_header=False, box=None)
+    for name, value in story.of_door(run):
+        door.add_row(Text(escaped(name), style="bold"), Text(escaped(value), overflow="fold"))
+    console.print(door)
+    _picture(console, run["timeline"])
+    for section in sections.of_run(run):
+        _show(console, section)
+
+
+def _say(console: Console, sentence: str, style: str = "") -> None:
+    console.print(Text(escaped(sentence), style=style))
+
+
+def _picture(console: Console, timeline: Mapping[str, Any]) -> None:
+    """Draw a line of blocks for each of what happened, each block one interval or several."""
+    intervals = timeline["intervals"]
+    if not intervals:
+        return
+    width = round(timeline["interval_s"] * SECOND)
+    begin = moment(intervals[0]["begins"]) or 0
+    room = max(10, min(console.width, 100))
+    each = -(-len(intervals) // room)  # intervals to a block
+    blocks = _ASCII if console.encoding.lower().replace("-", "") not in {"utf8", "utf16"} else _BLOCKS
+    console.print()
+    for title, field in (("Sessions open", "present"), ("Refused", "refused"), ("Bytes", "bytes")):
+        counts = [one[field] for one in intervals]
+        taken = [max(counts[place : place + each]) for place in range(0, len(counts), each)]
+        peak = max(taken)
+        amount = story.moved(peak) if field == "bytes" else str(peak)
+        _say(console, f"{title}: " + (f"at most {amount} in {width_shown(width)}" if peak else "none"), "dim")
+        if peak:
+            console.print(Text("".join(blocks[-(-(len(blocks) - 1) * count // peak)] for count in taken)))
+    end = begin + width * len(intervals)
+    _say(console, f"{briefly(begin, width)} UTC to {briefly(end, width)} UTC", "dim")
+
+
+def _show(console: Console, section: Section) -> None:
+    console.print()
+    _say(console, section.title, "bold")
+    table = Table(box=None)
+    rows: list[Sequence[Cell]] = [*section.rows, *filter(None, [section.others])]
+    for place, title in enumerate(section.head):
+        figure = all(isinstance(row[place], _FIGURES) for row in rows)
+        table.add_column(title, justify="right" if figure else "left", overflow="fold")
+    for row in section.rows:
+        table.add_row(*(_cell(cell) for cell in row))
+    if section.others is not None:
+        table.add_row(*(_cell(cell) for cell in section.others), style="dim")
+    console.print(table)
+    if section.more:
+        _say(console, section.more, "dim")
+
+
+def _cell(cell: Cell) -> Text:
+    style = ""
+    match cell:
+        case Time(stamp):
+            shown = story.clock(stamp)
+        case Bytes(count):
+            shown = story.briefly_moved(count)
+        case Lasted(seconds):
+            shown = story.lasted(seconds)
+        case Named(text, name):
+            shown = f"{text} ({name})"
+        case Bad(text):
+            shown, style = text, "bold red"
+        case Link(_, text):
+            shown = text
+        case _:
+            shown = str(cell)
+    return Text(escaped(shown), style=style)

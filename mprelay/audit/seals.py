@@ -1,0 +1,53 @@
+"""What verify says of a run, for a report: as an object, and in sentences. Pure."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from mprelay.audit.run import Fault, RunVerdict
+
+
+def told(verdict: RunVerdict) -> dict[str, Any]:
+    """Return the verdict on the seal of a run."""
+    fault = verdict.fault
+    return {
+        "verdict": verdict.verdict,
+        "signer": verdict.signer,
+        "signer_known": verdict.signer_known,
+        "sealed": verdict.sealed,
+        "sealed_at": verdict.sealed_at,
+        "checkpoints": verdict.checkpoints,
+        "problem": None if fault is None else _problem(fault),
+        "said": [*_sentences(verdict)],
+    }
+
+
+def _sentences(verdict: RunVerdict) -> Iterator[str]:
+    if verdict.fault is not None:
+        yield f"The seal is broken: {_problem(verdict.fault)}."
+        if verdict.sealed:
+            yield f"The records before that are proved, up to seq {verdict.sealed}."
+    elif verdict.verdict == "whole":
+        yield f"Sealed: of {verdict.lines} records none was changed, removed or added since."
+    elif verdict.sealed:
+        behind = verdict.lines - verdict.sealed
+        yield (
+            f"Sealed up to seq {verdict.sealed} ({verdict.sealed_at}): so far no record was changed, removed or "
+            f"added since. The end of the run is not sealed: {behind} records stand behind that."
+        )
+    else:
+        yield "Nothing of this run is sealed yet."
+    if verdict.signer is not None:
+        if verdict.signer_known:
+            yield f"The signer is known: {verdict.signer}, one of the keys given by --key."
+        else:
+            yield (
+                f"The signer is not known: {verdict.signer}. Anybody could have made such a seal. Get the public "
+                "key from the relay's owner, and give it by --key."
+            )
+
+
+def _problem(fault: Fault) -> str:
+    """Say what is wrong, and where."""
+    where = [f"{fault.place}"] if fault.place is not None else []
+    where += [f"(seq {fault.seq})"] if fault.seq is not None else []
+    return " ".join((*where, fault.problem))

@@ -1,0 +1,322 @@
+"""The report as people see it: nothing from a log becomes markup, or an order to a terminal."""
+
+import base64
+import hashlib
+import io
+import re
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.logs import Writer, usual_run
+
+from mprelay.audit import printed, report, seals, sections, story
+from mprelay.audit.markup import tag, together
+from mprelay.audit.page import POLICY, page
+from mprelay.audit.run import Fault, Place, RunVerdict
+from mprelay.audit.totals import Totals
+from mprelay.ctl.figures import escaped
+
+READ = {
+    "files": [{"file": "a.log", "records": 20, "other_lines": 0}],
+    "troubles": [],
+    "troubles_count": 0,
+    "hints": [],
+}
+WHOLE = RunVerdict("r1", "whole", 20, 20, 1, "2026-11-26T12:00:00.000000Z", "KEY=", signer_known=True, fault=None)
+TAGS = {
+    *("html", "head", "meta", "title", "style", "body", "a", "h1", "h2", "h3", "div", "strong", "p", "main"),
+    *(
+        "section",
+        "ul",
+        "li",
+        "dl",
+        "dt",
+        "dd",
+        "figure",
+        "figcaption",
+        "svg",
+        "path",
+        "span",
+        "details",
+        "summary",
+    ),
+    *("table", "thead", "tbody", "tr", "th", "td", "small", "code", "time", "footer"),
+}
+
+
+class Page(HTMLParser):
+    """What a browser would make of a page."""
+
+    def __init__(self, data):
+        super().__init__()
+        self.tags = set()
+        self.attributes = set()
+        self.ids = []
+        self.links = []
+        self.texts = []
+        self.comments = 0
+        self.feed(data.decode())
+        self.close()
+        self.text = "".join(self.texts)
+
+    def handle_starttag(self, name, given):
+        """Note an element."""
+        self.tags.add(name)
+        self.attributes |= {key for key, _ in given}
+        self.ids += [value for key, value in given if key == "id"]
+        self.links += [value for key, value in given if key in {"href", "src", "aria-labelledby"}]
+
+    def handle_data(self, data):
+        """Note a text."""
+        self.texts.append(data)
+
+    def handle_comment(self, _data):
+        """Note a comment."""
+        self.comments += 1
+
+
+def told(*runs, verdicts=None, **read):
+    """The report of runs."""
+    made = Totals()
+    for run in runs:
+        for record in run.records:
+            made.add(record)
+    return report.make(made, verdicts or {}, READ | read)
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch):
+    """No cell of a text is folded."""
+    monkeypatch.setenv("COLUMNS", "400")
+
+
+def text_of(made, encoding="utf-8"):
+    """The report as text."""
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    printed.show(made, stream)
+    stream.seek(0)
+    return stream.read()
+
+
+def test_text_becomes_no_markup():
+    assert tag("p", "<b>&", None, tag("i", 7), class_="a\"'b", title=None) == (
+        '<p class="a&quot;&#x27;b">&lt;b&gt;&amp;<i>7</i></p>'
+    )
+    assert together("\u2028\u202e\x1b\x00") == "\\u2028\\u202e\\x1b\\x00"
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_whatever_a_log_holds_is_shown_as_text(key, value):
+    run = usual_run()
+    for record in run.records:
+        record["labels"] = {key: value}
+        record["message"] = value
+        for name in ("client_ip", "reason", "acl", "error", "opened_by", "host", "relay_id", "target_host"):
+            if isinstance(record.get(name), str):
+                record[name] = value
+    seen = Page(page(told(run)))
+    assert seen.tags <= TAGS
+    assert seen.comments == 0
+    assert not {name for name in seen.attributes if name.startswith("on")}
+    shown = escaped(value)
+    assert f"label {escaped(key)}" in seen.text
+    assert shown in seen.text
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "</script><img src=x onerror=alert(1)>",
+        "<!--<script>",
+        "a\u2028b",
+        "\u202eevil",
+        "\x1b]0;x\x07",
+        "&lt;",
+        "'\"",
+    ],
+)
+def test_hostile_labels(value):
+    run = usual_run()
+    for record in run.records:
+        record["labels"] = {"note": value}
+    made = told(run, usual_run(relay_id="r2"))
+    data = page(made)
+    assert value.encode() not in data or not set(value) & set("<\u2028\u202e\x1b")
+    seen = Page(data)
+    assert seen.tags <= TAGS
+    assert escaped(value) in seen.text
+    shown = text_of(made)
+    assert "\x1b" not in shown.replace("\x1b[", "")
+    assert escaped(value)[:10] in shown
+
+
+def test_the_page_needs_nothing_from_elsewhere():
+    data = page(told(usual_run(), usual_run(relay_id="r2"))).decode()
+    for word in ("http:", "https:", "//cdn", "src=", "@import", "url(", " style=", "<script"):
+        assert word not in data, word
+    ((style),) = re.findall("<style>(.*?)</style>", data, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert f"'sha256-{digest}'" in POLICY
+    assert POLICY.startswith("default-src 'none'; ")
+    assert data.index("charset") < 200
+    assert data.index("Content-Security-Policy") < data.index("<style>")
+
+
+def test_the_parts_of_the_page_are_linked():
+    seen = Page(page(told(usual_run(), usual_run(relay_id="r2"))))
+    assert len(seen.ids) == len(set(seen.ids))
+    assert {link.removeprefix("#") for link in seen.links} <= set(seen.ids)
+
+
+def test_integers_are_exact():
+    made = told(usual_run())
+    assert made["runs"][0]["totals"]["bytes_from_target"] == 9007199254741001
+    assert "9007199254740993" in Page(page(made)).text
+    assert "9007199254740993" in text_of(made)
+
+
+def test_text_and_page_show_the_same():
+    run = Writer()
+    run.opened(expires_at="2026-11-26T11:00:00.000000Z", listen_ip="192.0.2.1", clock_synchronised=False)
+    run.write("control.command", command="extend", arguments={"seconds": 5.0}, peer_uid=7, peer_pid=8, ok=True)
+    run.write("control.command", command="extend", ok=False, problem="no more")
+    run.write("relay.extended", expires_at="2026-11-26T11:30:00.000000Z")
+    run.write("acl.reload_failed", "error")
+    for number in range(100):
+        run.close(run.admit(f"10.0.0.{number}"), "killed", error="EPIPE")
+        run.refuse(f"10.1.0.{number}")
+    run.close(run.admit("10.0.0.1") | {"target_ip": "192.0.2.11"})
+    run.admit("10.0.0.9")
+    run.write("odd.event")
+    made = told(
+        *(run, usual_run(relay_id="r2")),
+        troubles=[{"file": "a.log", "line": 3, "problem": "is cut"}],
+        troubles_count=2,
+        hints=["A hint."],
+    )
+    for shown in (Page(page(made)).text, text_of(made)):
+        words = " ".join(shown.split())
+        for said in (
+            *("A hint.", "is cut", "and 1 more", "and 90 more", "refused: no more", "killed", "192.0.2.1:8080"),
+            *("from 192.0.2.1:8080", "EPIPE, client", "Sessions without an end", "after it had been put off"),
+        ):
+            assert said in words, said
+
+
+def test_a_terminal_without_blocks_gets_letters():
+    made = told(usual_run())
+    assert "█" in text_of(made)
+    assert "@" in text_of(made, encoding="ascii")
+
+
+@pytest.mark.parametrize(
+    ("verdict", "said"),
+    [
+        (WHOLE, ["Sealed: of 20 records none was changed", "The signer is known: KEY="]),
+        (
+            WHOLE._replace(signer_known=False),
+            ["The signer is not known: KEY=. Anybody could have made such a seal"],
+        ),
+        (
+            WHOLE._replace(verdict="open", sealed=15),
+            ["Sealed up to seq 15", "5 records stand behind that"],
+        ),
+        (WHOLE._replace(verdict="open", sealed=0), ["Nothing of this run is sealed yet."]),
+        (
+            WHOLE._replace(
+                verdict="broken", sealed=7, fault=Fault("changed", "was changed", Place("a.log", 9), 9)
+            ),
+            ["The seal is broken: a.log:9 (seq 9) was changed.", "proved, up to seq 7"],
+        ),
+        (
+            WHOLE._replace(verdict="broken", sealed=0, signer=None, fault=Fault("unsealed", "is not sealed")),
+            ["The seal is broken: is not sealed."],
+        ),
+    ],
+)
+def test_what_is_said_of_a_seal(verdict, said):
+    made = told(usual_run(), verdicts={"r1": seals.told(verdict)})
+    assert made["verdict"] == verdict.verdict
+    for shown in (Page(page(made)).text, text_of(made)):
+        words = " ".join(shown.split())
+        for sentence in said:
+            assert sentence in words
+
+
+def test_of_several_runs_the_page_says_on_top_how_many_are_sealed():
+    runs = [usual_run(relay_id=name) for name in ("r1", "r2", "r3")]
+    unknown = WHOLE._replace(relay_id="r2", signer_known=False)
+    made = told(*runs, verdicts={"r1": seals.told(WHOLE), "r2": seals.told(unknown)})
+    said = "Of 3 runs 2 are sealed, 1 of them by a signer that is known."
+    assert next(story.of_files(made)) == said
+    for shown in (Page(page(made)).text, text_of(made)):
+        assert said in shown
+
+
+def test_how_values_are_shown():
+    assert story.clock(None) == "not known"
+    assert story.clock("2026-11-26T12:00:00.123456Z", 0) == "2026-11-26 12:00:00 UTC"
+    assert [story.lasted(seconds) for seconds in (0.0001, 9.5, 75)] == ["0.000 s", "9.500 s", "1:15"]
+    assert [story.moved(count) for count in (1, 1023, 2048)] == ["1 byte", "1023 bytes", "2048 bytes (2.0 KiB)"]
+    assert [story.place(*ends) for ends in (("::1", 5), ("192.0.2.1", None), (None, None))] == [
+        "[::1]:5",
+        "192.0.2.1",
+        "?",
+    ]
+    assert story.shortened("x" * 200) == "x" * 59 + "…"
+
+
+def test_a_door_that_never_opened_and_one_that_is_not_known():
+    never, unknown, nameless = Writer("a"), Writer("b"), Writer("c")
+    never.write("config.invalid", "error")
+    unknown.write("relay.draining")
+    nameless.opened(opened_by=None, host=None, expires_at="2026-11-26T13:00:00.000000Z")
+    nameless.refuse("10.0.0.1")
+    nameless.stop("because")
+    told_of = [[*story.of_run(run)] for run in told(never, unknown, nameless)["runs"]]
+    assert told_of[0][0] == "This door was never opened, because the relay could not start."
+    assert told_of[1] == [
+        "0 sessions of 0 clients ended: 0 bytes came from clients, 0 bytes from the target.",
+        "No connection was refused.",
+        "The log does not show how the relay ended.",
+    ]
+    assert told_of[2][0].startswith("Somebody whose name is not known opened this door at ")
+    assert told_of[2][1] == "It was to close by itself at 2026-11-26 13:00:00.000 UTC."
+    assert "1 connection was refused." in told_of[2]
+    assert told_of[2][-1].endswith("for a reason that this program does not know.")
+
+
+def test_rows_that_may_be_incomplete_say_so():
+    run = Writer(full=False)
+    run.opened()
+    for number in range(3000):
+        run.close(run.admit(f"10.0.{number // 250}.{number % 250}"))
+        run.refuse(f"10.1.{number // 250}.{number % 250}")
+    for number in range(300):
+        run.close(run.admit("10.9.9.9"), f"of another version, {number}")
+        run.refuse("10.1.0.1")
+    for _ in range(3):
+        run.close(run.admit("10.9.9.9"), "killed")
+    run.stop()
+    made = told(run)
+    for shown in (Page(page(made)).text, text_of(made)):
+        assert "others" in shown
+    records = [section for section in sections.of_run(made["runs"][0]) if section.title == "Clients"]
+    assert records[0].others is not None
+    assert records[0].rows[0][0] == sections.Named("10.9.9.9", "at least")
+    (reasons,) = (
+        section for section in sections.of_run(made["runs"][0]) if section.title == "Why sessions ended"
+    )
+    assert reasons.rows[1][0] == sections.Named("the operator ended it", "at least")
+
+
+def test_records_that_are_left_out_are_said():
+    made = told(usual_run()) | {"records_left_out": 3, "files": [{"file": "a", "records": 1, "other_lines": 2}]}
+    made |= {"troubles_count": 3}
+    damaged, others, left_out = story.of_files(made)
+    assert damaged == "The files are damaged in 1 place, listed at the end."
+    assert others == "2 lines in the files are no records."
+    assert "So 3 records of further runs are left out" in left_out
