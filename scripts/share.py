@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 import shtab
 from argparse_manpage.manpage import Manpage
 
+from mprelay.audit import program as audit
 from mprelay.config import cli
 from mprelay.config.parameters import CONFIG_FILE, PARAMETERS, Parameter, variable_of
 from mprelay.core.exits import Exit
@@ -28,7 +29,7 @@ PATHS: Final = {
 }
 """Where man(1) and the shells look for a program's file, below the prefix of an installation."""
 
-_NAMES_OF_FILES: Final = {"FILE", "PATH"}
+_NAMES_OF_FILES: Final = {"FILE", "OUT", "PATH", "PUBLIC"}
 
 
 class Program(NamedTuple):
@@ -79,6 +80,8 @@ def _describe_values(action: argparse.Action, shell: str) -> None:
         action.metavar = " ".join(action.metavar)
     if action.metavar in _NAMES_OF_FILES:
         action.complete = shtab.FILE  # type: ignore[attr-defined] # shtab looks for it
+    elif action.metavar == "DIR":
+        action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
     elif shell == "zsh" and not action.option_strings and not action.choices:
         # No words. Without this zsh would show what the position means, and complete an option at the second try.
         action.complete = {"zsh": "( )"}  # type: ignore[attr-defined]
@@ -111,8 +114,10 @@ def _relay_sections() -> dict[str, str]:
 def _ctl_sections() -> dict[str, str]:
     codes = {
         Exit.OK: "done",
-        ctl.REFUSED: "the relay has refused, or has not found what was asked for",
+        ctl.REFUSED: "the relay has refused, or has not found what was asked for; verify: the log is broken; "
+        "anchor: there is no token",
         Exit.USAGE: "wrong usage",
+        audit.OPEN: "verify: the log is whole, but open; prove: some lines are not sealed yet",
         Exit.UNAVAILABLE: "no relay is there, or none that answers",
     }
     return {
@@ -134,7 +139,7 @@ def _environment() -> Iterator[str]:
 
 PROGRAMS: Final = (
     Program(lambda: cli.make_help(None), "relay one TCP port to one target, for a while", _relay_sections),
-    Program(ctl.make_parser, "see and steer a running relay", _ctl_sections),
+    Program(ctl.make_parser, "see and steer a running relay, verify its logs", _ctl_sections),
 )
 """The programs of the package."""
 

@@ -1,6 +1,7 @@
 """The program mprelayctl: the command line, one request, its answer as a table or as JSON.
 
-Exit codes: 0 done, 1 refused or not found, 2 usage, 69 no relay there.
+Exit codes: 0 done, 1 refused or not found, 2 usage, 69 no relay there. The commands that read logs need no relay.
+They stand in :mod:`mprelay.audit.program`, with their exit codes.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from typing import Any, Final
 import orjson
 
 from mprelay import __version__
+from mprelay.audit import program as audit
 from mprelay.config.parsers import seconds
 from mprelay.core.exits import Exit
 from mprelay.core.requests import LOOKS, NotRequest, clients_of
@@ -66,6 +68,8 @@ def run(argv: Sequence[str], environment: Mapping[str, str]) -> int:
     """Do what the command line says; return the exit code. Wrong usage exits at once, as argparse does it."""
     parser = make_parser()
     asked = parser.parse_args(argv)
+    if asked.command in audit.HELP:
+        return audit.run(asked, as_json=hasattr(asked, "json") or not sys.stdout.isatty())
     path = getattr(asked, "control", None) or environment.get(VARIABLE)
     if not path:
         parser.error(f"where is the relay? --control PATH, or the variable {VARIABLE}, names its control socket")
@@ -86,24 +90,28 @@ def run(argv: Sequence[str], environment: Mapping[str, str]) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the command line."""
-    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
-    common.add_argument(
+    control = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    control.add_argument(
         "--control", metavar="PATH", help=f"the relay's control socket (default: the variable {VARIABLE})"
     )
+    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     common.add_argument("--json", action="store_true", help="JSON, also on a terminal")
     parser = argparse.ArgumentParser(
         prog="mprelayctl",
-        parents=[common],
-        description="See and steer a running relay.",
-        epilog=f"Exit codes: 0 done, {REFUSED} refused or not found, {Exit.USAGE:d} usage, "
-        f"{Exit.UNAVAILABLE:d} no relay there.",
+        parents=[control, common],
+        description="See and steer a running relay; verify, prove and report its logs.",
+        epilog=f"Exit codes: 0 done, {REFUSED} refused or not found, or a log that is broken, "
+        f"{Exit.USAGE:d} usage, {audit.OPEN} a log that is whole but open, {Exit.UNAVAILABLE:d} no relay there.",
     )
     parser.add_argument("--version", action="version", version=f"mprelayctl {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    made = {
-        name: commands.add_parser(name, parents=[common], help=text, description=f"{text[0].upper()}{text[1:]}.")
-        for name, text in _HELP.items()
-    }
+
+    def add(name: str, text: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        description = f"{text[0].upper()}{text[1:]}."
+        return commands.add_parser(name, parents=[*parents, common], help=text, description=description)
+
+    made = {name: add(name, text, control) for name, text in _HELP.items()}
+    audit.add_parsers(add)
     made["kill"].add_argument(
         "target",
         metavar="SERIAL|ADDRESS|CIDR",
@@ -199,14 +207,14 @@ def _show(command: str, answer: Any) -> bool:  # noqa: ANN401 - as the command h
 
 def _watch(client: Client, *, as_json: bool) -> int:
     """Show records until the relay ends. Its last record is the sign that nothing is missing."""
-    event = None
+    stopped = False
     for line in client.records():
         record = orjson.loads(line)
-        event = record["event"]
+        stopped = stopped or record["event"] == "relay.stopped"  # of a sealed run one more follows
         text = line + b"\n" if as_json else RENDERERS["text"](record)
         sys.stdout.buffer.write(text)
         sys.stdout.buffer.flush()
-    if event == "relay.stopped":
+    if stopped:
         return Exit.OK
     return _complain("the relay has ended the connection before its last record: records are missing", REFUSED)
 

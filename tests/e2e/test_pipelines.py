@@ -65,7 +65,7 @@ def fed(command, log_format, place, by=lambda sink: sink, **options):
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=written, **options) as consumer,
     ):
         try:
-            output = rich.busy(log_format, place, by(consumer.stdin))
+            output = rich.busy(log_format, place, sink=by(consumer.stdin))
             consumer.stdin.close()
             assert consumer.wait(PATIENCE) == 0
         finally:

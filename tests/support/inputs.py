@@ -10,16 +10,21 @@
 finds by watching which code is reached. Both can begin from `SEEDS`.
 """
 
+import gzip
+import io
 import ipaddress
 import json
 import os
 import socket
 import struct
 from collections.abc import Callable
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 import orjson
 
+from mprelay.audit import lines, prove
+from mprelay.audit.verify import CODES, Verifier
 from mprelay.channel.up import EventReader, Queue, pack
 from mprelay.config.cli import Refusal, Text, parse
 from mprelay.config.host import UNKNOWN_HOST, Host
@@ -43,6 +48,7 @@ from mprelay.core.protocol import (
 )
 from mprelay.core.requests import CHANGES, LINE_LIMIT, LOOKS, Inbox, NotRequest, Request, request_of
 from mprelay.records import catalogue
+from mprelay.seal.sealer import Sealer
 from mprelay.supervisor.control import line_of
 from mprelay.system import sockets
 from mprelay.worker.proxy_header import HEADER_LIMIT, Header, NoHeader, make_v1, make_v2
@@ -307,6 +313,71 @@ def _a_session(client_ip: str, labels: dict[str, str]) -> None:
             assert {record["client_ip"] for record in kept.records()} == {client_ip}
 
 
+def _is_signed(_public_key: bytes, _signature: bytes, _text: bytes) -> bool:
+    """Say of any signature that it is good, so that bytes get to what comes behind it."""
+    return True
+
+
+def log(data: bytes) -> None:
+    """Check that any file gets a verdict, compressed or not."""
+    verifier = Verifier(_is_signed)
+    for piece in lines.pieces_of("log", io.BytesIO(data)):
+        verifier.take(piece)
+    verdict = verifier.end()
+    assert verdict.verdict in CODES
+    assert (verdict.verdict == "whole") <= bool(verdict.runs and not verdict.faults)
+    assert all(0 <= run.sealed <= run.lines for run in verdict.runs)
+
+
+def proof(data: bytes) -> None:
+    """Check that any text is a proof of some lines, or none."""
+    try:
+        assert prove.judge(data, _is_signed).lines
+    except prove.WrongProof as wrong:
+        assert str(wrong)  # noqa: PT017 - that is what it is for
+
+
+class _Signer:
+    """A key that signs nothing."""
+
+    public = bytes(32)
+
+    def sign(self, _text: str) -> bytes:
+        return bytes(64)
+
+
+def _sealed() -> list[bytes]:
+    """Return the lines of a small sealed log."""
+    sealer, written = Sealer("0123456789abcdef", _Signer, None), list[bytes]()
+
+    def line_of(event: str, fields: dict[str, Any]) -> bytes:
+        head = {"timestamp": "2026-11-26T12:00:00.000000Z", "event": event, "seq": len(written) + 1}
+        return orjson.dumps({**head, "relay_id": "0123456789abcdef", **fields}) + b"\n"
+
+    def write(event: str, fields: dict[str, Any]) -> None:
+        written.append(line_of(event, fields))
+        sealer.add(written[-1])
+
+    write("log.key", sealer.renew())
+    write("session.closed", {"session": 1})
+    write("relay.stopped", {})
+    write("log.checkpoint", sealer.checkpoint(partial(line_of, "log.checkpoint")))
+    return written
+
+
+def _proof(written: list[bytes]) -> bytes:
+    """Return a proof of the session in such a log."""
+    piece = lines.Block("log", 1, [line[:-1] for line in written])
+    verifier = Verifier(_is_signed)
+    verifier.take(piece)
+    run = verifier.run_of("0123456789abcdef")
+    assert run is not None
+    assert run.sealed is not None
+    prover = prove.Prover("0123456789abcdef", 1, run.sealed)
+    prover.take(piece)
+    return orjson.dumps(prover.end())
+
+
 def _frame(frame: object) -> bytes:
     data = orjson.dumps(frame)
     return struct.pack("!i", len(data)) + data
@@ -320,8 +391,11 @@ WAYS: Final[dict[str, Callable[[bytes], None]]] = {
     "addresses": addresses,
     "events": events,
     "header": header,
+    "log": log,
+    "proof": proof,
     "requests": requests,
 }
+_SEALED: Final = _sealed()
 REFUSED: Final = CloseReason.CONNECT_REFUSED
 COUNTS: Final = (2**60 - 1, 2**60 - 1, 2**60 - 1, 2**60 - 1)
 SEEDS: Final[dict[str, list[bytes]]] = {
@@ -375,4 +449,10 @@ SEEDS: Final[dict[str, list[bytes]]] = {
         b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\x07\x03\0\x04\0\0\0\0",
         b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x12" + bytes(12) + b"\x04\0\x03abc",
     ],
+    "log": [
+        b"".join(_SEALED),
+        gzip.compress(b"".join(_SEALED[:1] * 2)) + bytes(9),
+        b"".join(_SEALED[2:] + _SEALED),
+    ],
+    "proof": [_proof(_SEALED)],
 }

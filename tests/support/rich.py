@@ -82,16 +82,16 @@ def _program(log_format: str, *arguments: str, sink: IO[bytes] | None = None) ->
             program.finish(process.wait(PATIENCE))
 
 
-def busy(log_format: str, place: Path, sink: IO[bytes] | None = None) -> bytes:
+def busy(log_format: str, place: Path, *more: str, sink: IO[bytes] | None = None) -> bytes:
     """Refusals of all kinds, sessions that end in several ways, workers killed, a reload, and a drain.
 
-    `sink` gets each record as it is written.
+    `more`: further options. `sink` gets each record as it is written.
     """
     rules = place / "rules"
     rules.write_text("!127.0.0.2/32\n127.0.0.0/8\n")
     port = free_port()
     options = ["--resolve", "60", "--max-sessions", "3", "--max-per-client", "2", "--workers", "2"]
-    options += ["--accept-proxy", "127.0.0.9/32", "--stats-interval", "0.2", "--drain-timeout", "0.2"]
+    options += ["--accept-proxy", "127.0.0.9/32", "--stats-interval", "0.2", "--drain-timeout", "0.2", *more]
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(listening())
         target = ("localhost", str(server.getsockname()[1]))

@@ -20,7 +20,7 @@ FLOORS = {
         *("config", "records", "seal", "channel", "system", "core"),
         *("worker:main", "outlet:main", "reading:main", "resolving:main", "metering:main"),
     },
-    "ctl": {"config.parsers", "records.render", "core"},
+    "ctl": {"audit", "config.parsers", "records.render", "core"},
     "audit": {"ctl.figures", "seal", "records.catalogue", "core"},
     "worker": {"channel", "system", "core"},
     "outlet": {"system"},
@@ -42,7 +42,7 @@ The supervisor names only the entry points of worker and outlet.
 PROCESSES = {
     "mprelay.worker.process": {"worker", "channel", "system", "core"},
     "mprelay.outlet.copying": {"outlet", "system"},
-    "mprelay.ctl.program": {"ctl", "config", "records", "core"},
+    "mprelay.ctl.program": {"ctl", "audit", "seal", "config", "records", "core"},
     "mprelay.reading.process": {"reading", "channel", "config", "records", "system", "core"},
     "mprelay.resolving.process": {"resolving", "channel", "config", "records", "system", "core"},
     "mprelay.metering.process": {"metering", "channel", "system", "core"},

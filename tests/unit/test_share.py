@@ -50,6 +50,10 @@ def test_every_command_is_in_every_file(share):
             "extend",
             "watch",
             "top",
+            "verify",
+            "prove",
+            "report",
+            "anchor",
         ):
             assert command in text, path
         assert "--control" in text.replace("\\-", "-"), path
