@@ -14,6 +14,8 @@ anew several times, because two processes of one program differ too.
   `mprelayctl top` ask for.
 - **metrics**, **scraped**, **hung**: metrics that nobody looks at, that are scraped each second, and whose
   readers hang: they fill all places, by half a request or by an answer that they do not read.
+- **sealed**, **sealed full**: a sealed log, with one record for each session and with all eight. Its
+  checkpoints go to a file too.
 - **all**: control and metrics, watched, scraped, and with some readers that hang.
 
 Three things are measured in turns, as what is felt by clients:
@@ -78,6 +80,8 @@ FLOOD_FROM = "127.0.0.2"
 READING_PAUSE = 0.05  # seconds between two readings of the list
 SCRAPE_PAUSE = 1.0  # seconds between two scrapes
 START_LIMIT = 20.0  # seconds until a relay must be active
+REFUSALS = {"connection.rejected", "connection.limited", "connection.pool_exhausted", "connection.abandoned"}
+FAILURES = {"acl.reload_failed", "metrics.failed", "log.notes_lost"}
 SOME = PLACES // 4  # of those who hang, while others are served
 
 Pair: TypeAlias = tuple[float, float]
@@ -100,6 +104,8 @@ class Feature(NamedTuple):
     options: tuple[str, ...] = ()
     users: tuple[Callable[[Relay], AbstractContextManager[None]], ...] = ()
     acl: str = f"{HOST}/32"
+    detail: str = "session"
+    """--log-detail of both relays."""
 
 
 # -- those who use a feature ---------------------------------------------------------------------------------
@@ -188,6 +194,8 @@ def hanging(count: int, relay: Relay) -> Iterator[None]:
         yield
 
 
+SEALED = ("--seal", "--checkpoint-to", "{folder}/notes")
+
 FEATURES = {
     "nothing": Feature("nothing"),
     "list": Feature(f"{ENTRIES:,} entries", acl="@{folder}/rules"),
@@ -200,6 +208,8 @@ FEATURES = {
     "hung": Feature(
         "metrics, with readers that hang", ("--metrics", "{host}:{metrics}"), (partial(hanging, PLACES),)
     ),
+    "sealed": Feature("a sealed log", SEALED),
+    "sealed full": Feature("a sealed log, eight records a session", SEALED, detail="full"),
     "all": Feature(
         "control and metrics, all of these",
         ("--control", "{folder}/control", "--metrics", "{host}:{metrics}"),
@@ -222,7 +232,7 @@ def entries(count: int, seed: int) -> list[str]:
 
 @contextmanager
 def running(feature: Feature, number: int, mprelay: Path = OWN) -> Iterator[Relay]:
-    """Run a relay with a feature, and one record for each session. Relays of different numbers can run at once.
+    """Run a relay with a feature. Relays of different numbers can run at once.
 
     Raises Errors if anybody was refused who should not be.
     """
@@ -235,7 +245,7 @@ def running(feature: Feature, number: int, mprelay: Path = OWN) -> Iterator[Rela
             (folder / "rules").chmod(0o644)
         words = [str(mprelay), str(port), HOST, str(HTTP_PORT), feature.acl, *feature.options]
         words += ["--bind", HOST, "--workers", str(CPUS), "--max-sessions", "2000", "--log-format", "json"]
-        words += ["--log-detail", "session", "--stats-interval", "0"]
+        words += ["--log-detail", feature.detail, "--stats-interval", "0"]
         words = [word.format(folder=folder, host=HOST, metrics=port + 1) for word in words]
         started = Running(words, folder, folder / "records")
         try:
@@ -259,15 +269,15 @@ def wait_until_active(path: Path) -> None:
 def judge(path: Path) -> None:
     """Look at the records of a relay. Raises Errors if anybody was refused who should not be."""
     records = records_of(path)
-    last = records[-1]
-    refused = {record["client_ip"] for record in records if "client_ip" in record}
-    if last["exhausted"] or last["abandoned"] or refused - {FLOOD_FROM} or (last["rejected"] and not refused):
-        raise Errors(f"refused: {refused}, {last}")
-    if refused:
-        count = sum("client_ip" in record for record in records)
-        print(f"  {last['rejected']} refused, in {count} records", file=sys.stderr)
-    if any(record["event"] in {"acl.reload_failed", "metrics.failed"} for record in records):
-        raise Errors("a reading, or the metrics process, has failed")
+    last = next(record for record in reversed(records) if record["event"] == "relay.stopped")
+    refusals = [record["client_ip"] for record in records if record["event"] in REFUSALS]
+    others = {*refusals} - {FLOOD_FROM}
+    if last["exhausted"] or last["abandoned"] or others or (last["rejected"] and not refusals):
+        raise Errors(f"refused: {others}, {last}")
+    if refusals:
+        print(f"  {last['rejected']} refused, in {len(refusals)} records", file=sys.stderr)
+    if any(record["event"] in FAILURES for record in records):
+        raise Errors("the reading of a file, the metrics process or the file of notes has failed")
 
 
 def records_of(path: Path) -> list[dict[str, str]]:
@@ -299,11 +309,10 @@ class Both(NamedTuple):
 def side_by_side(feature: Feature, than: Path, rounds: int, seconds: int, *, swap: bool) -> list[dict[str, Pair]]:
     """Measure two newly started relays at the same time: the program `than`, and ours with the feature."""
     measured = []
+    nothing = FEATURES["nothing"]._replace(detail=feature.detail)
     with ExitStack() as stack:
         relays = {
-            with_it: stack.enter_context(
-                running(feature, number) if with_it else running(FEATURES["nothing"], number, than)
-            )
+            with_it: stack.enter_context(running(feature, number) if with_it else running(nothing, number, than))
             for number, with_it in enumerate([swap, not swap])
         }
         both = Both(relays[False], relays[True])
