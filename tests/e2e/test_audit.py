@@ -12,7 +12,7 @@ if sys.platform == "win32":
 
 import zstandard
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-from support import rich
+from support import rich, witness
 from support.control import CTL, ctl
 from support.formats import FORMATS
 from support.sealed import RELAY_ID, b64, key_of, public, whole
@@ -303,6 +303,8 @@ def test_what_a_relay_has_sealed(tmp_path, log_format):
     key.chmod(0o600)
     written = rich.busy(log_format, tmp_path, "--seal", "--seal-key", str(key), "--checkpoint-to", str(notes))
     log.write_bytes(written)
+    pem = SIGNER.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    assert witness.judge(written, [pem]) == (witness.WHOLE, "closed")
     run = verify(log, "--key", KEY, "--notes", notes)["runs"][0]
     assert run["verdict"] == "whole"
     assert run["sealed"] == run["lines"] == written.count(b"\n")

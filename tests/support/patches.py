@@ -38,6 +38,8 @@ METRICS_READY_LIMIT: Place = ("mprelay.supervisor.metrics", "_READY_LIMIT")
 RESOLVER_PAUSE: Place = ("mprelay.supervisor.resolver", "_PAUSE")
 READING_LIMIT: Place = ("mprelay.supervisor.reload", "_LIMIT")
 SESSIONS_PER_WORKER: Place = ("mprelay.system.limits", "SESSIONS_PER_WORKER")
+KEY_CHECKPOINTS: Place = ("mprelay.seal.sealer", "KEY_CHECKPOINTS")
+CHECKPOINT_LINES: Place = ("mprelay.records.sealed", "CHECKPOINT_LINES")
 
 QUEUE = "self._worker.reports._uplink._queue"
 """The channel up, as a session sees it when it begins."""

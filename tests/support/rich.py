@@ -148,6 +148,21 @@ def busy(log_format: str, place: Path, *more: str, sink: IO[bytes] | None = None
         return program.finish(0)
 
 
+def short(log_format: str, *more: str) -> bytes:
+    """A few sessions, one after the other, and a drain. `more`: further options."""
+    relay = ("127.0.0.1", free_port())
+    with listening() as server:
+        arguments = (str(relay[1]), "127.0.0.1", str(server.getsockname()[1]), "ANY", "--workers", "1")
+        with _program(log_format, *arguments, *more) as program:
+            program.wait("relay.active")
+            for count in range(1, 4):
+                with connect(relay) as client, accept(server) as peer:
+                    echo(client, peer)
+                program.wait("session.closed", count)
+            program.process.send_signal(signal.SIGTERM)
+            return program.finish(0)
+
+
 def expiring(log_format: str) -> bytes:
     """An idle session, and the end by the absolute timeout."""
     port = free_port()
