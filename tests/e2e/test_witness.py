@@ -38,14 +38,14 @@ def pem(key):
     return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 
 
-def verdict(data, path, *trusted):
-    """What both say, which must be the same. `trusted`: keys in PEM."""
+def verdict(data, path, *trusted, judge=witness.judge):
+    """What both say of a log or a proof, which must be the same. `trusted`: keys in PEM."""
     path.write_bytes(data)
     options = [word for key in trusted for word in ("--key", b64(base64.b64decode(key.split("\n")[1])[12:]))]
     asked = make_parser().parse_args(["verify", *options, str(path)])
     with contextlib.redirect_stdout(io.StringIO()) as said:
         code = program.run(asked, as_json=True)
-    mine, why = witness.judge(data, trusted)
+    mine, why = judge(data, trusted)
     assert mine == code, (why, said.getvalue())
     return code
 
@@ -176,6 +176,99 @@ def test_of_a_log_that_was_changed_both_say_the_same(written, tmp_path, count):
         made = how(data.draw, log)
         code = verdict(made, tmp_path / "log", *(written.trusted if known else ()))
         assert code != WHOLE or made == written.data
+
+    change()
+
+
+# -- proofs --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def proof(written, tmp_path_factory):
+    """A proof of a session in it."""
+    place = tmp_path_factory.mktemp("proof")
+    (place / "log").write_bytes(written.data)
+    done = ctl(None, "prove", str(place / "log"), "--session", "2", "--output", str(place / "proof"))
+    assert (done.returncode, done.stderr) == (0, "")
+    return (place / "proof").read_bytes()
+
+
+def foreign(draw, proof, _entry):
+    """A note that has another signature too, or a line that is none."""
+    note, own = proof["note"], proof["note"].splitlines(keepends=True)[-1]
+    more = [
+        "\u2014 witness+1 AAAAAA==\n",
+        own,
+        own[:-6] + "AA==\n",
+        "\u2014 x AAAB=\n",
+        "\u2014  AAAA\n",
+        "x\n",
+        "\n",
+    ]
+    proof["note"] = draw(
+        st.sampled_from([note + line for line in more] + [note[:-1], note.replace("\n\n", "\n")])
+    )
+
+
+def lengthened(draw, proof, entry):
+    """A path is longer, or another."""
+    entry["path"].insert(draw(st.integers(0, 9)), draw(st.sampled_from(proof["keys"][-1]["path"])))
+
+
+def shortened(_draw, _proof, entry):
+    """A path is shorter."""
+    entry["path"].pop()
+
+
+def displaced(draw, _proof, entry):
+    """A line is at another place, or at none."""
+    entry["index"] = draw(st.sampled_from([True, 1.0, -1, "1", None, 2**70, entry["index"] + 1, entry["index"]]))
+
+
+def left_out(draw, proof, _entry):
+    """A key or a line is not in it. Nobody can tell that of a line."""
+    draw(st.sampled_from([proof["keys"], proof["lines"]])).pop(draw(st.integers(0, 1)))
+
+
+def mixed(draw, proof, entry):
+    """A line stands at another place in it, or a key among the lines."""
+    draw(st.sampled_from([proof["keys"], proof["lines"]])).insert(draw(st.integers(0, 9)), entry)
+
+
+def renamed(draw, proof, _entry):
+    """It says that it is about something else."""
+    name = draw(st.sampled_from(["proof", "relay_id", "session", "more"]))
+    proof[name] = draw(st.sampled_from([1, 2.0, True, None, "x", "mprelay proof v1"]))
+
+
+def spoilt(draw, _proof, _entry):
+    """A byte is another one."""
+    return draw(st.integers(0, 2**16)), draw(st.integers(1, 255))
+
+
+SPOILINGS = [foreign, lengthened, shortened, displaced, left_out, mixed, renamed, spoilt]
+
+
+def test_a_proof_proves(written, proof, tmp_path):
+    for trusted in ((), written.trusted):
+        assert verdict(proof, tmp_path / "proof", *trusted, judge=witness.judge_proof) == WHOLE
+    assert verdict(proof, tmp_path / "proof", pem(STRANGER), judge=witness.judge_proof) == BROKEN
+
+
+@pytest.mark.parametrize("count", [50, pytest.param(3000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
+def test_of_a_proof_that_was_changed_both_say_the_same(written, proof, tmp_path, count):
+    @settings(max_examples=count, deadline=None, suppress_health_check=[*HealthCheck], database=None)
+    @given(st.sampled_from(SPOILINGS), st.booleans(), st.data())
+    def change(how, known, data):
+        made = json.loads(proof)
+        entry = data.draw(st.sampled_from(made["keys"] + made["lines"]))
+        byte = how(data.draw, made, entry)
+        text = bytearray(json.dumps(made, separators=(",", ":"), ensure_ascii=False).encode())
+        if byte is not None:
+            text[byte[0] % len(text)] ^= byte[1]
+        trusted = written.trusted if known else ()
+        code = verdict(bytes(text), tmp_path / "proof", *trusted, judge=witness.judge_proof)
+        assert code == BROKEN or json.loads(text)["keys"] == json.loads(proof)["keys"]
 
     change()
 

@@ -12,7 +12,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +29,7 @@ _OCSF: Final = "metadata.correlation_uid", "metadata.sequence", "metadata.event_
 
 _DER: Final = bytes.fromhex("302a300506032b6570032100")  # stands before the 32 bytes of a public key (RFC 8410)
 _LONGEST: Final = 64 * 1024
+_PROOF: Final = "mprelay proof v1"
 
 
 def _hash(*parts: bytes) -> bytes:
@@ -77,6 +78,21 @@ def _read(line: bytes) -> tuple[str, int, str, dict[str, Any]]:
     return relay_id, seq, event, fields or {}
 
 
+def _next_key(fields: dict[str, Any], place: Sequence[object], before: str, trusted: set[str]) -> str:
+    """Return the key that a log.key makes known at its place. `before`: the one in force; "": none."""
+    key: str = fields["public_key"]
+    signer, signature = fields.get("signed_by"), fields.get("signature")
+    _binary(key, 32)
+    unsigned = signer is signature is None and not before
+    if not unsigned and not _signed(signer, signature, "mprelay log.key v1", *place, key):
+        raise ValueError("not signed for this place")
+    if before and signer != before:
+        raise ValueError("not signed by the key before it")
+    if not before and trusted and not {key, signer} & trusted:
+        raise ValueError("not signed by somebody who is trusted")
+    return key
+
+
 class _Run:
     def __init__(self) -> None:
         self.lines = 0
@@ -102,16 +118,7 @@ class _Run:
         place = (f"mprelay/{relay_id}", self.lines, self.root())
         signature = fields.get("signature")
         if event == "log.key":
-            key, signer = fields["public_key"], fields.get("signed_by")
-            _binary(key, 32)
-            unsigned = signer is signature is None and not self.key
-            if not unsigned and not _signed(signer, signature, "mprelay log.key v1", *place, key):
-                raise ValueError("not signed for this place")
-            if self.key and signer != self.key:
-                raise ValueError("not signed by the key before it")
-            if not self.key and trusted and not {key, signer} & trusted:
-                raise ValueError("not signed by somebody who is trusted")
-            self.key = key
+            self.key = _next_key(fields, place, self.key, trusted)
         if event == "log.checkpoint":
             if type(fields["size"]) is not int or (fields["size"], fields["root"]) != place[1:]:
                 raise ValueError("not the size and the root of the lines before it")
@@ -128,10 +135,14 @@ class _Run:
             self.subtrees[-2:] = [(2 * leaves, _hash(b"\x01", left, right))]
 
 
+def _keys(pems: Iterable[str]) -> set[str]:
+    ders = [base64.b64decode("".join(pem.split("-----")[2].split())) for pem in pems]
+    return {_base64(der.removeprefix(_DER)) for der in ders}
+
+
 def judge(log: bytes, trusted: Iterable[str] = ()) -> tuple[int, str]:
     """Return the exit code that a log deserves, and why. `trusted`: public keys in PEM (none: anybody's)."""
-    ders = [base64.b64decode("".join(pem.split("-----")[2].split())) for pem in trusted]
-    keys = {_base64(der.removeprefix(_DER)) for der in ders}
+    keys = _keys(trusted)
     runs: dict[str, _Run] = {}
     *lines, rest = log.split(b"\n")
     for number, line in enumerate([*lines, rest], 1):
@@ -146,6 +157,87 @@ def judge(log: bytes, trusted: Iterable[str] = ()) -> tuple[int, str]:
     if not runs:
         return BROKEN, "nothing is sealed"
     return (WHOLE, "closed") if all(run.closed for run in runs.values()) and not rest else (OPEN, "no end yet")
+
+
+def _root(leaf: bytes, index: int, size: int, path: Sequence[str]) -> str:
+    """Follow a path (RFC 9162, section 2.1.3.2). Raises ValueError and TypeError."""
+    if type(index) is not int or not 0 <= index < size:
+        raise ValueError(f"no index: {index!r}")
+    node, last = leaf, size - 1
+    for other in path:
+        if not last:
+            raise ValueError("a path that is too long")
+        if index & 1 or index == last:
+            node = _hash(b"\x01", _binary(other, 32), node)
+            while index and not index & 1:
+                index, last = index >> 1, last >> 1
+        else:
+            node = _hash(b"\x01", node, _binary(other, 32))
+        index, last = index >> 1, last >> 1
+    if last:
+        raise ValueError("a path that is too short")
+    return _base64(node)
+
+
+def _check_note(note: str, origin: str, key: str) -> None:
+    """Check that a key has signed a note. Others may have done so too. Raises ValueError and TypeError."""
+    body, _, signatures = note.partition("\n\n")
+    *lines, end = signatures.split("\n")
+    key_id = _hash(origin.encode(), b"\n\x01", _binary(key, 32))[:4]
+    good = 0
+    for line in lines:
+        dash, name, blob = line.split(" ")
+        decoded = base64.b64decode(blob, validate=True)
+        if dash != "\N{EM DASH}" or not name or _base64(decoded) != blob:
+            raise ValueError("not a signature of a note")
+        if (name, decoded[:4]) == (origin, key_id):
+            if not _signed(key, _base64(decoded[4:]), *body.split("\n")):
+                raise ValueError("not signed by the last of the keys")
+            good += 1
+    if end or not good:
+        raise ValueError("not signed by the last of the keys, or cut off")
+
+
+def _check_proof(proof: dict[str, Any], trusted: set[str]) -> None:
+    """Check a proof. Raises ValueError, TypeError, KeyError and AttributeError."""
+    if set(proof) != {"proof", "relay_id", "session", "note", "keys", "lines"} or proof["proof"] != _PROOF:
+        raise ValueError("not a proof")
+    origin = f"mprelay/{proof['relay_id']}"
+    said, size, root, record = proof["note"].partition("\n\n")[0].split("\n")
+    _binary(record.removeprefix("record "), 32)
+    if said != origin or size != str(int(size)) or not record.startswith("record "):
+        raise ValueError("not a note of this run")
+    key = ""
+    for part, more in (("keys", {"root"}), ("lines", set())):
+        before = -1
+        for entry in proof[part]:
+            line, index = entry["line"].encode(), entry["index"]
+            relay_id, seq, event, fields = _read(line)
+            if set(entry) != {"index", "line", "path"} | more or index <= before:
+                raise ValueError(f"not what may stand in {part}")
+            if _root(_hash(b"\x00", line), index, int(size), entry["path"]) != root:
+                raise ValueError(f"not in the log: {index}")
+            if (relay_id, seq) != (proof["relay_id"], index + 1):
+                raise ValueError(f"not of this run and place: {index}")
+            if part == "keys":
+                if event != "log.key" or (not key and (index, entry["root"]) != (0, _base64(_hash()))):
+                    raise ValueError(f"not the key that must follow: {index}")
+                key = _next_key(fields, (origin, index, entry["root"]), key, trusted)
+            elif type(proof["session"]) is not int or fields.get("session") != proof["session"]:
+                raise ValueError(f"not of this session: {index}")
+            before = index
+    _check_note(proof["note"], origin, key)
+    if not proof["lines"]:
+        raise ValueError("no lines")
+
+
+def judge_proof(text: bytes, trusted: Iterable[str] = ()) -> tuple[int, str]:
+    """Return 0 or 1, as `mprelayctl verify` does of a proof, and why."""
+    try:
+        _check_proof(json.loads(text.decode()), _keys(trusted))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as wrong:
+        return BROKEN, str(wrong)
+    return WHOLE, "proved"
 
 
 if __name__ == "__main__":
