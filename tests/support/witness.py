@@ -22,10 +22,13 @@ BROKEN: Final = 1
 OPEN: Final = 3
 """The exit codes of `mprelayctl verify`."""
 
-_JSON: Final = "relay_id", "seq", "event", ""
-_ECS: Final = "service.ephemeral_id", "event.sequence", "event.action", "mprelay"
-_OCSF: Final = "metadata.correlation_uid", "metadata.sequence", "metadata.event_code", "unmapped"
-"""Where a format has relay_id, seq and event, and the fields that its schema has no place for."""
+_JSON: Final = "relay_id", "seq", "event", "timestamp", ""
+_ECS: Final = "service.ephemeral_id", "event.sequence", "event.action", "@timestamp", "mprelay"
+_OCSF: Final = (
+    *("metadata.correlation_uid", "metadata.sequence", "metadata.event_code"),
+    *("metadata.original_time", "unmapped"),
+)
+"""Where a format has relay_id, seq, event and timestamp, and the fields that its schema has no place for."""
 
 _DER: Final = bytes.fromhex("302a300506032b6570032100")  # stands before the 32 bytes of a public key (RFC 8410)
 _LONGEST: Final = 64 * 1024
@@ -72,9 +75,11 @@ def _read(line: bytes) -> tuple[str, int, str, dict[str, Any]]:
     """Return relay_id, seq, event and the other fields of a line in any format. Raises ValueError."""
     record = json.loads(line.decode())
     places = _JSON if "relay_id" in record else _ECS if "ecs" in record else _OCSF
-    relay_id, seq, event, fields = (_at(record, place) for place in places)
+    relay_id, seq, event, timestamp, fields = (_at(record, place) for place in places)
     if (type(relay_id), type(seq), type(event)) != (str, int, str):
         raise ValueError("no relay_id, seq and event")
+    if event in {"log.key", "log.checkpoint"} and type(timestamp) is not str:
+        raise ValueError("no timestamp")
     return relay_id, seq, event, fields or {}
 
 
