@@ -9,7 +9,7 @@ Rules:
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, TypeAlias
 
 from mprelay.records import catalogue
@@ -47,8 +47,6 @@ class SealedRecorder(Recorder):
         super().__init__(render, *sinks, labels=labels)
         self._seal = Sealer(self.relay_id, new_key, owner)
         self._note_sink = note_sink
-        self._render = self._hashed
-        self._unhashed = render
         self._happened = self.happened
         self.happened = self._sealed
         self._write_key()
@@ -68,7 +66,7 @@ class SealedRecorder(Recorder):
             composed = self._compose(None, "", {"at": at, "records": [(catalogue.LOG_CHECKPOINT, fields)]})
             self._seq -= 1  # it is not written yet
             (record,) = composed["records"]
-            return self._unhashed(record)
+            return self._render(record)
 
         self._happened(at, (catalogue.LOG_CHECKPOINT, self._seal.checkpoint(line_of)))
         if self._seal.worn and not last:
@@ -87,11 +85,11 @@ class SealedRecorder(Recorder):
             self.checkpoint()
         self._happened(at, *records)
 
-    def _hashed(self, record: Mapping[str, Any]) -> bytes:
-        """Render a record, and add its line to the tree."""
-        line = self._unhashed(record)
-        self._seal.add(line)
-        return line
+    def _render_all(self, logger: object, method: str, given: MutableMapping[str, Any]) -> Any:  # noqa: ANN401
+        """Render the records, and seal their lines."""
+        (lines,), options = super()._render_all(logger, method, given)
+        self._seal.add(lines)
+        return (lines,), options
 
     def _write_key(self) -> None:
         self._happened(time.time(), (catalogue.LOG_KEY, self._seal.renew()))

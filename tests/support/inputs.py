@@ -356,7 +356,7 @@ def _sealed() -> list[bytes]:
 
     def write(event: str, fields: dict[str, Any]) -> None:
         written.append(line_of(event, fields))
-        sealer.add(written[-1])
+        sealer.add(written[-1:])
 
     write("log.key", sealer.renew())
     write("session.closed", {"session": 1})
