@@ -19,7 +19,7 @@ from mprelay.config import cli
 from mprelay.config.host import Host
 from mprelay.config.validation import Config
 from mprelay.core.exits import Exit
-from mprelay.core.texts import CONTROL, NAME_LIMIT, REMARK_LIMIT, cut, shown
+from mprelay.core.texts import CONTROL, NAME_LIMIT, REMARK_LIMIT, cut, missing, shown
 from mprelay.core.unexpected import describe, place_of
 from mprelay.records.about import About
 from mprelay.records.recorder import Recorder
@@ -124,8 +124,8 @@ def _cannot_seal() -> str | None:
     """Say why nothing can be sealed here; None: it can."""
     try:
         from mprelay.seal import keys  # noqa: F401, PLC0415 - only where that is asked for
-    except ImportError as missing:
-        return f"needs {missing.name}, which `pip install 'mprelay[seal]'` brings"
+    except ImportError:
+        return missing("seal")
     return None
 
 

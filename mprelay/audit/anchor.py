@@ -21,6 +21,7 @@ from mprelay.audit import anchored, lines
 from mprelay.audit.anchored import NoToken, Stamp
 from mprelay.audit.lines import Unreadable
 from mprelay.audit.run import RunVerdict
+from mprelay.core.texts import missing
 from mprelay.seal import notes
 from mprelay.seal.notes import Note, NotNote
 
@@ -76,8 +77,8 @@ def _url(text: str) -> str:
 def _library() -> Any:  # noqa: ANN401 - a module
     try:
         from mprelay.audit import tokens  # noqa: PLC0415 - only where the library is installed
-    except ImportError as missing:
-        raise Unreadable(f"this needs {missing.name}, which `pip install 'mprelay[seal]'` brings") from None
+    except ImportError:
+        raise Unreadable(f"a token (RFC 3161) {missing('seal')}") from None
     return tokens
 
 

@@ -17,6 +17,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, NamedTuple, Protocol, TypeAlias
 
+from mprelay.core.texts import missing
+
 STDIN: Final = "-"
 """This name stands for the standard input."""
 
@@ -153,9 +155,7 @@ def _zstd(file: str) -> tuple[Callable[[], _Decompressor], type[Exception]]:
     try:
         import zstandard  # noqa: PLC0415 - only for a file that needs it, and only where it is installed
     except ImportError:
-        raise Unreadable(
-            f"{file}: is compressed by zstd: it needs zstandard, which `pip install 'mprelay[seal]'` brings"
-        ) from None
+        raise Unreadable(f"{file}: is compressed by zstd, and {missing('seal')}") from None
     library: Any = zstandard
     return library.ZstdDecompressor().decompressobj, library.ZstdError
 

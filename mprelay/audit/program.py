@@ -26,6 +26,7 @@ from mprelay.audit.prove import Proved, Prover, Search, WrongProof
 from mprelay.audit.run import Check, Fault, RunVerdict
 from mprelay.audit.verify import CODES, Verdict, Verifier
 from mprelay.core.exits import Exit
+from mprelay.core.texts import missing
 from mprelay.ctl.figures import escaped
 from mprelay.seal import notes
 from mprelay.seal.notes import Note, NotNote
@@ -115,8 +116,8 @@ def check_of() -> Check:
 def _library() -> Any:  # noqa: ANN401 - a module
     try:
         from mprelay.audit import keys  # noqa: PLC0415 - only where the library is installed
-    except ImportError as missing:
-        raise Unreadable(f"this needs {missing.name}, which `pip install 'mprelay[seal]'` brings") from None
+    except ImportError:
+        raise Unreadable(f"checking signatures {missing('seal')}") from None
     return keys
 
 
@@ -309,8 +310,8 @@ def _check_when_sealed(public_key: bytes, signature: bytes, text: bytes) -> bool
     """Check a signature. A log without one needs no library."""
     try:
         check = check_of()
-    except Unreadable as missing:
-        raise _Usage(f"the log is sealed: {missing}") from None
+    except Unreadable as wrong:
+        raise _Usage(f"the log is sealed: {wrong}") from None
     return check(public_key, signature, text)
 
 

@@ -29,6 +29,7 @@ from mprelay.audit.run import Word
 from mprelay.audit.totals import Totals
 from mprelay.audit.verify import CODES, Verifier
 from mprelay.core.exits import Exit
+from mprelay.core.texts import missing
 from mprelay.ctl.figures import escaped
 
 TROUBLES: Final = 25
@@ -145,7 +146,7 @@ def _show(made: dict[str, Any]) -> bool:
     try:
         from mprelay.audit import printed  # noqa: PLC0415 - only for a person, and only where it is installed
     except ImportError:
-        _complain("tables need rich, which `pip install 'mprelay[top]'` brings", Exit.OK)
+        _complain(f"a report as text {missing('top')}", Exit.OK)
         return False
     printed.show(made)
     return True

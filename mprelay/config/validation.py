@@ -31,7 +31,7 @@ from mprelay.config.targets import Target
 from mprelay.core.acl import Acl
 from mprelay.core.answers import Answer
 from mprelay.core.rates import Rate
-from mprelay.core.texts import cut, quoted, shown
+from mprelay.core.texts import cut, missing, quoted, shown
 from mprelay.records.catalogue import Message
 
 WITH_A_FIELD: Final = frozenset(
@@ -240,7 +240,7 @@ def _check_across(values: dict[str, Any], host: Host) -> Iterator[tuple[str, str
         if _meets_listener(values["metrics"], values["bind"], values["fwd_port"]):
             yield "metrics", "must not be where the relay itself listens"
         elif not host.serves_metrics():
-            yield "metrics", "needs a library that is missing: pip install 'mprelay[metrics]'"
+            yield "metrics", missing("metrics")
     if values["expires_at"] is not None and values["absolute_timeout"]:
         yield "expires_at", "must not be given beside an absolute timeout"
 

@@ -41,6 +41,11 @@ NAME_LIMIT: Final = 64
 """Bytes of the name of a machine, or of a person, as they stand in a record."""
 
 
+def missing(extra: str) -> str:
+    """Say what to install for an option or a command; its name goes before: "--metrics 9100" or "top"."""
+    return f"needs a library that is missing: pip install 'mprelay[{extra}]'"
+
+
 def shown(value: str, limit: int = VALUE_LIMIT) -> str:
     """Make any argument fit for a record: valid Unicode, and at most `limit` characters."""
     text = valid(value)

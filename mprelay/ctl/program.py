@@ -20,6 +20,7 @@ from mprelay.audit import program as audit
 from mprelay.config.parsers import seconds
 from mprelay.core.exits import Exit
 from mprelay.core.requests import LOOKS, NotRequest, clients_of
+from mprelay.core.texts import missing
 from mprelay.ctl.client import Client, Denied, NoRelay, Refused
 from mprelay.ctl.figures import escaped
 from mprelay.records.render import RENDERERS
@@ -185,8 +186,8 @@ def _top(path: str, *, as_json: bool) -> int:
         return Exit.OK
     try:
         from mprelay.ctl import feed, top  # noqa: PLC0415 - only for a person, and only where it is installed
-    except ImportError as missing:
-        return _complain(f"top needs {missing.name}, which `pip install 'mprelay[top]'` brings", Exit.USAGE)
+    except ImportError:
+        return _complain(f"top {missing('top')}", Exit.USAGE)
     return top.run(feed.Feed(path))
 
 
@@ -199,7 +200,7 @@ def _show(command: str, answer: Any) -> bool:  # noqa: ANN401 - as the command h
     try:
         from mprelay.ctl import tables  # noqa: PLC0415 - only for a person, and only where it is installed
     except ImportError:
-        _complain("a table needs rich, which `pip install 'mprelay[top]'` brings", Exit.OK)
+        _complain(f"a table {missing('top')}", Exit.OK)
         return False
     tables.show(command, answer)
     return True

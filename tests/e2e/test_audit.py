@@ -147,7 +147,7 @@ def test_what_cannot_be_read_is_named(tmp_path, log):
 def test_without_the_library_it_says_what_to_install(tmp_path, log, monkeypatch):
     (tmp_path / "cryptography.py").write_text("raise ModuleNotFoundError('none', name='cryptography')\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    said = "mprelayctl: this needs cryptography, which `pip install 'mprelay[seal]'` brings\n"
+    said = "mprelayctl: checking signatures needs a library that is missing: pip install 'mprelay[seal]'\n"
     assert refused("verify", log) == refused("prove", log, "--session", 1) == said
     assert ctl(None, "--help").returncode == 0
 

@@ -235,7 +235,7 @@ def test_without_the_library_it_is_said_what_to_install(tmp_path):
     parameter, problem = refused(env=os.environ | {"PYTHONPATH": str(tmp_path)})
     assert (parameter, problem) == (
         "seal",
-        "--seal needs cryptography, which `pip install 'mprelay[seal]'` brings.",
+        "--seal needs a library that is missing: pip install 'mprelay[seal]'.",
     )
 
 

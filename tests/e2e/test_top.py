@@ -113,7 +113,7 @@ def test_without_textual_it_says_what_to_install(opened):
     ]
     code, written = on_a_terminal(*without, "--control", path, "top", TERM="xterm")
     assert code == 2
-    assert b"pip install 'mprelay[top]'" in written
+    assert b"top needs a library that is missing: pip install 'mprelay[top]'" in written
     done = subprocess.run([*without, "--control", path, "top"], capture_output=True, timeout=PATIENCE, check=True)
     assert json.loads(done.stdout)["sessions"] == []
 

@@ -110,7 +110,10 @@ def test_a_damaged_archive_is_named(written, how):
 
 def test_zstd_without_its_library(written, monkeypatch):
     monkeypatch.setitem(sys.modules, "zstandard", None)
-    with pytest.raises(Unreadable, match=r"log: .*pip install 'mprelay\[seal\]'"):
+    with pytest.raises(
+        Unreadable,
+        match=r"log: is compressed by zstd, and needs a library that is missing: pip install 'mprelay\[seal\]'",
+    ):
         Read(written(COMPRESSED["zstd"]))
 
 
