@@ -112,7 +112,7 @@ def findings(run: Run, made: list[Check]) -> list[Finding]:
     found += [
         Finding(
             grave=True,
-            text=f"{one.what}: {one.stated} ({one.stated_by}), but {one.counted} ({one.counted_by}).",
+            text=f"{one.what}: {one.stated:,} ({one.stated_by}), but {one.counted:,} ({one.counted_by}).",
         )
         for one in made
         if not one.agrees and one.what != "records"  # that has been said
@@ -216,7 +216,7 @@ def _of(count: int, what: str) -> str:
     return (
         f"{count} {what} is"
         if count == 1
-        else f"{count} {what}s are"
+        else f"{count:,} {what}s are"
         if "." not in what
-        else f"{count} {what} are"
+        else f"{count:,} {what} are"
     )

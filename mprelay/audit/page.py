@@ -16,7 +16,7 @@ from typing import Final
 
 from mprelay.audit import sections, story
 from mprelay.audit.markup import Html, tag, together
-from mprelay.audit.sections import Bad, Bytes, Cell, Lasted, Link, Named, Section, Thing, Time
+from mprelay.audit.sections import FIGURES, Bad, Bytes, Cell, Lasted, Link, Named, Section, Serial, Thing, Time
 from mprelay.audit.times import SECOND, briefly, moment, width_shown
 from mprelay.audit.words import VERDICTS, WHAT_IT_MEANS
 
@@ -26,7 +26,6 @@ POLICY: Final = f"default-src 'none'; style-src 'sha256-{_HASH}'; base-uri 'none
 """The Content-Security-Policy of the page."""
 
 _MARKS: Final = {"whole": "✓", "open": "…", "broken": "✗"}
-_FIGURES: Final = (int, Bytes, Lasted)
 _LONG: Final = 40  # characters of a text that gets more room
 _HEIGHT: Final = 100  # of a picture, in its own units
 
@@ -133,8 +132,8 @@ def _picture(name: str, run: Thing) -> Html | None:
     width = round(timeline["interval_s"] * SECOND)
     each = f"in {width_shown(width)}"
     lanes = (
-        ("Sessions that were open", "present", "sessions", lambda most: f"at most {most} {each}"),
-        ("Connections that were refused", "refused", "refused", lambda most: f"at most {most} {each}"),
+        ("Sessions that were open", "present", "sessions", lambda most: f"at most {most:,} {each}"),
+        ("Connections that were refused", "refused", "refused", lambda most: f"at most {most:,} {each}"),
         (
             "Bytes of the sessions that ended",
             "bytes",
@@ -235,7 +234,7 @@ def _section(name: str, section: Section) -> Html:
 def _table(labelled_by: str, section: Section) -> Html:
     """Make a table. Columns of figures stand to the right."""
     rows = [*section.rows, *filter(None, [section.others])]
-    figures = [all(isinstance(row[place], _FIGURES) for row in rows) for place in range(len(section.head))]
+    figures = [all(isinstance(row[place], FIGURES) for row in rows) for place in range(len(section.head))]
     titles = zip(section.head, figures, strict=True)
     head = (tag("th", title, scope="col", class_="n" if figure else None) for title, figure in titles)
     body = (_row(row, figures, None) for row in section.rows)
@@ -267,7 +266,7 @@ def _kind_of(cell: Cell) -> str | None:
 def _cell(cell: Cell) -> object:
     match cell:
         case Time(stamp):
-            return "not known" if stamp is None else tag("time", story.clock(stamp), datetime=stamp)
+            return "not known" if stamp is None else tag("time", story.clock_of_column(stamp), datetime=stamp)
         case Bytes(count):
             exact, _, rough = story.moved(count).partition(" (")
             return together(exact, tag("small", rough.removesuffix(")")) if rough else None)
@@ -279,6 +278,10 @@ def _cell(cell: Cell) -> object:
             return tag("span", text, class_="bad")
         case Link(number, text):
             return tag("a", text, href=f"#run-{number}")
+        case Serial(number):
+            return number
+        case int():
+            return f"{cell:,}"
     return cell
 
 

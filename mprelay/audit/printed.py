@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mprelay.audit import sections, story
-from mprelay.audit.sections import Bad, Bytes, Cell, Lasted, Link, Named, Section, Time
+from mprelay.audit.sections import FIGURES, Bad, Bytes, Cell, Lasted, Link, Named, Section, Serial, Time
 from mprelay.audit.times import SECOND, briefly, moment, width_shown
 from mprelay.audit.words import VERDICTS
 from mprelay.ctl.figures import escaped
@@ -16,7 +16,6 @@ from mprelay.ctl.figures import escaped
 _STYLES: Final = {"whole": "green", "open": "yellow", "broken": "bold red"}
 _BLOCKS: Final = " ▁▂▃▄▅▆▇█"
 _ASCII: Final = " .:-=+*#@"  # where the terminal has no blocks
-_FIGURES: Final = (int, Bytes, Lasted)
 
 
 def show(report: Mapping[str, Any], stream: IO[str] | None = None) -> None:
@@ -72,7 +71,7 @@ def _picture(console: Console, timeline: Mapping[str, Any]) -> None:
         counts = [one[field] for one in intervals]
         taken = [max(counts[place : place + each]) for place in range(0, len(counts), each)]
         peak = max(taken)
-        amount = story.moved(peak) if field == "bytes" else str(peak)
+        amount = story.moved(peak) if field == "bytes" else f"{peak:,}"
         _say(console, f"{title}: " + (f"at most {amount} in {width_shown(width)}" if peak else "none"), "dim")
         if peak:
             console.print(Text("".join(blocks[-(-(len(blocks) - 1) * count // peak)] for count in taken)))
@@ -86,7 +85,7 @@ def _show(console: Console, section: Section) -> None:
     table = Table(box=None)
     rows: list[Sequence[Cell]] = [*section.rows, *filter(None, [section.others])]
     for place, title in enumerate(section.head):
-        figure = all(isinstance(row[place], _FIGURES) for row in rows)
+        figure = all(isinstance(row[place], FIGURES) for row in rows)
         table.add_column(title, justify="right" if figure else "left", overflow="fold")
     for row in section.rows:
         table.add_row(*(_cell(cell) for cell in row))
@@ -101,7 +100,7 @@ def _cell(cell: Cell) -> Text:
     style = ""
     match cell:
         case Time(stamp):
-            shown = story.clock(stamp)
+            shown = story.clock_of_column(stamp)
         case Bytes(count):
             shown = story.briefly_moved(count)
         case Lasted(seconds):
@@ -112,6 +111,10 @@ def _cell(cell: Cell) -> Text:
             shown, style = text, "bold red"
         case Link(_, text):
             shown = text
+        case Serial(number):
+            shown = str(number)
+        case int():
+            shown = f"{cell:,}"
         case _:
             shown = str(cell)
     return Text(escaped(shown), style=style)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from mprelay.audit import story
 from mprelay.audit.run import Fault, RunVerdict
 
 
@@ -27,12 +28,12 @@ def _sentences(verdict: RunVerdict) -> Iterator[str]:
         if verdict.sealed:
             yield f"The records before that are proved, up to seq {verdict.sealed}."
     elif verdict.verdict == "whole":
-        yield f"Sealed: of {verdict.lines} records none was changed, removed or added since."
+        yield f"Sealed: of {story.amount(verdict.lines, 'record')} none was changed, removed or added since."
     elif verdict.sealed:
-        behind = verdict.lines - verdict.sealed
+        behind = story.amount(verdict.lines - verdict.sealed, "record")
         yield (
-            f"Sealed up to seq {verdict.sealed} ({verdict.sealed_at}): so far no record was changed, removed or "
-            f"added since. The end of the run is not sealed: {behind} records stand behind that."
+            f"Sealed up to seq {verdict.sealed}, at {story.clock(verdict.sealed_at)}: none of these records was "
+            f"changed, removed or added since. The rest is not sealed: {behind} at the end."
         )
     else:
         yield "Nothing of this run is sealed yet."

@@ -9,6 +9,12 @@ from mprelay.audit.words import REASONS, REFUSALS
 Thing: TypeAlias = Mapping[str, Any]
 
 
+class Serial(NamedTuple):
+    """A number that names something and counts nothing: a session's, a uid."""
+
+    number: int
+
+
 class Bytes(NamedTuple):
     """A number of bytes."""
 
@@ -22,7 +28,7 @@ class Lasted(NamedTuple):
 
 
 class Time(NamedTuple):
-    """A timestamp of a record; None: not known."""
+    """A timestamp of a record; None: not known. The title of its column says UTC."""
 
     stamp: str | None
 
@@ -47,7 +53,14 @@ class Link(NamedTuple):
     text: str
 
 
-Cell: TypeAlias = str | int | Bytes | Lasted | Time | Named | Bad | Link
+Cell: TypeAlias = str | int | Serial | Bytes | Lasted | Time | Named | Bad | Link
+
+
+FIGURES: Final = (int, Serial, Bytes, Lasted)
+"""The cells of a column that stands to the right."""
+
+UTC: Final = " (UTC)"
+"""Ends the title of a column of times."""
 
 
 class Section(NamedTuple):
@@ -62,13 +75,23 @@ class Section(NamedTuple):
     """What else is to be said."""
 
 
-_SUMS: Final = ("sessions", "from clients", "from the target", "time in all", "with an error", "first", "last")
-_SESSION: Final = ("session", "client", "target", "began", "lasted", "from client", "from target", "why it ended")
+_SPAN: Final = (f"first{UTC}", f"last{UTC}")
+_SUMS: Final = ("sessions", "from clients", "from the target", "time in all", "with an error", *_SPAN)
+_SESSION: Final = (
+    "session",
+    "client",
+    "target",
+    f"began{UTC}",
+    "lasted",
+    "from client",
+    "from target",
+    "why it ended",
+)
 
 
 def of_runs(runs: Sequence[Thing]) -> Section:
     """Return the table of all runs."""
-    head = ("run", "verdict", "opened by", "labels", "from", "to", "sessions", "refused", "bytes")
+    head = ("run", "verdict", "opened by", "labels", f"from{UTC}", f"to{UTC}", "sessions", "refused", "bytes")
     return Section("The runs", head, [_run(number, run) for number, run in enumerate(runs, 1)])
 
 
@@ -81,7 +104,9 @@ def of_files(report: Thing) -> Iterator[Section]:
     """Return what was read, and what could not be."""
     files = [(one["file"], one["records"], one["other_lines"]) for one in report["files"]]
     yield Section("What was read", ("file", "records", "other lines"), files)
-    troubles = [(one["file"], one["line"] or "", one["problem"]) for one in report["troubles"]]
+    troubles = [
+        (one["file"], Serial(one["line"]) if one["line"] else "", one["problem"]) for one in report["troubles"]
+    ]
     if troubles:
         more = _more(report["troubles_count"], troubles)
         yield Section("What could not be read", ("file", "line", "what"), troubles, more=more)
@@ -91,11 +116,11 @@ def of_picture(run: Thing) -> Section:
     """Return the figures of the picture."""
     fields = ("present", "begun", "ended", "refused", "bytes")
     rows = [
-        (Time(one["begins"]), *(one[field] for field in fields))
+        (Time(one["begins"]), *(one[field] for field in fields[:-1]), Bytes(one["bytes"]))
         for one in run["timeline"]["intervals"]
         if any(one[field] for field in fields)
     ]
-    return Section("When", ("from", "sessions open", "begun", "ended", "refused", "bytes"), rows)
+    return Section("When", (f"from{UTC}", "sessions open", "begun", "ended", "refused", "bytes"), rows)
 
 
 def _of_run(run: Thing) -> Iterator[Section]:
@@ -127,13 +152,13 @@ def _of_run(run: Thing) -> Iterator[Section]:
     )
     yield Section(
         "Who steered the relay",
-        ("when", "uid", "pid", "command", "result"),
+        (f"when{UTC}", "uid", "pid", "command", "result"),
         [_command(one) for one in door["commands"]],
         more=_left_out(door["commands_left_out"]),
     )
     yield Section(
         "What the relay recorded of itself",
-        ("when", "level", "what"),
+        (f"when{UTC}", "level", "what"),
         [_happening(one) for one in door["happenings"]],
         more=_left_out(door["happenings_left_out"]),
     )
@@ -191,7 +216,7 @@ def _refused(table: Thing) -> Section:
     def row(first: Cell, one: Thing) -> tuple[Cell, ...]:
         return first, one["count"], *(one[kind] for kind in REFUSALS), Time(one["first"]), Time(one["last"])
 
-    head = ("address", "refused", *REFUSALS.values(), "first", "last")
+    head = ("address", "refused", *REFUSALS.values(), *_SPAN)
     rows = [row(_at_least(one["client_ip"] or "several, summed up", one), one) for one in table["rows"]]
     return Section("Refused connections, by address", head, rows, _others(table, row))
 
@@ -200,7 +225,7 @@ def _causes(table: Thing) -> Section:
     def row(first: Cell, one: Thing) -> tuple[Cell, ...]:
         return first, one.get("cause") or "-", one["count"], Time(one["first"]), Time(one["last"])
 
-    head = ("why", "what decided", "refused", "first", "last")
+    head = ("why", "what decided", "refused", *_SPAN)
     rows = [row(_at_least(REFUSALS.get(one["refused"], one["refused"]), one), one) for one in table["rows"]]
     return Section("Refused connections, by cause", head, rows, _others(table, row))
 
@@ -220,7 +245,7 @@ def _at_least(name: Cell, row: Thing) -> Cell:
 
 def _session(one: Thing) -> tuple[Cell, ...]:
     return (
-        "?" if one["session"] is None else one["session"],
+        _serial(one["session"]),
         story.place(one["client_ip"], one["client_port"]),
         one["target_ip"],
         Time(one["begun"]),
@@ -230,6 +255,10 @@ def _session(one: Thing) -> tuple[Cell, ...]:
         _reason(one),
         _error(one) if one["error"] else "",
     )
+
+
+def _serial(number: int | None) -> Cell:
+    return "?" if number is None else Serial(number)
 
 
 def _reason(row: Thing) -> Cell:
@@ -244,8 +273,8 @@ def _error(row: Thing) -> str:
 def _command(one: Thing) -> tuple[Cell, ...]:
     return (
         Time(one["timestamp"]),
-        "?" if one["peer_uid"] is None else one["peer_uid"],
-        "?" if one["peer_pid"] is None else one["peer_pid"],
+        _serial(one["peer_uid"]),
+        _serial(one["peer_pid"]),
         one["command"],
         "done" if one["ok"] else f"refused: {one['problem'] or 'not told'}",
     )

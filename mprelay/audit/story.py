@@ -18,25 +18,31 @@ def clock(stamp: str | None, digits: int = 3) -> str:
     return f"{stamp[:10]} {stamp[11:end]} UTC"
 
 
+def clock_of_column(stamp: str | None) -> str:
+    """Show a time of a record in a column whose title says UTC: 2026-11-26 12:00:00.123."""
+    return clock(stamp).removesuffix(" UTC")
+
+
 def shortened(text: str) -> str:
     """Return a text that fits a cell of a table."""
     return text if len(text) <= _CELL else f"{text[: _CELL - 1]}…"
 
 
 def amount(count: int, what: str) -> str:
-    """Say how many: 1 session, 2 sessions."""
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+    """Say how many: 1 session, 2,000 sessions."""
+    return f"{count} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def moved(count: int) -> str:
-    """Show bytes exactly, and roughly where that says more: 9007199254740993 bytes (8.0 PiB)."""
+    """Show bytes exactly, and roughly where that says more: 9,007,199,254,740,993 bytes (8.0 PiB)."""
     exact = amount(count, "byte")
     return exact if count < _KIB else f"{exact} ({size(count)})"
 
 
 def briefly_moved(count: int) -> str:
-    """Show bytes exactly, and roughly where that says more, for a narrow column: 9007199254740993 (8.0 PiB)."""
-    return str(count) if count < _KIB else f"{count} ({size(count)})"
+    """Show bytes exactly, and roughly where that says more, for a narrow column: 2,048 B (2.0 KiB)."""
+    exact = f"{count:,} B"
+    return exact if count < _KIB else f"{exact} ({size(count)})"
 
 
 def lasted(seconds: float) -> str:

@@ -174,8 +174,8 @@ def test_the_parts_of_the_page_are_linked():
 def test_integers_are_exact():
     made = told(usual_run())
     assert made["runs"][0]["totals"]["bytes_from_target"] == 9007199254741001
-    assert "9007199254740993" in Page(page(made)).text
-    assert "9007199254740993" in text_of(made)
+    assert "9,007,199,254,740,993 bytes" in Page(page(made)).text
+    assert "9,007,199,254,740,993 B" in text_of(made)
 
 
 def test_text_and_page_show_the_same():
@@ -222,7 +222,7 @@ def test_a_terminal_without_blocks_gets_letters():
         ),
         (
             WHOLE._replace(verdict="open", sealed=15),
-            ["Sealed up to seq 15", "5 records stand behind that"],
+            ["Sealed up to seq 15", "The rest is not sealed: 5 records at the end."],
         ),
         (WHOLE._replace(verdict="open", sealed=0), ["Nothing of this run is sealed yet."]),
         (
@@ -260,13 +260,36 @@ def test_how_values_are_shown():
     assert story.clock(None) == "not known"
     assert story.clock("2026-11-26T12:00:00.123456Z", 0) == "2026-11-26 12:00:00 UTC"
     assert [story.lasted(seconds) for seconds in (0.0001, 9.5, 75)] == ["0.000 s", "9.500 s", "1:15"]
-    assert [story.moved(count) for count in (1, 1023, 2048)] == ["1 byte", "1023 bytes", "2048 bytes (2.0 KiB)"]
+    assert [story.moved(count) for count in (1, 1023, 2048)] == [
+        "1 byte",
+        "1,023 bytes",
+        "2,048 bytes (2.0 KiB)",
+    ]
+    assert [story.briefly_moved(count) for count in (0, 1023, 2048)] == ["0 B", "1,023 B", "2,048 B (2.0 KiB)"]
     assert [story.place(*ends) for ends in (("::1", 5), ("192.0.2.1", None), (None, None))] == [
         "[::1]:5",
         "192.0.2.1",
         "?",
     ]
     assert story.shortened("x" * 200) == "x" * 59 + "…"
+
+
+def test_counts_are_grouped_and_serial_numbers_are_not():
+    run = Writer(full=False)
+    run.opened()
+    for _ in range(1200):
+        run.close(run.admit("10.0.0.1"))
+    run.stop()
+    made = told(run)
+    for shown in (Page(page(made)).text, text_of(made)):
+        assert "1,200 sessions of 1 client" in shown
+        for title, row in (("Clients", sections.of_run(made["runs"][0])),):
+            (clients,) = (one for one in row if one.title == title)
+            assert clients.rows[0][1] == 1200
+    assert '<td>10.0.0.1</td><td class="n">1,200</td>' in page(made).decode().replace(' class="word"', "")
+    sessions = {section.title: section for section in sections.of_run(made["runs"][0])}["The longest sessions"]
+    assert sessions.rows[0][0] == sections.Serial(1)
+    assert text_of(made).count("UTC)") > 0
 
 
 def test_a_door_that_never_opened_and_one_that_is_not_known():
