@@ -3,16 +3,18 @@
 from collections.abc import Mapping, Sequence
 from typing import IO, Any, Final
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from mprelay.audit import sections, story
-from mprelay.audit.sections import FIGURES, Bad, Bytes, Cell, Lasted, Link, Named, Section, Serial, Time
+from mprelay.audit.sections import FIGURES, UTC, Bad, Bytes, Cell, Lasted, Link, Named, Section, Serial, Time
 from mprelay.audit.times import SECOND, briefly, moment, width_shown
 from mprelay.audit.words import VERDICTS
 from mprelay.ctl.figures import escaped
 
+_GAP: Final = 2  # columns of a terminal around a cell
 _STYLES: Final = {"whole": "green", "open": "yellow", "broken": "bold red"}
 _BLOCKS: Final = " ▁▂▃▄▅▆▇█"
 _ASCII: Final = " .:-=+*#@"  # where the terminal has no blocks
@@ -82,18 +84,67 @@ def _picture(console: Console, timeline: Mapping[str, Any]) -> None:
 def _show(console: Console, section: Section) -> None:
     console.print()
     _say(console, section.title, "bold")
-    table = Table(box=None)
     rows: list[Sequence[Cell]] = [*section.rows, *filter(None, [section.others])]
-    for place, title in enumerate(section.head):
-        figure = all(isinstance(row[place], FIGURES) for row in rows)
-        table.add_column(title, justify="right" if figure else "left", overflow="fold")
-    for row in section.rows:
-        table.add_row(*(_cell(cell) for cell in row))
-    if section.others is not None:
-        table.add_row(*(_cell(cell) for cell in section.others), style="dim")
-    console.print(table)
+    widths = _widths([section.head, *rows], console.width)
+    if widths is not None:
+        console.print(_table(section, rows, widths))
+    else:
+        for row in rows:
+            _listed(console, section.head, row)
     if section.more:
         _say(console, section.more, "dim")
+
+
+def _widths(rows: Sequence[Sequence[Cell]], room: int) -> list[int] | None:
+    """Return the widths of the columns of a table, in columns of the terminal. None: words would be torn."""
+    columns = [*zip(*rows, strict=True)]
+    widths = [max(map(_narrowest, column)) for column in columns]
+    left = room - sum(widths) - _GAP * len(widths)
+    if left < 0:
+        return None
+    wanted = [
+        max(_cell(cell).cell_len for cell in column) - width
+        for column, width in zip(columns, widths, strict=True)
+    ]
+    places = sorted(range(len(widths)), key=wanted.__getitem__)  # those that want little get all of it
+    for done, place in enumerate(places):
+        given = min(wanted[place], left // (len(places) - done))
+        widths[place] += given
+        left -= given
+    return widths
+
+
+def _table(section: Section, rows: Sequence[Sequence[Cell]], widths: Sequence[int]) -> Table:
+    table = Table(box=None)
+    for place, title in enumerate(section.head):
+        figure = all(isinstance(row[place], FIGURES) for row in rows)
+        table.add_column(title, justify="right" if figure else "left", overflow="fold", width=widths[place])
+    for row in rows:
+        table.add_row(*(_cell(cell) for cell in row), style="dim" if row is section.others else None)
+    return table
+
+
+def _listed(console: Console, head: Sequence[str], row: Sequence[Cell]) -> None:
+    """Show a row of a table that is too wide: each value behind its name. What is empty or 0 is left out."""
+    line = Text(" ")
+    for title, cell in zip(head, row, strict=True):
+        if cell in {"", 0}:
+            continue
+        item = Text.assemble((title.removesuffix(UTC), "dim"), " ", _cell(cell))
+        if isinstance(cell, Time):
+            item.append(UTC.strip(" ()").rjust(4))
+        if len(line) > 1 and line.cell_len + 2 + item.cell_len > console.width:
+            console.print(line)
+            line = Text("  ")
+        line.append("  " if line.plain.strip() else "").append_text(item)
+    console.print(line)
+
+
+def _narrowest(cell: Cell) -> int:
+    """Return how wide a cell must be, so that no word of it is torn. A figure and a time are one word."""
+    text = _cell(cell)
+    words = [text.plain] if isinstance(cell, (*FIGURES, Time)) else text.plain.split()
+    return max(map(cell_len, words), default=0)
 
 
 def _cell(cell: Cell) -> Text:

@@ -292,6 +292,34 @@ def test_counts_are_grouped_and_serial_numbers_are_not():
     assert text_of(made).count("UTC)") > 0
 
 
+@pytest.mark.parametrize("columns", [40, 80, 120])
+def test_on_a_narrow_terminal_no_word_is_torn(columns, monkeypatch):
+    """A table that would tear addresses and times shows each row as a list of its values instead."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    run = Writer(full=False)
+    run.opened()
+    run.refuse("192.168.100.101")
+    run.close(run.admit("2001:db8:1111::aaaa"))
+    run.stop()
+    shown = text_of(told(run))
+    assert max(map(len, shown.splitlines())) <= columns
+    for word in ("192.168.100.101", "2001:db8:1111::aaaa", "bytes_from_client"):
+        assert word in shown
+    assert re.search(r"(?m)^ address 192\.168\.100\.101 .*refused 1", shown) or columns != 80
+    assert shown.count("counted in the log") or columns < 120
+    assert all(word in shown.split() for word in ("counted", "what", "outcomes", "reasons"))
+    assert "too often" not in shown or columns == 120  # what is 0 is left out of a list
+
+
+def test_a_wide_terminal_shows_tables(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    run = Writer()
+    run.opened()
+    run.close(run.admit("10.0.0.1"))
+    run.stop()
+    assert re.search(r"(?m)^ client +sessions +from clients +", text_of(told(run)))
+
+
 def test_a_door_that_never_opened_and_one_that_is_not_known():
     never, unknown, nameless = Writer("a"), Writer("b"), Writer("c")
     never.write("config.invalid", "error")
