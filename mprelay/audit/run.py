@@ -275,7 +275,10 @@ class Run:
             self._signer = signed_by or public_key
             self._signer_known = not self._trusted.isdisjoint({public_key, self._signer})
             if self._trusted and not self._signer_known:
-                return Fault("signer", "names a signer that is not among the keys")
+                which = (
+                    "a signer that is not among the keys" if signed_by else "no signer: --seal-key was not given"
+                )
+                return Fault("signer", f"names {which}")
         self.keys.append(public_key)
         return None
 

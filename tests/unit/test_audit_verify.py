@@ -101,11 +101,14 @@ def test_the_signer_can_be_trusted():
     assert (verdict.verdict, verdict.runs[0].signer_known) == ("whole", True)
 
 
-@pytest.mark.parametrize("signer", [None, SIGNER])
-def test_a_signer_who_is_not_among_the_keys_is_told_as_that(signer):
+@pytest.mark.parametrize(
+    ("signer", "said"),
+    [(None, "no signer: --seal-key was not given"), (SIGNER, "a signer that is not among the keys")],
+)
+def test_a_signer_who_is_not_among_the_keys_is_told_as_that(signer, said):
     fault = fault_of(whole(signer=signer).lines, trusted=[public(key_of(8))])
     assert where(fault) == ("signer", "log.1", 1, 1)
-    assert fault.problem == "names a signer that is not among the keys"
+    assert fault.problem == f"names {said}"
 
 
 def test_the_seal_key_was_replaced_between_two_runs():
