@@ -27,6 +27,7 @@ POLICY: Final = f"default-src 'none'; style-src 'sha256-{_HASH}'; base-uri 'none
 
 _MARKS: Final = {"whole": "✓", "open": "…", "broken": "✗"}
 _LONG: Final = 40  # characters of a text that gets more room
+_WORD: Final = 24  # characters of one that is not broken: an IPv4 address and a port, for example
 _HEIGHT: Final = 100  # of a picture, in its own units
 
 
@@ -130,16 +131,11 @@ def _picture(name: str, run: Thing) -> Html | None:
     if not intervals:
         return None
     width = round(timeline["interval_s"] * SECOND)
-    each = f"in {width_shown(width)}"
+    each = width_shown(width)
     lanes = (
-        ("Sessions that were open", "present", "sessions", lambda most: f"at most {most:,} {each}"),
-        ("Connections that were refused", "refused", "refused", lambda most: f"at most {most:,} {each}"),
-        (
-            "Bytes of the sessions that ended",
-            "bytes",
-            "bytes",
-            lambda most: f"at most {story.moved(most)} {each}",
-        ),
+        (f"Sessions that were open within each {each}", "present", "sessions", lambda most: f"{most:,}"),
+        (f"Connections that were refused in each {each}", "refused", "refused", lambda most: f"{most:,}"),
+        (f"Bytes of the sessions that ended in each {each}", "bytes", "bytes", story.moved),
     )
     begins = [moment(one["begins"]) or 0 for one in intervals]
     ends = (begins[0], begins[len(begins) // 2], begins[-1] + width)
@@ -162,7 +158,7 @@ def _picture(name: str, run: Thing) -> Html | None:
 
 def _lane(title: str, counts: Sequence[int], kind: str, most: Callable[[int], str]) -> Html:
     peak = max(counts)
-    said = f"{title}: {most(peak)}" if peak else f"{title}: none"
+    said = f"{title}: at most {most(peak)}" if peak else f"{title}: none"
     bars = "".join(
         f"M{place} {_HEIGHT}V{_HEIGHT - _height(count, peak)}h.92V{_HEIGHT}z"
         for place, count in enumerate(counts)
@@ -260,7 +256,13 @@ def _row(row: Sequence[Cell], figures: Sequence[bool], kind: str | None) -> Html
 def _kind_of(cell: Cell) -> str | None:
     if isinstance(cell, Time):
         return "t"
-    return "long" if isinstance(cell, Named) or (isinstance(cell, str) and len(cell) > _LONG) else None
+    if isinstance(cell, Named):
+        return "long"
+    if isinstance(cell, Link) and len(cell.text) <= _WORD:
+        return "word"
+    if isinstance(cell, str) and len(cell) <= _WORD and " " not in cell:
+        return "word"
+    return "long" if isinstance(cell, str) and len(cell) > _LONG else None
 
 
 def _cell(cell: Cell) -> object:

@@ -66,15 +66,16 @@ def _picture(console: Console, timeline: Mapping[str, Any]) -> None:
     width = round(timeline["interval_s"] * SECOND)
     begin = moment(intervals[0]["begins"]) or 0
     room = max(10, min(console.width, 100))
-    each = -(-len(intervals) // room)  # intervals to a block
+    group = -(-len(intervals) // room)  # intervals to a block
     blocks = _ASCII if console.encoding.lower().replace("-", "") not in {"utf8", "utf16"} else _BLOCKS
     console.print()
-    for title, field in (("Sessions open", "present"), ("Refused", "refused"), ("Bytes", "bytes")):
+    each = width_shown(width)
+    for title, field in (("Sessions open within", "present"), ("Refused in", "refused"), ("Bytes in", "bytes")):
         counts = [one[field] for one in intervals]
-        taken = [max(counts[place : place + each]) for place in range(0, len(counts), each)]
+        taken = [max(counts[place : place + group]) for place in range(0, len(counts), group)]
         peak = max(taken)
         amount = story.moved(peak) if field == "bytes" else f"{peak:,}"
-        _say(console, f"{title}: " + (f"at most {amount} in {width_shown(width)}" if peak else "none"), "dim")
+        _say(console, f"{title} each {each}: " + (f"at most {amount}" if peak else "none"), "dim")
         if peak:
             console.print(Text("".join(blocks[-(-(len(blocks) - 1) * count // peak)] for count in taken)))
     end = begin + width * len(intervals)

@@ -25,6 +25,7 @@ _AT_WORK: Final = 16  # runs that have large tables
 _BACK: Final = SECOND  # by how much times may step back in the order of seq (docs/contract.md: milliseconds)
 _LABELS: Final = 50
 _OF_TRAFFIC: Final = ("connection.", "session.")
+_ENDS: Final = {"relay.active", "relay.stopped"}  # the picture reaches from the one to the other
 _BEHIND_THE_END: Final = {"log.checkpoint", "log.key"}  # may follow relay.stopped
 
 
@@ -77,6 +78,8 @@ class Run:
             self.traffic.add(record, event, when)
         else:
             self.door.add(record, event, when)
+            if event in _ENDS and when is not None:
+                self.traffic.timeline.add(when)
 
     def _note_time(self, seq: int | None, when: Moment) -> None:
         if self.first is None or when < self.first:

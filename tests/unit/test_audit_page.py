@@ -292,6 +292,31 @@ def test_counts_are_grouped_and_serial_numbers_are_not():
     assert text_of(made).count("UTC)") > 0
 
 
+def test_the_picture_begins_and_ends_with_the_door():
+    """Otherwise what the relay recorded of itself before and afterwards would stand at its edges."""
+    run = Writer()
+    run.opened()
+    run.close(run.admit("10.0.0.1"))
+    run.stop()
+    run.records[-1]["timestamp"] = "2026-11-26T13:30:00.000000Z"
+    made = told(run)
+    intervals = made["runs"][0]["timeline"]["intervals"]
+    assert (intervals[0]["begins"], intervals[-1]["begins"]) == (
+        "2026-11-26T12:00:00.000000Z",
+        "2026-11-26T13:30:00.000000Z",
+    )
+    for shown in (Page(page(made)).text, text_of(made)):
+        assert re.search(r"[Rr]efused in each 1 min: none", shown)
+
+
+def test_addresses_are_not_broken():
+    run = Writer()
+    run.opened()
+    run.refuse("192.168.100.101")
+    run.stop()
+    assert b'<td class="word">192.168.100.101</td>' in page(told(run))
+
+
 @pytest.mark.parametrize("columns", [40, 80, 120])
 def test_on_a_narrow_terminal_no_word_is_torn(columns, monkeypatch):
     """A table that would tear addresses and times shows each row as a list of its values instead."""
