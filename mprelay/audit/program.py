@@ -24,6 +24,7 @@ from mprelay.audit.forms import read as read_record
 from mprelay.audit.lines import STDIN, Unreadable
 from mprelay.audit.prove import Proved, Prover, Search, WrongProof
 from mprelay.audit.run import Check, Fault, RunVerdict
+from mprelay.audit.story import amount
 from mprelay.audit.verify import CODES, Verdict, Verifier
 from mprelay.core.exits import Exit
 from mprelay.core.texts import missing
@@ -236,14 +237,18 @@ def _extent(run: RunVerdict) -> str:
     if run.fault is not None:
         up_to = f", up to seq {run.sealed}" if run.sealed else ""
         return f"lines that are proved nevertheless: {run.sealed:,}{up_to}"
-    said = f"{run.lines:,} lines, {run.checkpoints:,} checkpoints"
+    said = f"{amount(run.lines, 'line')}, {amount(run.checkpoints, 'checkpoint')}"
     if run.sealed_at:
         said += f", the last of {run.sealed_at}"
     if run.verdict == "open":
         said += "; the run is not closed"
     if run.unsealed:
         first, last = run.unsealed
-        said += f", and its last {last - first + 1:,} lines are not sealed (seq {first} to {last})"
+        said += (
+            f", and its last line is not sealed (seq {last})"
+            if first == last
+            else f", and its last {last - first + 1:,} lines are not sealed (seq {first} to {last})"
+        )
     return said
 
 
@@ -288,7 +293,9 @@ def _verify_proof(file: str, text: bytes, trusted: frozenset[bytes], *, as_json:
 
 def _told_proof(proved: Proved, records: Sequence[dict[str, Any]], *, keys_given: bool) -> Iterator[str]:
     by = f"signed by {proved.signer}" if keys_given else f"signer not known ({proved.signer})"
-    yield f"proved: {len(records)} lines of session {proved.session} are in the log of run {proved.relay_id}"
+    are = "is" if len(records) == 1 else "are"
+    count = amount(len(records), "line")
+    yield f"proved: {count} of session {proved.session} {are} in the log of run {proved.relay_id}"
     yield f"  {by}"
     for record in records:
         yield f"  seq {record['seq']}  {record['timestamp']}  {record['event']}  {record.get('message', '')}"
@@ -328,7 +335,7 @@ def _prove(asked: argparse.Namespace) -> int:
     verdict = verifier.end()
     found = {relay_id: last for relay_id, last in search.last.items() if asked.relay in {None, relay_id}}
     if not found:
-        return _complain(f"no line of session {asked.session} is in it", _BROKEN)
+        return _complain(f"no line of session {asked.session} is in the files", _BROKEN)
     if len(found) > 1:
         runs = ", ".join(sorted(found)[:_SHOWN])
         raise _Usage(f"several runs have a session {asked.session}: --relay chooses one of {runs}")

@@ -164,6 +164,8 @@ def test_a_person_reads_text(log, capsys):
     code, text = shown(capsys, "verify", log)
     assert code == 3
     assert "the run is not closed, and its last 2 lines are not sealed (seq 8 to 9)" in text
+    log.write_bytes(b"".join(line + b"\n" for line in LOG.lines[:8]))
+    assert shown(capsys, "verify", log)[1].endswith("and its last line is not sealed (seq 8)\n")
     log.write_bytes(b"".join(line + b"\n" for line in LOG.lines[:7]))
     assert shown(capsys, "verify", log)[1].endswith("the run is not closed\n")
     log.write_bytes(b"".join(line + b"\n" for line in LOG.lines[:9] + LOG.lines[10:]) + b"{")
@@ -255,7 +257,7 @@ def test_a_proof_goes_to_stdout(log, proof):
 
 
 def test_what_cannot_be_proved(log, tmp_path):
-    assert refused("prove", log, "--session", 99, code=1) == "mprelayctl: no line of session 99 is in it\n"
+    assert refused("prove", log, "--session", 99, code=1) == "mprelayctl: no line of session 99 is in the files\n"
     assert "no line" in refused("prove", log, "--session", 3, "--relay", "x", code=1)
     assert "reads its files twice" in refused("prove", "-", "--session", 3)
     assert "a session's number has" in refused("prove", log, "--session", "x")
