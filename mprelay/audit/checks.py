@@ -183,7 +183,7 @@ def _of_the_door(run: Run) -> list[Finding]:
         found.append(Finding(grave=False, text="There is no relay.active: who opened the door is not known."))
     if door.active is not None and flag(door.active, "clock_synchronised") is False:
         found.append(
-            Finding(grave=False, text="Nothing kept the machine's clock right, so all times may be wrong.")
+            Finding(grave=False, text="The machine's clock was not synchronised, so all times may be wrong.")
         )
     until = moment(door.until)
     end = None if door.stopped is None else moment(door.stopped.get("timestamp"))

@@ -123,9 +123,9 @@ def of_files(report: Mapping[str, Any]) -> Iterator[str]:
     """Say what of the files is not in the report."""
     runs = report["runs"]
     if len(runs) > 1:
-        known = sum(run["seal"] is not None and run["seal"]["signer_known"] for run in runs)
-        sealed = sum(run["seal"] is not None for run in runs)
-        yield f"Of {len(runs)} runs {sealed} are sealed, {known} of them by a signer that is known."
+        seals = [run["seal"] for run in runs if run["seal"] is not None and run["seal"]["verdict"] != "broken"]
+        known = sum(seal["signer_known"] for seal in seals)
+        yield f"Of {len(runs)} runs {len(seals)} are sealed, {known} of them by a signer that is known."
     others = sum(one["other_lines"] for one in report["files"])
     damages = report["troubles_count"] - others
     if damages:
@@ -159,9 +159,9 @@ def of_door(run: Mapping[str, Any]) -> list[tuple[str, str]]:
         "lasted": None if door["uptime_s"] is None else lasted(door["uptime_s"]),
         "mprelay": door["version"],
         "pid": door["pid"],
-        "clock kept right": clock_kept,
+        "clock synchronised": clock_kept,
     }
     labels = {f"label {key}": value for key, value in door["labels"].items()}
     options = ", ".join(f"{key}={value}" for key, value in door["options"].items())
-    everything = {**labels, **known, "further options": options or None}
+    everything = {**labels, **known, "further options (long ones cut)": options or None}
     return [(name, str(value)) for name, value in everything.items() if value is not None]

@@ -247,10 +247,13 @@ def test_what_is_said_of_a_seal(verdict, said):
 
 
 def test_of_several_runs_the_page_says_on_top_how_many_are_sealed():
-    runs = [usual_run(relay_id=name) for name in ("r1", "r2", "r3")]
+    """One with a broken seal, or without one where a key was given, is not."""
+    runs = [usual_run(relay_id=name) for name in ("r1", "r2", "r3", "r4")]
     unknown = WHOLE._replace(relay_id="r2", signer_known=False)
-    made = told(*runs, verdicts={"r1": seals.told(WHOLE), "r2": seals.told(unknown)})
-    said = "Of 3 runs 2 are sealed, 1 of them by a signer that is known."
+    broken = WHOLE._replace(relay_id="r4", verdict="broken", fault=Fault("changed", "was changed"))
+    verdicts = {"r1": seals.told(WHOLE), "r2": seals.told(unknown), "r4": seals.told(broken)}
+    made = told(*runs, verdicts=verdicts)
+    said = "Of 4 runs 2 are sealed, 1 of them by a signer that is known."
     assert next(story.of_files(made)) == said
     for shown in (Page(page(made)).text, text_of(made)):
         assert said in shown
