@@ -131,7 +131,7 @@ def _listed(console: Console, head: Sequence[str], row: Sequence[Cell]) -> None:
     for title, cell in zip(head, row, strict=True):
         if cell in {"", 0}:
             continue
-        item = Text.assemble((title.removesuffix(UTC), "dim"), " ", _cell(cell))
+        item = Text.assemble((f"{title.removesuffix(UTC)}:", "dim"), " ", _cell(cell))
         if isinstance(cell, Time):
             item.append(UTC.strip(" ()").rjust(4))
         if len(line) > 1 and line.cell_len + 2 + item.cell_len > console.width:

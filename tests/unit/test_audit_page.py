@@ -333,7 +333,7 @@ def test_on_a_narrow_terminal_no_word_is_torn(columns, monkeypatch):
     assert max(map(len, shown.splitlines())) <= columns
     for word in ("192.168.100.101", "2001:db8:1111::aaaa", "bytes_from_client"):
         assert word in shown
-    assert re.search(r"(?m)^ address 192\.168\.100\.101 .*refused 1", shown) or columns != 80
+    assert re.search(r"(?m)^ address: 192\.168\.100\.101 .*refused: 1", shown) or columns != 80
     assert shown.count("counted in the log") or columns < 120
     assert all(word in shown.split() for word in ("counted", "what", "outcomes", "reasons"))
     assert "too often" not in shown or columns == 120  # what is 0 is left out of a list
