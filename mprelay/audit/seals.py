@@ -1,10 +1,13 @@
 """What verify says of a run, for a report: as an object, and in sentences. Pure."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from mprelay.audit import story
 from mprelay.audit.run import Fault, RunVerdict
+
+_SAID: Final = {"unsealed": "There is no seal", "signer": "The seal is by none of the keys given"}
+"""What a fault means, where the seal itself is not broken."""
 
 
 def told(verdict: RunVerdict) -> dict[str, Any]:
@@ -24,7 +27,8 @@ def told(verdict: RunVerdict) -> dict[str, Any]:
 
 def _sentences(verdict: RunVerdict) -> Iterator[str]:
     if verdict.fault is not None:
-        yield f"The seal is broken: {_problem(verdict.fault)}."
+        said = _SAID.get(verdict.fault.what, "The seal is broken")
+        yield f"{said}: {_problem(verdict.fault)}."
         if verdict.sealed:
             yield f"The records before that are proved, up to seq {verdict.sealed}."
     elif verdict.verdict == "whole":

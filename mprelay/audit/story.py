@@ -163,5 +163,5 @@ def of_door(run: Mapping[str, Any]) -> list[tuple[str, str]]:
     }
     labels = {f"label {key}": value for key, value in door["labels"].items()}
     options = ", ".join(f"{key}={value}" for key, value in door["options"].items())
-    everything = {**labels, **known, "further options (long ones cut)": options or None}
+    everything = {**labels, **known, "options, shortened": options or None}
     return [(name, str(value)) for name, value in everything.items() if value is not None]

@@ -246,7 +246,7 @@ def test_the_verdict_on_a_seal_stands_on_top(tmp_path):
     assert (made["verdict"], made["runs"][0]["seal"]["signer_known"]) == ("whole", True)
     assert "Sealed: of 6 records none was changed" in (tmp_path / "page").read_text()
     stranger = report(file, "--key", b64(public(key_of(8))), code=1)
-    assert "The seal is broken" in stranger["runs"][0]["seal"]["said"][0]
+    assert "The seal is by none of the keys given" in stranger["runs"][0]["seal"]["said"][0]
     file.write_bytes(sealed(signer, closed=False).data)
     assert report(file, *trusted, code=3)["runs"][0]["seal"]["verdict"] == "open"
 

@@ -233,7 +233,13 @@ def test_a_terminal_without_blocks_gets_letters():
         ),
         (
             WHOLE._replace(verdict="broken", sealed=0, signer=None, fault=Fault("unsealed", "is not sealed")),
-            ["The seal is broken: is not sealed."],
+            ["There is no seal: is not sealed."],
+        ),
+        (
+            WHOLE._replace(
+                verdict="broken", sealed=0, signer_known=False, fault=Fault("signer", "names another")
+            ),
+            ["The seal is by none of the keys given: names another."],
         ),
     ],
 )
