@@ -62,12 +62,11 @@ def page(report: Thing) -> bytes:
 def _verdict(report: Thing) -> Html:
     verdict = report["verdict"]
     alone = len(report["runs"]) == 1
-    count = story.amount(report["records"], "record")
-    span = f"{count}, from {story.clock(report['first'])} to {story.clock(report['last'])}."
+    said, extent = story.of_verdict(report)
     return tag(
         "div",
-        tag("strong", f"{_MARKS[verdict]} {VERDICTS[verdict]}"),
-        tag("p", span if report["records"] else "No record was found."),
+        tag("strong", f"{_MARKS[verdict]} {said}"),
+        tag("p", extent),
         *(tag("p", sentence) for sentence in story.of_files(report)),
         *(tag("p", sentence) for run in report["runs"][:1] for sentence in story.of_seal(run["seal"]) if alone),
         class_=f"verdict {verdict}",

@@ -23,9 +23,10 @@ _ASCII: Final = " .:-=+*#@"  # where the terminal has no blocks
 def show(report: Mapping[str, Any], stream: IO[str] | None = None) -> None:
     """Show a report to a person."""
     console = Console(file=stream, highlight=False)
-    verdict, runs = report["verdict"], report["runs"]
-    _say(console, VERDICTS[verdict], _STYLES[verdict])
-    for sentence in story.of_files(report):
+    runs = report["runs"]
+    said, extent = story.of_verdict(report)
+    _say(console, said, _STYLES[report["verdict"]])
+    for sentence in (extent, *story.of_files(report)):
         _say(console, sentence)
     if len(runs) > 1:
         _show(console, sections.of_runs(runs))

@@ -64,7 +64,7 @@ class Reading:
                     self._take(piece)
             except Unreadable as failure:
                 self._verdict = "broken"
-                self._note(name, None, str(failure))
+                self._note(name, None, str(failure).removeprefix(f"{file}: "))
 
     def report(self) -> dict[str, Any]:
         """Return the report of all that was read."""

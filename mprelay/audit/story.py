@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from mprelay.audit.words import STOPS
+from mprelay.audit.words import STOPS, VERDICTS
 from mprelay.ctl.figures import address, size, span
 
 _KIB: Final = 1024
@@ -117,6 +117,14 @@ def of_seal(seal: Mapping[str, Any] | None) -> Iterator[str]:
         )
     else:
         yield from seal["said"]
+
+
+def of_verdict(report: Mapping[str, Any]) -> tuple[str, str]:
+    """Say the verdict on all files, and how many records there are, from when to when."""
+    if not report["records"]:
+        return "Broken: no record was found.", "These files hold nothing that a relay has written."
+    count = amount(report["records"], "record")
+    return VERDICTS[report["verdict"]], f"{count}, from {clock(report['first'])} to {clock(report['last'])}."
 
 
 def of_files(report: Mapping[str, Any]) -> Iterator[str]:

@@ -215,7 +215,7 @@ def test_all_that_can_be_read_is_used_and_the_rest_is_named(tmp_path, log):
     assert (made["records"], made["runs"][0]["verdict"]) == (len(lines), "whole")
     made = report(tmp_path / "nowhere", log, code=1)
     assert (made["records"], made["runs"][0]["verdict"]) == (len(lines), "whole")
-    assert "No such file" in made["troubles"][0]["problem"]
+    assert made["troubles"][0]["problem"] == "No such file or directory"
     (tmp_path / "empty").touch()
     assert report(tmp_path / "empty", code=1)["verdict"] == "broken"
 

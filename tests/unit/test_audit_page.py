@@ -265,6 +265,14 @@ def test_of_several_runs_the_page_says_on_top_how_many_are_sealed():
         assert said in shown
 
 
+def test_without_a_record_text_and_page_say_so():
+    made = told()
+    for shown in (Page(page(made)).text, text_of(made)):
+        assert "Broken: no record was found." in shown
+        assert "were changed" not in shown
+    assert "20 records, from 2026-11-26 12:00:00.007 UTC to " in text_of(told(usual_run()))
+
+
 def test_how_values_are_shown():
     assert story.clock(None) == "not known"
     assert story.clock("2026-11-26T12:00:00.123456Z", 0) == "2026-11-26 12:00:00 UTC"

@@ -553,4 +553,4 @@ def run_records(made):
 def test_no_record_at_all_is_no_whole_log():
     made = told([])
     assert (made["verdict"], made["first"]) == ("broken", None)
-    assert b"No record was found." in page(made)
+    assert b"Broken: no record was found." in page(made)
