@@ -369,6 +369,7 @@ def test_a_door_that_never_opened_and_one_that_is_not_known():
     nameless.opened(opened_by=None, host=None, expires_at="2026-11-26T13:00:00.000000Z")
     nameless.refuse("10.0.0.1")
     nameless.stop("because")
+    assert "Refused in each" not in text_of(told(never))
     told_of = [[*story.of_run(run)] for run in told(never, unknown, nameless)["runs"]]
     assert told_of[0][0] == "This door was never opened, because the relay could not start."
     assert told_of[1] == [
