@@ -111,12 +111,10 @@ def _is_typed(field: Field | None, value: object) -> bool:
     return not isinstance(value, list) or all(type(inner) is dict for inner in within)
 
 
-def _inner(shaped: Mapping[str, Any], *path: str) -> Mapping[str, Any]:
+def _inner(shaped: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """Return an object within an object; empty: there is none."""
-    for name in path:
-        inner = shaped.get(name)
-        shaped = inner if isinstance(inner, dict) else {}
-    return shaped
+    inner = shaped.get(name)
+    return inner if type(inner) is dict else {}
 
 
 def _there(fields: Mapping[str, Any]) -> dict[str, Any]:

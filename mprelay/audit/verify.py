@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Final, NamedTuple
 
-from orjson import JSONDecodeError, loads
+from orjson import loads
 
 from mprelay.audit.forms import NotRecord, parsed, place_of
 from mprelay.audit.lines import Piece, Trouble
@@ -78,16 +78,18 @@ class Verifier:
         relay_id, expected, event = "", 0, ""  # of that run
         start = 0  # where those lines begin that are as expected, and not in its tree yet
         for index, line in enumerate(piece.lines):
-            # A line as most are takes little time here, and no call of ours.
+            # A line as most are takes little time here, and no call of ours if its format has our own names.
             try:
                 shaped = loads(line)
-                if shaped["seq"] == expected and shaped["relay_id"] == relay_id:
-                    kind = shaped["event"]
-                    if kind not in _SEALS:
-                        event = kind
-                        expected += 1
-                        continue
-            except (JSONDecodeError, KeyError, TypeError):
+                if "relay_id" in shaped:
+                    of, seq, kind = shaped["relay_id"], shaped["seq"], shaped["event"]
+                else:
+                    of, seq, kind = place_of(shaped)
+                if seq == expected and of == relay_id and kind not in _SEALS:
+                    event = kind
+                    expected += 1
+                    continue
+            except (ValueError, KeyError, TypeError, AttributeError):
                 pass
             if run is not None and index > start:
                 run.extend(piece.lines[start:index], expected, event)

@@ -5,6 +5,7 @@ import json
 import sys
 from itertools import pairwise
 
+import orjson
 import pytest
 
 if sys.platform == "win32":
@@ -14,10 +15,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.sealed import RELAY_ID, Log, b64, key_of, public, root_of, whole
 
-from mprelay.audit import keys, lines, verify
+from mprelay.audit import forms, keys, lines, verify
 from mprelay.audit.verify import Verifier
+from mprelay.records import ecs, gcp, ocsf
+from mprelay.records.about import About
 from mprelay.seal import notes
 
+ABOUT = About("1.2.3", "gateway", "198.51.100.9", 8080, "db.example")
+FORMATS = {
+    "json": dict,
+    "gcp": gcp.shape,
+    "ecs": lambda record: ecs.shape(record, ABOUT),
+    "ocsf": lambda record: ocsf.shape(record, ABOUT),
+}
 SIGNER = key_of(7)
 OTHER = "00000000000000aa"
 SIGNED = whole(signer=SIGNER)
@@ -65,6 +75,26 @@ def test_a_whole_log():
     assert (run.lines, run.sealed, run.checkpoints) == (len(CLOSED), len(CLOSED), len(CHECKPOINTS))
     assert (run.signer, run.signer_known) == (b64(public(SIGNER)), False)
     assert run.sealed_at == json.loads(CLOSED[-1])["timestamp"]
+
+
+@pytest.mark.parametrize("log_format", FORMATS)
+def test_each_line_is_parsed_once(log_format, monkeypatch):
+    """In any format. What seals is looked at twice, and so is the first line of a run."""
+
+    class Shaped(Log):
+        def shaped(self, event, fields):
+            return orjson.dumps(FORMATS[log_format](json.loads(super().shaped(event, fields))))
+
+    log = Shaped()
+    for _ in range(3):
+        log.record("relay.stats", active=1)
+        log.record("relay.stats", active=2)
+        log.checkpoint()
+    log.close()
+    special = []
+    monkeypatch.setattr(verify, "parsed", lambda line: special.append(line) or forms.parsed(line))
+    assert judge(log.lines).verdict == "whole"
+    assert special == [log.lines[0], *(line for line in log.lines if b"log.checkpoint" in line)]
 
 
 @pytest.mark.parametrize("count", range(1, len(CLOSED)))
