@@ -42,7 +42,7 @@ def newest(text: str) -> Iterator[tuple[str, str]]:
     """Find the newest note of each run in a file of notes. Give each with its name. Raises NotNote."""
     found: dict[str, tuple[int, str, str]] = {}
     for number, note in enumerate(notes.split(text), 1):
-        if not note.startswith(_ORIGIN) or not _complete(note):
+        if not note.startswith(_ORIGIN) or not notes.complete(note):
             continue
         try:
             checkpoint = notes.parse(note).checkpoint
@@ -53,11 +53,6 @@ def newest(text: str) -> Iterator[tuple[str, str]]:
             found[checkpoint.origin] = checkpoint.size, name, note
     for _, name, note in found.values():
         yield name, note
-
-
-def _complete(note: str) -> bool:
-    """Tell whether signatures have come. Only the last note of a file can be without."""
-    return note.endswith("\n") and note.splitlines()[-1].startswith(notes.DASH)
 
 
 def name_of(checkpoint: Checkpoint) -> str:

@@ -143,7 +143,7 @@ def _notes(file: str | None) -> Iterator[Note]:
     if file is None:
         return
     for number, note in enumerate(notes.split(lines.text(Path(file), NOTES_LIMIT, "--notes")), 1):
-        if note.startswith(_OURS):  # others may keep theirs in the same file
+        if note.startswith(_OURS) and notes.complete(note):  # others may keep theirs in the same file
             yield _parsed(note, f"--notes {file}: note {number}")
 
 

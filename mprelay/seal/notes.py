@@ -120,6 +120,14 @@ def split(text: str) -> Iterator[str]:
         yield "".join(note)
 
 
+def complete(note: str) -> bool:
+    """Tell whether a note of :func:`split` has come to its end. Only the last one can be without.
+
+    It is being written, or whoever wrote it was killed on a full disk.
+    """
+    return note.endswith("\n") and note.splitlines()[-1].startswith(DASH)
+
+
 def encoded(data: bytes) -> str:
     """Return Base64."""
     return b64encode(data).decode()

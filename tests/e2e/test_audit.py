@@ -130,11 +130,23 @@ def test_notes_from_elsewhere(log, tmp_path):
     assert verify(log, "--notes", notes)["verdict"] == "whole"
     log.write_bytes(b"".join(line + b"\n" for line in LOG.lines[:-3]))
     assert verify(log, "--notes", notes, code=1)["runs"][0]["fault"]["what"] == "notes"
-    notes.write_text("".join(LOG.notes)[:-99])
-    assert f"note {len(LOG.notes)} is damaged" in refused("verify", log, "--notes", notes)
+    notes.write_text(LOG.notes[0][:-99] + "".join(LOG.notes[1:]))
+    assert "note 1 is damaged" in refused("verify", log, "--notes", notes)
     notes.write_bytes(b"\xff")
     assert "is no text" in refused("verify", log, "--notes", notes)
     assert "No such file" in refused("verify", log, "--notes", tmp_path / "none")
+
+
+def test_a_last_note_that_is_not_complete_counts_for_nothing(log, tmp_path):
+    """It is being written, or its relay was killed on a full disk. The notes before it still count."""
+    notes = tmp_path / "notes"
+    *before, last = LOG.notes
+    for size in (1, len(last) // 2, len(last) - 99, len(last) - 1):
+        notes.write_text("".join(before) + last[:size])
+        assert verify(log, "--notes", notes)["verdict"] == "whole"
+    cut_off = tmp_path / "cut-off"
+    cut_off.write_bytes(b"".join(line + b"\n" for line in LOG.lines[:2]))
+    assert verify(cut_off, "--notes", notes, code=1)["runs"][0]["fault"]["what"] == "notes"
 
 
 def test_what_cannot_be_read_is_named(tmp_path, log):

@@ -91,6 +91,8 @@ def test_a_file_of_notes_is_split(count):
 def test_a_torn_note_is_the_last_one():
     assert [*notes.split(NOTE + NOTE[:20])] == [NOTE, NOTE[:20]]
     assert [*notes.split("")] == []
+    assert notes.complete(NOTE)
+    assert not any(notes.complete(NOTE[:size]) for size in range(1, len(NOTE)))
 
 
 @given(st.binary())
