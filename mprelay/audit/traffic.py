@@ -10,6 +10,7 @@ Rules:
 """
 
 import heapq
+from itertools import islice
 from typing import Final, NamedTuple
 
 from mprelay.audit.fields import Record, number, text, whole
@@ -119,6 +120,7 @@ class Traffic:
         self.odd_count = 0
         self.open: dict[int, Session] = {}
         """Sessions without an end, as many as are remembered."""
+        self._open_limit = _OPEN
         self._takers = {
             "connection.attempt": self._attempted,
             "connection.accepted": self._accepted,
@@ -139,11 +141,13 @@ class Traffic:
         return self.refused.total()[0]
 
     def shrink(self) -> None:
-        """Keep the largest rows only, because no more records are expected."""
+        """Keep the largest rows only, and the first sessions without an end: no more records are expected."""
         for table in (self.clients, self.targets, self.rules):
             table.shrink(_ROWS_AFTERWARDS)
         self.refused.shrink(_ROWS_AFTERWARDS)
         self.causes.shrink(_ROWS_AFTERWARDS)
+        self._open_limit = _ROWS_AFTERWARDS
+        self.open = dict(islice(self.open.items(), self._open_limit))
 
     # -- refusals --------------------------------------------------------------------------------------------
 
@@ -180,7 +184,7 @@ class Traffic:
             return
         if when is not None:
             self.timeline.add(when, begun=1)
-        if len(self.open) < _OPEN:
+        if len(self.open) < self._open_limit:
             self.open[serial] = Session(serial, *_who(record), when)
 
     def _closed(self, record: Record, when: Moment | None) -> None:

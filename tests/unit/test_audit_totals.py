@@ -351,6 +351,21 @@ def test_who_steered_a_relay():
     assert len(door["steered_by"]) == 3
 
 
+def test_of_many_runs_that_were_killed_few_sessions_are_remembered(monkeypatch):
+    """They are counted nevertheless. As before, the first of them are listed."""
+    monkeypatch.setattr(totals, "_AT_WORK", 1)
+    made = Totals()
+    for run in (Writer(f"r{number}") for number in range(3)):
+        for _ in range(100):
+            run.admit("10.0.0.1")
+        for record in run.records:
+            made.add(record)
+    assert [len(run.traffic.open) for run in made.runs.values()] == [25, 25, 100]
+    for run in report.make(made, {}, READ)["runs"]:
+        assert run["unended"]["count"] == 100
+        assert [one["session"] for one in run["unended"]["sessions"]] == [*range(1, 21)]
+
+
 def test_what_is_kept_is_bounded(monkeypatch):
     monkeypatch.setattr(totals, "RUNS", 20)
     records = []
