@@ -143,7 +143,9 @@ class Caused:
 class Chaos:
     """One run."""
 
-    def __init__(self, seed: str, stall: float, detail: str, net: Loopback, place: Path) -> None:
+    def __init__(
+        self, seed: str, stall: float, detail: str, net: Loopback, place: Path, *, seal: bool = False
+    ) -> None:
         self.dice = random.Random(seed)  # noqa: S311 - no secret
         self.stall = stall
         self.net = net
@@ -157,7 +159,7 @@ class Chaos:
             self.target = Peer("target", seed, net.target)
         self.relay = Relay(
             (net.target, self.target.first("port")),
-            *("--stats-interval", "1", "--log-detail", detail, *net.options),
+            *("--stats-interval", "1", "--log-detail", detail, *net.options, *(["--seal"] if seal else [])),
             acl=allowed(net.relay),
             workers=_WORKERS,
             host=net.relay,
@@ -170,6 +172,7 @@ class Chaos:
         self.clients: Peer
         self.probes: Peer
         self.seed = seed
+        self._seal = seal
         self.samples: list[tuple[float, dict[str, int], dict[str, int]]] = []
         """Of a soak: time (monotonic), descriptors and RSS (bytes) of each process."""
 
@@ -423,6 +426,8 @@ class Chaos:
 
     def _judge(self) -> None:
         """Compare what clients and target saw with the records, which the checker has found complete."""
+        if self._seal:
+            self._verify()
         closed: dict[str, list[dict[str, Any]]] = {}
         for record in self.relay.records:
             if record["event"] == "session.closed":
@@ -456,6 +461,13 @@ class Chaos:
         rejected = self._refused("connection.rejected", "rejected").total()
         if strangers != rejected:
             self.wrong.append(f"{strangers} strangers, {rejected} rejected")
+
+    def _verify(self) -> None:
+        """Check that the log is whole, and proves it."""
+        command = [str(Path(sys.executable).with_name("mprelayctl")), "verify", "-"]
+        said = subprocess.run(command, input=self.relay.output, capture_output=True, check=False)
+        if said.returncode != 0:
+            self.wrong.append(f"verify: {said.stdout.decode()}{said.stderr.decode()}")
 
     def _refused(self, event: str, kind: str) -> Counter[str]:
         """Count refused connections by address, in records of their own and summed up."""
@@ -614,7 +626,7 @@ class Chaos:
         quiet, past, free, what = self.stalls()
         return {
             "faults": faults,
-            "sessions": self.relay.records[-1]["admitted"],
+            "sessions": self.relay.all("relay.stopped")[0]["admitted"],
             "bytes": self.bytes,
             "records": len(self.relay.records),
             "ends": dict(self.ends.most_common()),
@@ -727,6 +739,7 @@ def main(argv: list[str] | None = None) -> int:
         help="clients and target across a bad network, two namespaces and a cable (needs root)",
     )
     parser.add_argument("--log-detail", choices=("full", "session"), default="full")
+    parser.add_argument("--seal", action="store_true", help="seal the log, and verify it afterwards")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     asked = parser.parse_args(argv)
     console = Console(width=None if sys.stdout.isatty() else 140, soft_wrap=True, quiet=asked.json)
@@ -737,7 +750,7 @@ def main(argv: list[str] | None = None) -> int:
         except NotHere as lack:
             parser.error(f"--network: {lack}")
         place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        chaos = Chaos(asked.seed, asked.stall, asked.log_detail, net, place)
+        chaos = Chaos(asked.seed, asked.stall, asked.log_detail, net, place, seal=asked.seal)
         chaos.run(asked.seconds, asked.faults, asked.sessions)
         if asked.json:
             print(json.dumps({"seed": asked.seed, **chaos.summary()}))

@@ -35,8 +35,8 @@ def chaos(*arguments):
 
 
 def test_every_fault_once():
-    """The seed fixes the order."""
-    run = chaos("--faults", "13", "--stall", "1.5")
+    """The seed fixes the order. The log is sealed, and whole."""
+    run = chaos("--faults", "13", "--stall", "1.5", "--seal")
     assert [fault["times"] for fault in run["faults"].values()] == [1] * 13
     assert sum(fault["hit"] for fault in run["faults"].values()) > 0
     assert run["wrong"] == []

@@ -284,6 +284,11 @@ class Relay:
         """Wait for `count` further relay.stats records, which are the relay's own clock."""
         self.wait("relay.stats", len(self.all("relay.stats")) + count)
 
+    @property
+    def output(self) -> bytes:
+        """What stood on stdout so far."""
+        return bytes(self._output)
+
     def held_by(self, worker: int) -> set[int]:
         """The ports of the clients that this worker holds or held."""
         return {record["client_port"] for record in self.all("session.allocated", worker=worker)}
