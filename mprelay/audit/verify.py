@@ -81,11 +81,11 @@ class Verifier:
             # A line as most are takes little time here, and no call of ours if its format has our own names.
             try:
                 shaped = loads(line)
-                if "relay_id" in shaped:
-                    of, seq, kind = shaped["relay_id"], shaped["seq"], shaped["event"]
+                if shaped.get("seq") == expected:
+                    seq, of, kind = expected, shaped["relay_id"], shaped["event"]
                 else:
                     of, seq, kind = place_of(shaped)
-                if seq == expected and of == relay_id and kind not in _SEALS:
+                if of == relay_id and seq == expected and kind not in _SEALS:
                     event = kind
                     expected += 1
                     continue
