@@ -142,8 +142,8 @@ TEXTS = {
     "progress_interval": SECONDS,
     "tcp_info": st.sampled_from(["true", "false"]),
     "seal": st.sampled_from(["true", "true", "false"]),
-    "seal_key": st.just("own.key"),
-    "checkpoint_to": st.just("notes"),
+    "seal_key": st.just(str(PurePath("/own.key"))),
+    "checkpoint_to": st.just(str(PurePath("/notes"))),
 }
 
 
