@@ -169,7 +169,7 @@ def _options(given: Mapping[str, Sequence[Given]], host: Host) -> dict[str, str]
             continue
         typed = [one.text for one in given.get(parameter.name, ())]
         if (text := typed[-1] if typed else parameter.typed_default(host)) is not None:
-            options[parameter.name] = cut(text, OPTION_LIMITS.get(parameter.name, OPTION_LIMIT))
+            options[parameter.name] = cut(text, OPTION_LIMITS.get(parameter.name, OPTION_LIMIT), "…")
     return options
 
 

@@ -57,17 +57,18 @@ def quoted(value: str, mark: str = "…") -> str:
     return repr(value if len(value) <= QUOTE_LIMIT else value[:QUOTE_LIMIT] + mark)
 
 
-def cut(value: str, limit: int) -> str:
+def cut(value: str, limit: int, mark: str = "") -> str:
     """Make any argument fit for a record: valid Unicode, and its beginning if it is longer than `limit` bytes.
 
-    Bytes are counted as they stand in the record, where an escaped character takes several.
+    Bytes are counted as they stand in the record, where an escaped character takes several. `mark` ends a
+    beginning, and counts.
     """
     text = valid(value)
     size = 0
     for place, character in enumerate(text):
         size += len(orjson.dumps(character)) - len('""')
         if size > limit:
-            return text[:place]
+            return cut(text[:place], limit - len(mark.encode())) + mark if mark else text[:place]
     return text
 
 

@@ -627,8 +627,8 @@ FIELDS: Final[dict[str, Field]] = {
     "expires_at": Field("string", "when the relay will close itself; null: never", nullable=True),
     "options": Field(
         "object",
-        "the other parameters, by their names, as typed or by default, the long ones cut; without those that are "
-        "not given and have no default",
+        "the other parameters, by their names, as typed or by default; without those that are not given and have "
+        "no default; … ends a long one that is cut",
         values="string",
     ),
     "pid": Field("integer", "a process"),

@@ -40,6 +40,15 @@ def test_cut_keeps_the_longest_beginning_that_fits(value, most):
         assert len(json.dumps(longer, ensure_ascii=False).encode()) - 2 > most
 
 
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [("123456", "123456"), ("1234567", "123…"), ("12\x01567", "12…"), ("ééé", "ééé"), ("éééé", "é…")],
+)
+def test_a_mark_ends_what_is_cut(value, kept):
+    """It counts: six bytes are six bytes."""
+    assert cut(value, 6, "…") == kept
+
+
 def test_whatever_breaks_or_turns_a_line_is_shown_escaped():
     """Python lacks the property Bidi_Control, so its characters are found by their class or name."""
     turning = {"LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI"}
