@@ -26,8 +26,14 @@ def wrong_with(found: os.stat_result) -> str | None:
 
 
 def wrong_with_secret(found: os.stat_result) -> str | None:
-    """Say why others may read a file; None: they may not."""
-    if found.st_mode & (stat.S_IRGRP | stat.S_IROTH):
+    """Say why others may read a file; None: they may not.
+
+    A file of root may be readable by a group, because root can hand it over to another user in no other way, and
+    the mask of an access control list looks like a group, too (systemd's LoadCredential). PostgreSQL has the same
+    rule for its key.
+    """
+    handed_over = found.st_uid == 0 != os.geteuid()
+    if found.st_mode & (stat.S_IROTH if handed_over else stat.S_IRGRP | stat.S_IROTH):
         return "can be read by its group or by others: chmod go-r"
     return None
 

@@ -31,6 +31,36 @@ def test_what_is_not_there_is_an_error(tmp_path):
         files.read(str(tmp_path / "file"))
 
 
+@pytest.mark.posix("modes of files")
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o602])
+def test_a_secret_is_nobody_elses(tmp_path, mode):
+    path = tmp_path / "secret"
+    path.write_bytes(b"secret")
+    path.chmod(0o600)
+    assert files.read_secret(str(path)) == b"secret"
+    path.chmod(mode)
+    with pytest.raises(ValueError, match="by its group or by others: chmod go-"):
+        files.read_secret(str(path))
+
+
+@pytest.mark.posix("modes of files")
+@pytest.mark.parametrize(("mode", "good"), [(0o400, True), (0o440, True), (0o404, False), (0o444, False)])
+def test_root_may_hand_over_a_secret_to_a_group(tmp_path, mode, good):
+    """So does LoadCredential of systemd, by an access control list, whose mask looks like a group."""
+    if os.geteuid():
+        pytest.skip("files of root are made by root only")
+    path = tmp_path / "secret"
+    path.touch()
+    path.chmod(mode)
+    found = path.stat()
+    os.seteuid(65534)
+    try:
+        wrong = files.wrong_with_secret(found)
+    finally:
+        os.seteuid(0)
+    assert (wrong is None) == good
+
+
 @pytest.mark.posix("FIFOs, devices and sockets as files")
 def test_nothing_else_is_read_and_nothing_waits(tmp_path):
     """A FIFO without a writer would hold up whoever opens it."""
