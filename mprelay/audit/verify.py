@@ -75,13 +75,13 @@ class Verifier:
             self._trouble(piece)
             return
         run: Run | None = None
-        relay_id, expected, event = "", 0, ""  # of that run
+        relay_id, expected, event = "", 0, ""  # of that run; 0: a line of any seq is looked at
         start = 0  # where those lines begin that are as expected, and not in its tree yet
         for index, line in enumerate(piece.lines):
             # A line as most are takes little time here, and no call of ours if its format has our own names.
             try:
                 shaped = loads(line)
-                if shaped.get("seq") == expected:
+                if expected and shaped.get("seq") == expected:
                     seq, of, kind = expected, shaped["relay_id"], shaped["event"]
                 else:
                     of, seq, kind = place_of(shaped)

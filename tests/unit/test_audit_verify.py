@@ -281,6 +281,18 @@ def test_a_line_behind_the_end_is_named():
     assert where(fault_of([*CLOSED, line])) == ("inserted", "log.1", len(CLOSED) + 1, len(CLOSED) + 1)
 
 
+@pytest.mark.parametrize("place", [0, 1, len(CLOSED)])
+@pytest.mark.parametrize("relay_id", ["", RELAY_ID, OTHER])
+@pytest.mark.parametrize("seq", [b"0", b"false", b"0.0", b"-0", b"-1", b"null"])
+def test_a_line_without_a_good_seq_is_never_passed_over(seq, relay_id, place):
+    """Neither before a run, nor in it, nor behind its end, where no seq is expected."""
+    inserted = b'{"seq":%s,"relay_id":"%s","event":"session.closed"}' % (seq, relay_id.encode())
+    verdict = judge([*CLOSED[:place], inserted, *CLOSED[place:]])
+    assert verdict.verdict == "broken"
+    assert [where(fault) for fault in verdict.faults] == [("no record", "log.1", place + 1, None)]
+    assert verdict.runs[0].lines == len(CLOSED)
+
+
 def test_only_the_first_fault_is_told():
     fault = fault_of([*CLOSED[:4], *CLOSED[5:9], *CLOSED[10:], changed(CLOSED[2], seq=99), CLOSED[7]])
     assert where(fault) == ("removed", "log.1", 5, 6)
