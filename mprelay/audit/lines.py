@@ -13,7 +13,7 @@ Rules:
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, NamedTuple, Protocol, TypeAlias
 
@@ -78,11 +78,18 @@ class _Decompressor(Protocol):
 def read(files: Sequence[str]) -> Iterator[Piece]:
     """Read files, in the order given. Raises Unreadable."""
     for file in files:
-        try:
-            with _opened(file) as stream:
-                yield from pieces_of(file, stream)
-        except OSError as failure:
-            raise Unreadable(f"{file}: {failure.strerror or failure}") from None
+        with opened(file) as stream:
+            yield from pieces_of(file, stream)
+
+
+@contextmanager
+def opened(file: str) -> Iterator[BinaryIO]:
+    """Open one file, which may be a pipe: so it is opened once. Raises Unreadable, also for errors of its reader."""
+    try:
+        with _opened(file) as stream:
+            yield stream
+    except OSError as failure:
+        raise Unreadable(f"{file}: {failure.strerror or failure}") from None
 
 
 def whole(file: Path, limit: int, option: str) -> bytes:

@@ -18,10 +18,10 @@ import orjson
 
 from mprelay.audit import anchor, anchored, lines, prove
 from mprelay.audit.anchor import NOTES_LIMIT, Anchors
-from mprelay.audit.anchored import NoToken
+from mprelay.audit.anchored import NoToken, Stamp
 from mprelay.audit.forms import parsed
 from mprelay.audit.forms import read as read_record
-from mprelay.audit.lines import STDIN, Unreadable
+from mprelay.audit.lines import STDIN, Piece, Unreadable
 from mprelay.audit.prove import Proved, Prover, Search, WrongProof
 from mprelay.audit.run import Check, Fault, RunVerdict
 from mprelay.audit.story import amount
@@ -159,26 +159,38 @@ def _parsed(note: str, name: str) -> Note:
 
 def _verify(asked: argparse.Namespace, *, as_json: bool) -> int:
     trusted = frozenset(_keys(asked.key))
-    text = _proof_in(asked.files)
+    first, *others = asked.files
+    with lines.opened(first) as stream:
+        text = None if others else _text_of_proof(stream)
+        if text is None:
+            pieces = chain(lines.pieces_of(first, stream), lines.read(others))
+            verdict, stamps = _judged(asked, trusted, pieces)
     if text is not None:
         for option in ("notes", "anchors"):
             if getattr(asked, option):
                 raise _Usage(f"--{option} is about a log, not about a proof")
-        return _verify_proof(asked.files[0], text, trusted, as_json=as_json)
-    anchors = Anchors(asked.anchors, asked.tsa_cert)
-    verifier = Verifier(check_of(), trusted, chain(_notes(asked.notes), anchors.notes()))
-    for piece in lines.read(asked.files):
-        verifier.take(piece)
-    verdict = verifier.end()
-    stamps = anchors.judge(verdict.runs)
-    if any(stamp.problem for stamp in stamps):
-        verdict = verdict._replace(verdict="broken")
+        return _verify_proof(first, text, trusted, as_json=as_json)
     if as_json:
         _print(json_of(verdict) | ({"anchors": [stamp._asdict() for stamp in stamps]} if asked.anchors else {}))
     else:
         for line in chain(told(verdict, keys_given=bool(trusted)), map(anchored.told, stamps)):
             _say(line)
     return CODES[verdict.verdict]
+
+
+def _judged(
+    asked: argparse.Namespace, trusted: frozenset[bytes], pieces: Iterator[Piece]
+) -> tuple[Verdict, list[Stamp]]:
+    """Judge logs. What their tokens say counts too."""
+    anchors = Anchors(asked.anchors, asked.tsa_cert)
+    verifier = Verifier(check_of(), trusted, chain(_notes(asked.notes), anchors.notes()))
+    for piece in pieces:
+        verifier.take(piece)
+    verdict = verifier.end()
+    stamps = anchors.judge(verdict.runs)
+    if any(stamp.problem for stamp in stamps):
+        verdict = verdict._replace(verdict="broken")
+    return verdict, stamps
 
 
 def json_of(verdict: Verdict) -> dict[str, Any]:
@@ -250,19 +262,6 @@ def _extent(run: RunVerdict) -> str:
             else f", and its last {last - first + 1:,} lines are not sealed (seq {first} to {last})"
         )
     return said
-
-
-def _proof_in(files: Sequence[str]) -> bytes | None:
-    """Return the text of a proof; None: the files are logs."""
-    if len(files) > 1:
-        return None
-    try:
-        if files == [STDIN]:
-            return _text_of_proof(sys.stdin.buffer) if sys.stdin else None
-        with Path(files[0]).open("rb") as stream:
-            return _text_of_proof(stream)
-    except OSError as wrong:
-        raise _Usage(f"{files[0]}: {wrong.strerror or wrong}") from None
 
 
 def _text_of_proof(stream: BinaryIO) -> bytes | None:

@@ -41,9 +41,9 @@ def verify(*words, code=0):
     return json.loads(done.stdout)
 
 
-def from_stdin(data):
-    """Run `verify` with something on its standard input."""
-    return subprocess.run([CTL, "verify", "-"], input=data, capture_output=True, timeout=60, check=False)
+def from_stdin(data, name="-"):
+    """Run `verify` with something on its standard input, by another name of it too."""
+    return subprocess.run([CTL, "verify", name], input=data, capture_output=True, timeout=60, check=False)
 
 
 def refused(*words, code=2):
@@ -106,6 +106,14 @@ def test_a_run_that_was_rotated_and_compressed(tmp_path):
 def test_a_log_from_stdin(data):
     done = from_stdin(data)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_pipe_with_a_name_is_read_once(proof):
+    """A shell's `<(…)` has one. What was read to tell a proof from a log would be missing the second time."""
+    for data, verdict in ((LOG.data, "whole"), (gzip.compress(LOG.data), "whole"), (proof.read_bytes(), "proved")):
+        done = from_stdin(data, "/dev/stdin")
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert json.loads(done.stdout)["verdict"] == verdict
 
 
 def test_keys_in_each_form(log, tmp_path):
