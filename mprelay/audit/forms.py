@@ -7,7 +7,8 @@ Rules:
    Google Cloud's have also changed the keys of labels, and OCSF does not tell an `inbound_ip` of null from the
    address that the relay listens on.
 3. Nobody has checked a line before. A field that has not the type which docs/records.md gives it is left out, and
-   a line without `event`, `seq`, `relay_id` or `timestamp` is no record.
+   a line without `event`, `seq`, `relay_id` or `timestamp` is no record. What else it says of the first three, in
+   another place, does not count.
 """
 
 from collections.abc import Mapping
@@ -78,19 +79,17 @@ def place_of(shaped: Mapping[str, Any]) -> tuple[str, int, str]:
 
 def read(shaped: Mapping[str, Any]) -> dict[str, Any]:
     """Return a record under our own names, out of a line's object (:func:`parsed`). Raises NotRecord."""
-    place_of(shaped)
-    if "ecs" in shaped and "relay_id" not in shaped:
+    relay_id, seq, event = place_of(shaped)  # it tells the formats apart in the same way
+    if "relay_id" in shaped:
+        record = _of_gcp(shaped) if f"{_SPECIAL}insertId" in shaped else dict(shaped)
+    elif "ecs" in shaped:
         record = _of_ecs(shaped)
-    elif "class_uid" in shaped and "relay_id" not in shaped:
-        record = _of_ocsf(shaped)
-    elif f"{_SPECIAL}insertId" in shaped:
-        record = _of_gcp(shaped)
     else:
-        record = dict(shaped)
+        record = _of_ocsf(shaped)
     record = {name: value for name, value in record.items() if _is_typed(FIELDS.get(name), value)}
     if "timestamp" not in record:
         raise NotRecord("has no timestamp")
-    return record
+    return record | {"event": event, "seq": seq, "relay_id": relay_id}
 
 
 def _is_typed(field: Field | None, value: object) -> bool:

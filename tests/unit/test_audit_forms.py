@@ -130,6 +130,29 @@ def test_what_lacks_its_place_is_no_record(log_format, name, value):
         forms.read({name: value})
 
 
+@pytest.mark.parametrize(
+    "inner", [{"seq": None, "event": 7, "relay_id": []}, {"seq": 9, "event": "x", "relay_id": "y"}]
+)
+@pytest.mark.parametrize("log_format", ["ecs", "ocsf"])
+def test_the_place_of_a_line_is_said_once(log_format, inner):
+    """What is proved of a line is its place in the log, so nothing else in it can tell another one."""
+    message = MESSAGES[0]
+    shaped = written(log_format, record_of(message))
+    shaped["mprelay" if log_format == "ecs" else "unmapped"] = inner
+    record = forms.read(shaped)
+    assert (record["relay_id"], record["seq"], record["event"]) == ("0123456789abcdef", 7, message.event)
+
+
+def test_a_line_is_read_in_the_format_that_its_place_was_found_in():
+    metadata = {"correlation_uid": "0123456789abcdef", "sequence": 7, "event_code": "x", "original_time": "t"}
+    assert forms.read({"metadata": metadata, "seq": 9, "timestamp": "u"}) == {
+        "timestamp": "t",
+        "event": "x",
+        "seq": 7,
+        "relay_id": "0123456789abcdef",
+    }
+
+
 @each_format
 @given(data=st.data())
 def test_nothing_in_a_line_makes_it_fail(log_format, data):
