@@ -116,6 +116,7 @@ class Door:
         name, uid, done = text(record, "command") or "?", whole(record, "peer_uid"), flag(record, "ok") is True
         self.steered.add((uid, name, done), (1,), when)
         given = record.get("arguments")
-        arguments = [f"{key} {value}" for key, value in given.items()] if isinstance(given, dict) else []
+        pairs = given.items() if isinstance(given, dict) else ()
+        arguments = [f"{key} {value}" for key, value in pairs if isinstance(value, str | int | float)]
         what = ", ".join((name, *arguments))[:LIMIT]
         self.commands.add(Command(when, uid, whole(record, "peer_pid"), what, done, text(record, "problem")))

@@ -21,6 +21,7 @@ from mprelay.records.catalogue import FIELDS, MESSAGES, Field
 _SPECIAL: Final = "logging.googleapis.com/"
 _NANOSECONDS: Final = 1_000_000  # of a millisecond
 _SEQ_END: Final = 2**63
+_DEPTH: Final = 8  # objects and arrays within each other, in a value; ours have two
 
 _FIELDS_OF: Final = {
     event: frozenset(name for message in MESSAGES if message.event == event for name in message.fields)
@@ -93,7 +94,9 @@ def read(shaped: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_typed(field: Field | None, value: object) -> bool:
-    """Tell whether a value has the type of its field; what nobody knows may have any."""
+    """Tell whether a value has the type of its field; what nobody knows may have any that can be shown."""
+    if isinstance(value, dict | list) and _is_deep(value):
+        return False
     if field is None:
         return True
     if value is None:
@@ -108,6 +111,17 @@ def _is_typed(field: Field | None, value: object) -> bool:
     if isinstance(field.values, str):
         return all(type(inner) in _TYPES[field.values] for inner in within)
     return not isinstance(value, list) or all(type(inner) is dict for inner in within)
+
+
+def _is_deep(value: object) -> bool:
+    """Tell whether a value is nested so deeply that who writes it as text may run out of stack."""
+    level = [value]
+    for _ in range(_DEPTH):
+        within = (
+            (each.values() if isinstance(each, dict) else each) for each in level if isinstance(each, dict | list)
+        )
+        level = [inner for values in within for inner in values]
+    return any(isinstance(each, dict | list) for each in level)
 
 
 def _inner(shaped: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -84,7 +84,7 @@ def read(files: Sequence[str]) -> Iterator[Piece]:
 
 @contextmanager
 def opened(file: str) -> Iterator[BinaryIO]:
-    """Open one file, which may be a pipe: so it is opened once. Raises Unreadable, also for errors of its reader."""
+    """Open one file, once, as it may be a pipe. Raises Unreadable, also for an error while it is read."""
     try:
         with _opened(file) as stream:
             yield stream

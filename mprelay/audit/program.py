@@ -14,8 +14,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-import orjson
-
 from mprelay.audit import anchor, anchored, lines, prove
 from mprelay.audit.anchor import NOTES_LIMIT, Anchors
 from mprelay.audit.anchored import NoToken, Stamp
@@ -352,7 +350,7 @@ def _prove(asked: argparse.Namespace) -> int:
         return _complain("the files have changed while they were read", _BROKEN)
     if not proof["lines"]:
         return _complain(f"no line of session {asked.session} is sealed yet", _BROKEN)
-    _write(orjson.dumps(proof) + b"\n", asked.output)
+    _write(f"{json.dumps(proof)}\n".encode(), asked.output)  # ASCII: a terminal may be there
     if last > state.sealed.checkpoint.size:
         return _complain("the last lines of the session are not in the proof, as nothing has sealed them", OPEN)
     return Exit.OK

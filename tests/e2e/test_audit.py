@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from support import rich, witness
 from support.control import CTL, ctl
 from support.formats import FORMATS
-from support.sealed import RELAY_ID, b64, key_of, public, whole
+from support.sealed import RELAY_ID, Log, b64, key_of, public, whole
 
 from mprelay.audit import program
 from mprelay.ctl.program import make_parser
@@ -110,7 +110,8 @@ def test_a_log_from_stdin(data):
 
 def test_a_pipe_with_a_name_is_read_once(proof):
     """A shell's `<(…)` has one. What was read to tell a proof from a log would be missing the second time."""
-    for data, verdict in ((LOG.data, "whole"), (gzip.compress(LOG.data), "whole"), (proof.read_bytes(), "proved")):
+    logs = {LOG.data: "whole", gzip.compress(LOG.data): "whole"}
+    for data, verdict in (logs | {proof.read_bytes(): "proved"}).items():
         done = from_stdin(data, "/dev/stdin")
         assert (done.returncode, done.stderr) == (0, b"")
         assert json.loads(done.stdout)["verdict"] == verdict
@@ -264,6 +265,23 @@ def test_a_wrong_proof_is_broken(proof, capsys):
     proof.write_text('{"proof": 1')
     assert verify(proof, code=1)["problem"] == "is not JSON"
     assert "--notes is about a log" in refused("verify", proof, "--notes", proof)
+
+
+def test_a_proof_of_lines_as_no_relay_writes_them(tmp_path):
+    """Its maker may have made the log too. Nothing in it is an order to a terminal, or makes the reader fail."""
+    log = Log()
+    log.record("session.closed", session=1, message="\x9b31m\u202e\x7f")
+    log.lines.append(
+        log.shaped("session.closed", {"session": 1})[:-1] + b',"x":' + b"[" * 1000 + b"]" * 1000 + b"}"
+    )
+    log.checkpoint()
+    path, proof = tmp_path / "log", tmp_path / "proof"
+    path.write_bytes(log.data)
+    done = subprocess.run([CTL, "prove", path, "--session", "1"], capture_output=True, timeout=60, check=True)
+    assert done.stdout.isascii()
+    assert b"\x7f" not in done.stdout
+    proof.write_bytes(done.stdout)
+    assert [record["seq"] for record in verify(proof)["records"]] == [2, 3]
 
 
 def test_a_proof_beside_other_files_is_no_log(proof, log):

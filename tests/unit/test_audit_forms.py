@@ -143,6 +143,19 @@ def test_the_place_of_a_line_is_said_once(log_format, inner):
     assert (record["relay_id"], record["seq"], record["event"]) == ("0123456789abcdef", 7, message.event)
 
 
+@each_format
+def test_what_is_nested_too_deeply_to_be_shown_is_left_out(log_format):
+    deep = orjson.loads(b"[" * 1000 + b"]" * 1000)
+    record = record_of(MESSAGES[0])
+    shaped = written(log_format, record) | {
+        "labels": {"a": deep},
+        "unmapped": {"b": deep},
+        "mprelay": {"b": deep},
+    }
+    assert json.dumps(forms.read(shaped | {"new": deep}))
+    assert forms.read(written("json", record) | {"new": [{"a": [1]}]})["new"] == [{"a": [1]}]
+
+
 def test_a_line_is_read_in_the_format_that_its_place_was_found_in():
     metadata = {"correlation_uid": "0123456789abcdef", "sequence": 7, "event_code": "x", "original_time": "t"}
     assert forms.read({"metadata": metadata, "seq": 9, "timestamp": "u"}) == {

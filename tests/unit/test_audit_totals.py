@@ -366,6 +366,18 @@ def test_of_many_runs_that_were_killed_few_sessions_are_remembered(monkeypatch):
         assert [one["session"] for one in run["unended"]["sessions"]] == [*range(1, 21)]
 
 
+def test_arguments_that_no_command_has_are_left_out():
+    """A text is made of each, and of what is nested deeply enough that would fail."""
+    deep: list = []
+    for _ in range(1000):
+        deep = [deep]
+    run = Writer()
+    run.opened()
+    run.write("control.command", command="kill", arguments={"session": 7, "a": deep, "b": {"c": deep}}, ok=True)
+    (one,) = told(run.records)["runs"][0]["door"]["commands"]
+    assert one["command"] == "kill, session 7"
+
+
 def test_what_is_kept_is_bounded(monkeypatch):
     monkeypatch.setattr(totals, "RUNS", 20)
     records = []
