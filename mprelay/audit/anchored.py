@@ -1,9 +1,6 @@
 """Which checkpoints get a token, how its files are named, what is said of it. Pure. See docs/seal.md, "Anchors".
 
-Rules:
-
-1. A checkpoint says all that the ones before it in its run have said. So only the newest of a run needs a token.
-2. A note at the end of the file that has no signature yet is being written, and counts for nothing.
+A checkpoint says all that the ones before it in its run have said. So only the newest of a run needs a token.
 """
 
 import re
@@ -42,7 +39,7 @@ def newest(text: str) -> Iterator[tuple[str, str]]:
     """Find the newest note of each run in a file of notes. Give each with its name. Raises NotNote."""
     found: dict[str, tuple[int, str, str]] = {}
     for number, note in enumerate(notes.split(text), 1):
-        if not note.startswith(_ORIGIN) or not notes.complete(note):
+        if not note.startswith(_ORIGIN):
             continue
         try:
             checkpoint = notes.parse(note).checkpoint

@@ -105,9 +105,9 @@ def whole(file: Path, limit: int, option: str) -> bytes:
 
 
 def text(file: Path, limit: int, option: str) -> str:
-    """Return the text of such a file. Raises Unreadable."""
+    """Return the text of such a file, without a byte order mark. Raises Unreadable."""
     try:
-        return whole(file, limit, option).decode()
+        return whole(file, limit, option).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise Unreadable(f"{option} {file}: is no text") from None
 

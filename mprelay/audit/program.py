@@ -136,12 +136,14 @@ def _keys(given: Sequence[str]) -> Iterator[bytes]:
             raise _Usage(f"--key {key}: {wrong.strerror or wrong}") from None
 
 
-def _notes(file: str | None) -> Iterator[Note]:
-    """Read a file of notes."""
-    if file is None:
-        return
+def _notes(file: str | None) -> Iterator[Note] | None:
+    """Read a file of notes; None: there is none."""
+    return None if file is None else _notes_in(file)
+
+
+def _notes_in(file: str) -> Iterator[Note]:
     for number, note in enumerate(notes.split(lines.text(Path(file), NOTES_LIMIT, "--notes")), 1):
-        if note.startswith(_OURS) and notes.complete(note):  # others may keep theirs in the same file
+        if note.startswith(_OURS):  # others may keep theirs in the same file
             yield _parsed(note, f"--notes {file}: note {number}")
 
 
@@ -181,7 +183,7 @@ def _judged(
 ) -> tuple[Verdict, list[Stamp]]:
     """Judge logs. What their tokens say counts too."""
     anchors = Anchors(asked.anchors, asked.tsa_cert)
-    verifier = Verifier(check_of(), trusted, chain(_notes(asked.notes), anchors.notes()))
+    verifier = Verifier(check_of(), trusted, _notes(asked.notes), anchors.notes())
     for piece in pieces:
         verifier.take(piece)
     verdict = verifier.end()

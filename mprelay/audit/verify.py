@@ -12,7 +12,7 @@ Rules:
 3. The last line of a file that has no newline counts for nothing. Somebody may be writing it, so the log is open.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple
 
@@ -34,6 +34,7 @@ CODES: Final[Mapping[Word, int]] = {"whole": 0, "open": 3, "broken": 1}
 
 _TOO_MANY: Final = f"is of one run more than {RUNS_LIMIT}: verify fewer at once"
 _WORST: Final[tuple[Word, ...]] = ("broken", "open", "whole")
+_SHOWN: Final = 5  # runs, of many
 _SEALS: Final = {KEY, CHECKPOINT}
 _MARKS: Final = {b"\xef\xbb\xbf": "a byte order mark", b"\xff\xfe": "the byte order mark of UTF-16"}
 
@@ -53,12 +54,25 @@ class Verdict(NamedTuple):
 class Verifier:
     """Takes what :func:`mprelay.audit.lines.read` gives, and tells what it is worth."""
 
-    def __init__(self, check: Check, keys: Collection[bytes] = (), notes: Iterable[Note] = ()) -> None:
-        """Expect runs whose keys were signed by one of `keys` (none: by anybody), and that `notes` agree."""
+    def __init__(
+        self,
+        check: Check,
+        keys: Collection[bytes] = (),
+        notes: Iterable[Note] | None = None,
+        anchored: Iterable[Note] = (),
+    ) -> None:
+        """Expect runs whose keys were signed by one of `keys` (none: by anybody), and that notes agree.
+
+        `notes` were kept elsewhere, and are meant for these runs (None: there are none). Those of `anchored` may
+        be of others.
+        """
         self._check = check
         self._keys = frozenset(keys)
         self._notes: dict[str, list[Note]] = {}
-        for note in notes:
+        for note in notes or ():
+            self._notes.setdefault(note.checkpoint.origin, []).append(note)
+        self._noted = None if notes is None else dict.fromkeys(self._notes)  # origins, in their order
+        for note in anchored:
             self._notes.setdefault(note.checkpoint.origin, []).append(note)
         self._runs: dict[str, Run] = {}
         self._faults: list[Fault] = []
@@ -131,7 +145,12 @@ class Verifier:
         if not runs:
             faults = [*faults, Fault("unsealed", "nothing in it is sealed")]
         words = {run.verdict for run in runs} | self._words | ({"broken"} if not runs else set())
-        return Verdict(next(word for word in _WORST if word in words), runs, faults, [*self._hints()])
+        return Verdict(
+            next(word for word in _WORST if word in words),
+            runs,
+            faults,
+            [*self._hints(), *self._hints_of_notes()],
+        )
 
     def _hints(self) -> Iterator[str]:
         """Say what may have happened to files rather than to lines."""
@@ -145,6 +164,16 @@ class Verifier:
                 yield f"Run {run.relay_id} needs its files in another order: {names}."
             elif run.fault.what == "twice" and run.fault.seq in {first for _, first, _ in run.files[1:]}:
                 yield f"Lines of run {run.relay_id} are in two files: was one given twice?"
+
+    def _hints_of_notes(self) -> Iterator[str]:
+        """Say which runs are in the files, or in the notes, alone: there nothing was compared."""
+        if self._noted is None:
+            return
+        seen = {origin_of(relay_id): relay_id for relay_id in self._runs}
+        if alone := [relay_id for origin, relay_id in seen.items() if origin not in self._noted]:
+            yield f"The notes have no checkpoint of {_some(alone)}: they do not show whether its end is missing."
+        if others := [origin.removeprefix(origin_of("")) for origin in self._noted if origin not in seen]:
+            yield f"The notes also have checkpoints of {_some(others)}, of which these files have no line."
 
     def _run(self, relay_id: str) -> Run | None:
         """Return the run that a line belongs to; None: there are too many."""
@@ -169,3 +198,11 @@ class Verifier:
             if line.startswith(mark):
                 problem = f"{problem}: it begins with {name}, so a program has rewritten the file"
         self._fail(Fault("no record", problem, place))
+
+
+def _some(relay_ids: Sequence[str]) -> str:
+    """Name runs, or the first of many."""
+    shown, more = ", ".join(relay_ids[:_SHOWN]), len(relay_ids) - _SHOWN
+    return (
+        f"run {shown}" if len(relay_ids) == 1 else f"the runs {shown}" + (f" and {more} more" if more > 0 else "")
+    )

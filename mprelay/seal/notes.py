@@ -13,6 +13,7 @@ Rules:
 2. A signature says which text it stands under by that text's first line. So none of one kind passes for another.
 """
 
+import re
 from base64 import b64decode, b64encode
 from binascii import Error
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ DASH: Final = "— "
 """Stands before each signature."""
 
 _RECORD: Final = "record "
+_LINE: Final = re.compile(r"[^\n]*\n|[^\n]+")
 
 
 class NotNote(ValueError):  # noqa: N818 - it says what the text is not
@@ -85,6 +87,8 @@ def signed(checkpoint: Checkpoint, public_key: bytes, signature: bytes) -> str:
 
 def parse(text: str) -> Note:
     """Read a note. Raises NotNote."""
+    if "\r" in text:
+        raise NotNote("it has carriage returns, so something has converted it")
     body, empty, rest = text.partition("\n\n")
     if not empty or not rest.endswith("\n"):
         raise NotNote("an empty line and signatures must follow its text")
@@ -109,23 +113,19 @@ def _signature(line: str) -> tuple[str, bytes, bytes]:
 
 
 def split(text: str) -> Iterator[str]:
-    """Split a file of notes, one after the other, into notes: a line that begins one follows signatures."""
+    """Split a file of notes, one after the other, into notes: a line that begins one follows signatures.
+
+    What stands at the end and has no signature yet is being written, or was torn, and counts for nothing.
+    """
     note: list[str] = []
-    for line in text.splitlines(keepends=True):
+    for line in _LINE.findall(text):
         if note and note[-1].startswith(DASH) and not line.startswith(DASH):
             yield "".join(note)
             note = []
-        note.append(line)
-    if note:
+        if note or line != "\n":  # somebody may have put empty lines between notes
+            note.append(line)
+    if note and note[-1].startswith(DASH) and note[-1].endswith("\n"):
         yield "".join(note)
-
-
-def complete(note: str) -> bool:
-    """Tell whether a note of :func:`split` has come to its end. Only the last one can be without.
-
-    It is being written, or whoever wrote it was killed on a full disk.
-    """
-    return note.endswith("\n") and note.splitlines()[-1].startswith(DASH)
 
 
 def encoded(data: bytes) -> str:

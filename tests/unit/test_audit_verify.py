@@ -38,10 +38,10 @@ KEYS = [seq for seq, event in enumerate(EVENTS, 1) if event == "log.key"]
 OTHERS = [seq for seq, event in enumerate(EVENTS, 1) if not event.startswith("log.")]
 
 
-def judge(*files, trusted=(), noted=()):
+def judge(*files, trusted=(), noted=None):
     """The verdict on files, given as bytes or as lists of lines."""
-    kept = [notes.parse(note) for note in noted]
-    verifier = Verifier(keys.check, trusted, kept)
+    kept = [notes.parse(note) for note in noted or ()]
+    verifier = Verifier(keys.check, trusted, kept if noted is not None else None)
     for number, given_lines in enumerate(files, 1):
         data = given_lines if isinstance(given_lines, bytes) else b"".join(line + b"\n" for line in given_lines)
         for piece in lines.pieces_of(f"log.{number}", io.BytesIO(data)):
@@ -483,7 +483,27 @@ def test_notes_that_agree():
 
 
 def test_notes_of_other_runs_are_left_alone():
-    assert judge(CLOSED, noted=whole(OTHER, key=5).notes).verdict == "whole"
+    """But it is told that they were not compared with anything."""
+    verdict = judge(CLOSED, noted=[*SIGNED.notes, *whole(OTHER, key=5).notes])
+    assert verdict.verdict == "whole"
+    assert verdict.hints == [
+        f"The notes also have checkpoints of run {OTHER}, of which these files have no line."
+    ]
+
+
+def test_notes_that_have_nothing_of_a_run_are_told():
+    """The file of another relay, or of something else. Without notes nothing is expected of them."""
+    said = f"The notes have no checkpoint of run {RELAY_ID}: they do not show whether its end is missing."
+    for noted in ([], whole(OTHER, key=5).notes):
+        assert judge(CLOSED, noted=noted).hints[0] == said
+    assert judge(CLOSED, noted=SIGNED.notes).hints == judge(CLOSED).hints == []
+
+
+def test_of_many_runs_some_are_named():
+    logs = [whole(f"{number:016}", sessions=1) for number in range(7)]
+    (hint,) = judge(*(log.lines for log in logs), noted=[]).hints
+    assert f"the runs {', '.join(log.relay_id for log in logs[:5])} and 2 more." in hint
+    assert " more" not in judge(*(log.lines for log in logs[:5]), noted=[]).hints[0]
 
 
 @pytest.mark.parametrize("count", range(1, len(CLOSED)))

@@ -88,11 +88,25 @@ def test_a_file_of_notes_is_split(count):
     assert [*notes.split(NOTE * count)] == [NOTE] * count
 
 
-def test_a_torn_note_is_the_last_one():
-    assert [*notes.split(NOTE + NOTE[:20])] == [NOTE, NOTE[:20]]
-    assert [*notes.split("")] == []
-    assert notes.complete(NOTE)
-    assert not any(notes.complete(NOTE[:size]) for size in range(1, len(NOTE)))
+@pytest.mark.parametrize("size", range(len(NOTE)))
+def test_a_note_that_is_being_written_counts_for_nothing(size):
+    assert [*notes.split(NOTE + NOTE[:size])] == [NOTE]
+    assert [*notes.split(NOTE[:size])] == []
+
+
+def test_only_a_newline_ends_a_line_of_a_note():
+    """Others keep their notes in the same file, and have other characters in them."""
+    other = NOTE.replace("mprelay", "a\u2028b\x0cc\x85d")
+    assert [*notes.split(NOTE + other + NOTE)] == [NOTE, other, NOTE]
+
+
+def test_empty_lines_between_notes_belong_to_none():
+    assert [*notes.split(f"\n{NOTE}\n\n{NOTE}\n")] == [NOTE] * 2
+
+
+def test_a_note_that_was_converted_is_told_as_that():
+    with pytest.raises(NotNote, match="carriage returns"):
+        notes.parse(NOTE.replace("\n", "\r\n"))
 
 
 @given(st.binary())
