@@ -11,6 +11,7 @@ Rules:
    another place, does not count.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -21,6 +22,10 @@ from mprelay.records.catalogue import FIELDS, MESSAGES, Field
 _SPECIAL: Final = "logging.googleapis.com/"
 _NANOSECONDS: Final = 1_000_000  # of a millisecond
 _SEQ_END: Final = 2**63
+_EVENT_LIMIT: Final = 64  # characters
+_RELAY_ID: Final = re.compile(r"[0-9A-Za-z]{1,64}")
+"""Ours are 16 hexadecimal digits. A verdict names what it is about by this, so no sentence may pass for one."""
+
 _DEPTH: Final = 8  # objects and arrays within each other, in a value; ours have two
 
 _FIELDS_OF: Final = {
@@ -69,11 +74,11 @@ def place_of(shaped: Mapping[str, Any]) -> tuple[str, int, str]:
         metadata = _inner(shaped, "metadata")
         relay_id = metadata.get("correlation_uid")
         seq, event = metadata.get("sequence"), metadata.get("event_code")
-    if type(relay_id) is not str:
+    if type(relay_id) is not str or not _RELAY_ID.fullmatch(relay_id):
         raise NotRecord("has no relay_id")
     if type(seq) is not int or not 0 < seq < _SEQ_END:
         raise NotRecord("has no seq")
-    if type(event) is not str:
+    if type(event) is not str or len(event) > _EVENT_LIMIT:
         raise NotRecord("has no event")
     return relay_id, seq, event
 

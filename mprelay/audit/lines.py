@@ -190,8 +190,8 @@ def _decompressed(
                     data = member.decompress(sip)
                 except error as wrong:
                     raise _Wrong("damaged", f"is followed by damaged compressed data ({wrong})") from None
-                if data:
-                    yield data
+                for begin in range(0, len(data), _CHUNK):  # a block of short lines takes many times its bytes
+                    yield data[begin : begin + _CHUNK]
                 sip = b""
                 if member.eof:
                     sip, member = member.unused_data, None

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
-from mprelay.audit import forms
+from mprelay.audit import fields, forms
 from mprelay.audit.forms import NotRecord
 from mprelay.seal.notes import (
     KEY_SIZE,
@@ -128,8 +128,7 @@ class Run:
         """The seq of the next line, if anything can come; 0: :meth:`take` decides."""
         self.event = ""
         """That of the last line."""
-        self.line = b""
-        """The last line."""
+        self._leaf = b""  # of the last line
         self.tree = Frontier()
         self.fault: Fault | None = None
         self.sealed: Sealed | None = None
@@ -144,7 +143,7 @@ class Run:
         self._last = 0  # seq
         self._seen = 0  # seq of the last line, in order or not
         self._begun = 0  # number of the file that it is in
-        self._first_line = b""
+        self._first_leaf = b""
         self._closed = False
         self._checkpoints = 0
         self._sealed_at: str | None = None
@@ -180,16 +179,18 @@ class Run:
             fault = self._in_order(line, shaped, seq, event)
         if fault is not None:
             problem = fault.problem + (_CONVERTED if line.endswith(b"\r") else "")
-            self._fail(fault._replace(problem=problem, place=place, seq=seq))
+            self.fault = fault._replace(problem=problem, place=place, seq=seq)
             return
-        self._last, self.event, self.line = seq, event, line
-        self.tree.append(leaf_of(line))
+        self._last, self.event, self._leaf = seq, event, leaf_of(line)
+        self._first_leaf = self._first_leaf or self._leaf
+        self.tree.append(self._leaf)
         self.expected = 0 if self._closed else seq + 1
 
     def extend(self, lines: Sequence[bytes], expected: int, event: str) -> None:
         """Take lines that follow each other, as expected, and have nothing to prove: `expected` follows them."""
-        self.tree.extend([sha256(b"\0" + line).digest() for line in lines])
-        self.expected, self.event, self.line = expected, event, lines[-1]
+        leaves = [sha256(b"\0" + line).digest() for line in lines]
+        self.tree.extend(leaves)
+        self.expected, self.event, self._leaf = expected, event, leaves[-1]
 
     def end(self) -> None:
         """Take the end of all files."""
@@ -202,7 +203,7 @@ class Run:
                 problem = (
                     f"is the last line, but the notes have a checkpoint of {size} lines: the log was cut off"
                 )
-            self._fail(Fault("notes", problem, seq=self._last))
+            self.fault = Fault("notes", problem, seq=self._last)
 
     def verdict(self) -> RunVerdict:
         """Say what is known."""
@@ -217,10 +218,6 @@ class Run:
             signer_known=self._signer_known,
             fault=self.fault,
         )
-
-    def _fail(self, fault: Fault) -> None:
-        self.fault = fault
-        self.line = self._first_line = b""  # not needed any more
 
     def _leave(self) -> None:
         """Note the last seq in the last file."""
@@ -243,7 +240,7 @@ class Run:
 
     def _again(self, line: bytes, seq: int) -> Fault:
         """Tell how a line has come here whose seq was there before."""
-        if line in (self._first_line, self.line):
+        if leaf_of(line) in {self._first_leaf, self._leaf}:
             return Fault("twice", "was there before")
         if seq == self._last:
             return Fault("inserted", "has the seq of the line before, and is another: one of them was inserted")
@@ -252,7 +249,6 @@ class Run:
     def _in_order(self, line: bytes, shaped: Mapping[str, Any], seq: int, event: str) -> Fault | None:
         """Judge a line that has the seq which is expected; None: nothing is wrong."""
         if event == KEY:
-            self._first_line = self._first_line or line
             return self._take_key(shaped, seq)
         if not self.keys:
             return Fault("unsealed", "is the first line of its run and no log.key: the run is not sealed")
@@ -361,7 +357,11 @@ def checkpoint_line(origin: str, line: bytes, shaped: Mapping[str, Any]) -> tupl
     if type(size) is not int or line.count(signed) != 1:
         return None
     bare = line.replace(signed, b'"signature":""')
-    return Checkpoint(origin, size, root, sha256(bare).digest()), signature, record["timestamp"]
+    return (
+        Checkpoint(origin, size, root, sha256(bare).digest()),
+        signature,
+        fields.text(record, "timestamp") or "",
+    )
 
 
 def judge_note(note: Note, public_key: bytes, check: Check) -> str | None:

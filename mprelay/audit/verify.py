@@ -171,7 +171,8 @@ class Verifier:
             return
         seen = {origin_of(relay_id): relay_id for relay_id in self._runs}
         if alone := [relay_id for origin, relay_id in seen.items() if origin not in self._noted]:
-            yield f"The notes have no checkpoint of {_some(alone)}: they do not show whether its end is missing."
+            its = "its" if len(alone) == 1 else "their"
+            yield f"The notes have no checkpoint of {_some(alone)}: they cannot show that {its} end is missing."
         if others := [origin.removeprefix(origin_of("")) for origin in self._noted if origin not in seen]:
             yield f"The notes also have checkpoints of {_some(others)}, of which these files have no line."
 

@@ -130,6 +130,17 @@ def test_what_lacks_its_place_is_no_record(log_format, name, value):
         forms.read({name: value})
 
 
+@pytest.mark.parametrize("relay_id", ["", "a" * 65, "a\n", "a b", "a/b", "..", "a: whole", "\u0663"])
+@each_format
+def test_a_relay_id_that_could_be_a_sentence_is_none(log_format, relay_id):
+    """Verdicts name runs by it, files are named after it, and each run is kept until the end."""
+    record = record_of(MESSAGES[0]) | {"relay_id": relay_id}
+    with pytest.raises(NotRecord, match="has no relay_id"):
+        forms.place_of(written(log_format, record))
+    with pytest.raises(NotRecord, match="has no event"):
+        forms.place_of({"relay_id": "x", "seq": 1, "event": "x" * 65})
+
+
 @pytest.mark.parametrize(
     "inner", [{"seq": None, "event": 7, "relay_id": []}, {"seq": 9, "event": "x", "relay_id": "y"}]
 )

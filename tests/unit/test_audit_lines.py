@@ -52,6 +52,15 @@ def written(tmp_path):
     return write
 
 
+@each_compression
+def test_short_lines_come_in_small_blocks_however_they_were_compressed(how, written):
+    """A list of them takes many times their bytes, and 500 compressed bytes can hold millions of them."""
+    data = bytes(b"\n" * 2**25)
+    path = written(gzip.compress(data) if how == "gzip" else zstandard.compress(data))
+    sizes = [len(piece.lines) for piece in lines.read([str(path)]) if isinstance(piece, Block)]
+    assert (sum(sizes), max(sizes) <= 2**18) == (2**25, True)
+
+
 def test_plain_lines_have_files_and_numbers(written):
     one, two = written(b"a\nb\r\n\n", "1"), written(b"\xef\xbb\xbfc\n", "2")
     read = Read(one, two)

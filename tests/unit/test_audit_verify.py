@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+import tracemalloc
 from itertools import pairwise
 
 import orjson
@@ -384,6 +385,22 @@ def test_no_more_runs_than_there_is_memory_for(monkeypatch):
     assert (verdict.verdict, len(verdict.runs)) == ("broken", 1)
 
 
+def test_what_is_kept_of_a_run_is_small():
+    """Whoever writes a log can begin thousands of them, with lines as long as they may be."""
+    logs = [Log(f"{number:016}") for number in range(100)]
+    long = [log.shaped("log.key", {"public_key": b64(public(log.key)), "x": "x" * 60_000}) for log in logs]
+    long = [line.replace(b'"seq":2', b'"seq":1') for line in long]
+    tracemalloc.start()
+    try:
+        verifier = Verifier(keys.check)
+        for number, line in enumerate(long, 1):
+            verifier.take(lines.Block("log", number, [bytes(bytearray(line))]))
+        assert len(verifier.end().runs) == len(long)
+        assert tracemalloc.get_traced_memory()[0] < 100 * 10_000
+    finally:
+        tracemalloc.stop()
+
+
 def test_a_fault_that_is_not_kept_counts_nevertheless(monkeypatch):
     monkeypatch.setattr(verify, "FAULTS_LIMIT", 1)
     assert judge(b"\n".join(CLOSED) + b"\n{", b"x\n").verdict == "broken"
@@ -493,7 +510,7 @@ def test_notes_of_other_runs_are_left_alone():
 
 def test_notes_that_have_nothing_of_a_run_are_told():
     """The file of another relay, or of something else. Without notes nothing is expected of them."""
-    said = f"The notes have no checkpoint of run {RELAY_ID}: they do not show whether its end is missing."
+    said = f"The notes have no checkpoint of run {RELAY_ID}: they cannot show that its end is missing."
     for noted in ([], whole(OTHER, key=5).notes):
         assert judge(CLOSED, noted=noted).hints[0] == said
     assert judge(CLOSED, noted=SIGNED.notes).hints == judge(CLOSED).hints == []
@@ -502,7 +519,7 @@ def test_notes_that_have_nothing_of_a_run_are_told():
 def test_of_many_runs_some_are_named():
     logs = [whole(f"{number:016}", sessions=1) for number in range(7)]
     (hint,) = judge(*(log.lines for log in logs), noted=[]).hints
-    assert f"the runs {', '.join(log.relay_id for log in logs[:5])} and 2 more." in hint
+    assert f"the runs {', '.join(log.relay_id for log in logs[:5])} and 2 more: they" in hint
     assert " more" not in judge(*(log.lines for log in logs[:5]), noted=[]).hints[0]
 
 
