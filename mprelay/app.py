@@ -124,8 +124,8 @@ def _cannot_seal() -> str | None:
     """Say why nothing can be sealed here; None: it can."""
     try:
         from mprelay.seal import keys  # noqa: F401, PLC0415 - only where that is asked for
-    except ImportError:
-        return missing("seal")
+    except ImportError as failure:
+        return missing("seal", failure)
     return None
 
 

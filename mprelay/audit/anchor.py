@@ -77,8 +77,8 @@ def _url(text: str) -> str:
 def _library() -> Any:  # noqa: ANN401 - a module
     try:
         from mprelay.audit import tokens  # noqa: PLC0415 - only where the library is installed
-    except ImportError:
-        raise Unreadable(f"a token (RFC 3161) {missing('seal')}") from None
+    except ImportError as failure:
+        raise Unreadable(f"a token (RFC 3161) {missing('seal', failure)}") from None
     return tokens
 
 

@@ -161,8 +161,8 @@ def _gzip() -> _Decompressor:
 def _zstd(file: str) -> tuple[Callable[[], _Decompressor], type[Exception]]:
     try:
         import zstandard  # noqa: PLC0415 - only for a file that needs it, and only where it is installed
-    except ImportError:
-        raise Unreadable(f"{file}: is compressed by zstd, and {missing('seal')}") from None
+    except ImportError as failure:
+        raise Unreadable(f"{file}: is compressed by zstd, and {missing('seal', failure)}") from None
     library: Any = zstandard
     return library.ZstdDecompressor().decompressobj, library.ZstdError
 

@@ -115,8 +115,8 @@ def check_of() -> Check:
 def _library() -> Any:  # noqa: ANN401 - a module
     try:
         from mprelay.audit import keys  # noqa: PLC0415 - only where the library is installed
-    except ImportError:
-        raise Unreadable(f"checking signatures {missing('seal')}") from None
+    except ImportError as failure:
+        raise Unreadable(f"checking signatures {missing('seal', failure)}") from None
     return keys
 
 

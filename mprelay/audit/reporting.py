@@ -145,8 +145,8 @@ def _show(made: dict[str, Any]) -> bool:
     """Show a report to a person. False: rich is not there, which makes the tables."""
     try:
         from mprelay.audit import printed  # noqa: PLC0415 - only for a person, and only where it is installed
-    except ImportError:
-        _complain(f"a report as text {missing('top')}", Exit.OK)
+    except ImportError as failure:
+        _complain(f"a report as text {missing('top', failure)}", Exit.OK)
         return False
     printed.show(made)
     return True

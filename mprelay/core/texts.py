@@ -41,8 +41,13 @@ NAME_LIMIT: Final = 64
 """Bytes of the name of a machine, or of a person, as they stand in a record."""
 
 
-def missing(extra: str) -> str:
-    """Say what to install for an option or a command; its name goes before: "--metrics 9100" or "top"."""
+def missing(extra: str, failure: ImportError | None = None) -> str:
+    """Say what to install for an option or a command; its name goes before: "--metrics 9100" or "top".
+
+    `failure` is how its library was found missing. One that is there, and cannot be loaded, says itself why.
+    """
+    if failure is not None and not isinstance(failure, ModuleNotFoundError):
+        return f"needs a library that cannot be loaded: {shown(str(failure))}"
     return f"needs a library that is missing: pip install 'mprelay[{extra}]'"
 
 

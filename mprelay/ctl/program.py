@@ -186,8 +186,8 @@ def _top(path: str, *, as_json: bool) -> int:
         return Exit.OK
     try:
         from mprelay.ctl import feed, top  # noqa: PLC0415 - only for a person, and only where it is installed
-    except ImportError:
-        return _complain(f"top {missing('top')}", Exit.USAGE)
+    except ImportError as failure:
+        return _complain(f"top {missing('top', failure)}", Exit.USAGE)
     return top.run(feed.Feed(path))
 
 
@@ -199,8 +199,8 @@ def _show(command: str, answer: Any) -> bool:  # noqa: ANN401 - as the command h
         return True
     try:
         from mprelay.ctl import tables  # noqa: PLC0415 - only for a person, and only where it is installed
-    except ImportError:
-        _complain(f"a table {missing('top')}", Exit.OK)
+    except ImportError as failure:
+        _complain(f"a table {missing('top', failure)}", Exit.OK)
         return False
     tables.show(command, answer)
     return True

@@ -40,8 +40,6 @@ READING_LIMIT: Place = ("mprelay.supervisor.reload", "_LIMIT")
 CHECKPOINT_LINES: Place = ("mprelay.seal.sealer", "CHECKPOINT_LINES")
 KEY_CHECKPOINTS: Place = ("mprelay.seal.sealer", "KEY_CHECKPOINTS")
 SESSIONS_PER_WORKER: Place = ("mprelay.system.limits", "SESSIONS_PER_WORKER")
-KEY_CHECKPOINTS: Place = ("mprelay.seal.sealer", "KEY_CHECKPOINTS")
-CHECKPOINT_LINES: Place = ("mprelay.records.sealed", "CHECKPOINT_LINES")
 
 QUEUE = "self._worker.reports._uplink._queue"
 """The channel up, as a session sees it when it begins."""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mprelay.core.texts import CONTROL, VALUE_LIMIT, cut, shown
+from mprelay.core.texts import CONTROL, VALUE_LIMIT, cut, missing, shown
 
 NASTY = st.one_of(
     st.text(),
@@ -65,3 +65,12 @@ def test_whatever_breaks_or_turns_a_line_is_shown_escaped():
     shown_as = "\\x1b]0;x\\x07 \\x9b \\u202ecod.exe\\u2069 \\u061c\\u200f"
     assert "\x1b]0;x\x07 \x9b \u202ecod.exe\u2069 \u061c\u200f".translate(CONTROL) == shown_as
     assert "naïve 東京 \u05d0".translate(CONTROL) == "naïve 東京 \u05d0"
+
+
+def test_a_library_that_is_missing_or_cannot_be_loaded():
+    """Only a module that is missing is to be installed."""
+    absent = ModuleNotFoundError("No module named 'cryptography'", name="cryptography")
+    install = "needs a library that is missing: pip install 'mprelay[seal]'"
+    assert missing("seal") == missing("seal", absent) == install
+    for broken in (ImportError("GLIBC_2.38 not found"), ImportError("GLIBC_2.38 not found", name="_rust")):
+        assert missing("seal", broken) == "needs a library that cannot be loaded: GLIBC_2.38 not found"
