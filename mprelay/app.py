@@ -42,7 +42,7 @@ from mprelay.system import (
 )
 from mprelay.system.inherited import offered
 from mprelay.system.notify import Notifier, take
-from mprelay.system.streams import STDERR, STDIN, STDOUT, Sink, complain, may_colour, remark
+from mprelay.system.streams import STDERR, STDIN, STDOUT, Sink, complain, is_stdout, may_colour, remark
 
 
 def main(argv: Sequence[str]) -> int:
@@ -86,8 +86,8 @@ def main(argv: Sequence[str]) -> int:
                 return _refuse(_cannot_be_had(asked, "control", asked.control, wrong))
         if asked.checkpoint_to is not None:
             try:
-                notes = files.open_for_notes(asked.checkpoint_to)
-            except OSError as wrong:
+                notes = _open_notes(asked.checkpoint_to)
+            except (OSError, ValueError) as wrong:
                 signals.release()
                 if control is not None:
                     control.remove()
@@ -112,6 +112,14 @@ def main(argv: Sequence[str]) -> int:
         notes=notes,
     )
     return _relay(run)
+
+
+def _open_notes(path: str) -> int:
+    """Open the file for notes. Raises OSError, and ValueError: it cannot be this one."""
+    notes = files.open_for_notes(path)
+    if is_stdout(notes):
+        raise ValueError("must not be where the records go: a note among them would break the log")
+    return notes
 
 
 def _cannot_be_had(config: Config, parameter: str, value: str, wrong: Exception) -> cli.Refusal:

@@ -60,6 +60,11 @@ def remark(text: str) -> None:
             unless_full(STDERR, partial(complain, text))
 
 
+def is_stdout(descriptor: int) -> bool:
+    """Tell whether a descriptor leads to where stdout does."""
+    return are_one(descriptor, STDOUT)
+
+
 def as_line(note: str) -> bytes:
     """Make one line of a note, which travels among the records to the process that writes both."""
     return _NOTE + note.replace("\n", _LINE_END).encode() + b"\n"

@@ -217,6 +217,23 @@ def test_checkpoints_that_cannot_be_written_are_told_at_the_start(tmp_path):
         assert not control.exists()
 
 
+def test_checkpoints_do_not_go_where_the_records_go(tmp_path):
+    """A note is no record, so one among them would break the log for ever."""
+    path = tmp_path / "log"
+    with path.open("ab") as log:
+        done = subprocess.run(
+            [PROGRAM, *GOOD, "--seal", "--checkpoint-to", path],
+            stdout=log,
+            stderr=subprocess.PIPE,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 2
+    (record,) = [json.loads(line) for line in path.read_text().splitlines()]
+    assert (record["event"], record["parameter"]) == ("config.invalid", "checkpoint_to")
+    assert "must not be where the records go" in record["problem"]
+
+
 def test_a_check_makes_no_file(tmp_path):
     done = run(PROGRAM, *GOOD, "--seal", "--checkpoint-to", str(tmp_path / "n"), "--check")
     assert done.returncode == 0
