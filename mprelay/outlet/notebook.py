@@ -28,7 +28,7 @@ class Notebook:
     """
 
     def __init__(self, descriptor: int, say: Callable[[str], None], on_lost: Callable[[], None]) -> None:
-        self._sink = Sink(descriptor, say)
+        self._sink = Sink(descriptor, say, "notes of checkpoints")
         self._say = say
         self._on_lost = on_lost
         self._waiting: deque[bytes] = deque(maxlen=WAITING_LIMIT)

@@ -96,13 +96,16 @@ def _writing(descriptor: int) -> Callable[[memoryview], int]:
 
 
 class Sink:
-    """Writes whole records to `descriptor`, which it does not own.
+    """Writes whole records, or others that `what` names, to `descriptor`, which it does not own.
 
     A temporary error makes the records wait, and `complain` is called once with the reason. Without `complain` it
     is an error.
     """
 
-    def __init__(self, descriptor: int, complain: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self, descriptor: int, complain: Callable[[str], None] | None = None, what: str = "records"
+    ) -> None:
+        self._what = what
         self._descriptor = descriptor
         self._put = _writing(descriptor)
         self._complain = complain
@@ -126,7 +129,7 @@ class Sink:
                     raise
                 if not said:
                     said = True
-                    self._complain(f"records wait: {failure.strerror}")
+                    self._complain(f"{self._what} wait: {failure.strerror}")
                 time.sleep(_RETRY_INTERVAL)
 
 

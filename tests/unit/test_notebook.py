@@ -2,12 +2,15 @@
 
 import errno
 import os
+import sys
+import threading
 
 import pytest
 from support.peers import fill
 
 from mprelay.outlet import notebook
 from mprelay.outlet.notebook import Notebook
+from mprelay.system import streams
 from mprelay.system.streams import as_line, parted
 
 pytestmark = pytest.mark.posix("pipes that fill")
@@ -44,6 +47,28 @@ def test_notes_are_written_in_order(ends):
     book.end()
     assert os.read(reader, 100) == b"one\ntwo\nthree\n"
     assert (heard, heard.lost) == ([], 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full")
+def test_a_full_disk_is_told_as_that_of_the_notes(monkeypatch):
+    """The records have their own, which may well have room."""
+    monkeypatch.setattr(streams, "_RETRY_INTERVAL", 0.01)
+    heard, told = Heard(), threading.Event()
+
+    def say(text):
+        heard.append(text)
+        told.set()
+
+    full, null = os.open("/dev/full", os.O_WRONLY), os.open(os.devnull, os.O_WRONLY)
+    book = Notebook(full, say, heard.lose)
+    book.start()
+    book.add([b"one\n"])
+    assert told.wait(10)
+    os.dup2(null, full)  # there is room again
+    book.end()
+    assert (heard, heard.lost) == (["notes of checkpoints wait: No space left on device"], 0)
+    os.close(full)
+    os.close(null)
 
 
 def test_a_reader_that_stands_still_costs_the_oldest(ends, monkeypatch):
