@@ -95,7 +95,7 @@ class RunVerdict(NamedTuple):
     signer: str | None
     """Who has signed the run's first key, else that key; Base64."""
     signer_known: bool
-    """Whether that is one of the keys given."""
+    """Whether one of the keys given has signed something of this run. To be named in it is not enough."""
     fault: Fault | None
 
     @property
@@ -149,6 +149,7 @@ class Run:
         self._sealed_at: str | None = None
         self._signer: bytes | None = None
         self._signer_known = False
+        self._key_known = False  # the first key, which is proved to be the run's by what it has signed
 
     @property
     def last(self) -> int:
@@ -215,7 +216,7 @@ class Run:
             checkpoints=self._checkpoints,
             sealed_at=self._sealed_at,
             signer=encoded(self._signer) if self._signer else None,
-            signer_known=self._signer_known,
+            signer_known=self._signer_known or (self._key_known and self.sealed is not None),
             fault=self.fault,
         )
 
@@ -269,8 +270,8 @@ class Run:
                 return self._changed(seq, "its signature is not one for this place")
         if not self.keys:
             self._signer = signed_by or public_key
-            self._signer_known = not self._trusted.isdisjoint({public_key, self._signer})
-            if self._trusted and not self._signer_known:
+            self._signer_known, self._key_known = signed_by in self._trusted, public_key in self._trusted
+            if self._trusted and not (self._signer_known or self._key_known):
                 which = (
                     "a signer that is not among the keys" if signed_by else "no signer: --seal-key was not given"
                 )

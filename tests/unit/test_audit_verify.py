@@ -127,6 +127,17 @@ def test_a_key_of_the_run_can_be_trusted_itself(signer):
     assert (verdict.verdict, verdict.runs[0].signer_known) == ("whole", True)
 
 
+@pytest.mark.parametrize("other", [None, key_of(9)])
+def test_who_names_a_trusted_key_is_not_known_by_that(other):
+    """Public keys are public. It is known when that key has signed a checkpoint."""
+    log = Log(key=7, signer=other)
+    log.record("session.closed")
+    assert not judge(log.lines, trusted=[public(SIGNER)]).runs[0].signer_known
+    log.checkpoint(key_of(8))
+    verdict = judge(log.lines, trusted=[public(SIGNER)])
+    assert (verdict.verdict, verdict.runs[0].signer_known) == ("broken", False)
+
+
 def test_the_signer_can_be_trusted():
     verdict = judge(CLOSED, trusted=[public(key_of(8)), public(SIGNER)])
     assert (verdict.verdict, verdict.runs[0].signer_known) == ("whole", True)
