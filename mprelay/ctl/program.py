@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, Final
 
@@ -56,6 +57,8 @@ def main() -> None:
     # What is closed gets no answer, but the command is given all the same.
     nowhere = Path(os.devnull).open("w")  # noqa: SIM115 - as long as the program
     sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
+    if isinstance(sys.stdout, TextIOWrapper):  # stderr is like that from the beginning
+        sys.stdout.reconfigure(errors="backslashreplace")  # what the locale cannot write is shown escaped
     try:
         code = run(sys.argv[1:], os.environ)
         sys.stdout.flush()

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import subprocess
 import sys
 
@@ -282,6 +283,21 @@ def test_a_proof_of_lines_as_no_relay_writes_them(tmp_path):
     assert b"\x7f" not in done.stdout
     proof.write_bytes(done.stdout)
     assert [record["seq"] for record in verify(proof)["records"]] == [2, 3]
+
+
+def test_a_terminal_with_few_characters_shows_the_others_escaped(tmp_path):
+    """As in a locale of Latin 1."""
+    path = tmp_path / "\u6771\u4eac"
+    path.write_bytes(LOG.data[1:])
+    terminal, inner = os.openpty()
+    environment = os.environ | {"PYTHONIOENCODING": "latin-1"}
+    command = [CTL, "verify", path]
+    done = subprocess.run(command, stdout=inner, stderr=inner, env=environment, timeout=60, check=False)
+    os.close(inner)
+    with open(terminal, "rb") as stream:  # noqa: PTH123 - a descriptor has no path
+        said = stream.read1()
+    assert done.returncode == 1
+    assert b"\\u6771\\u4eac:1 is not JSON\r\n" in said
 
 
 def test_a_proof_beside_other_files_is_no_log(proof, log):
