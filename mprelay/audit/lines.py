@@ -10,6 +10,7 @@ Rules:
 4. The first bytes of a file say how it is compressed, not its name.
 """
 
+import stat
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -90,6 +91,17 @@ def opened(file: str) -> Iterator[BinaryIO]:
             yield stream
     except OSError as failure:
         raise Unreadable(f"{file}: {failure.strerror or failure}") from None
+
+
+def read_once(file: str) -> bool:
+    """Tell whether a file can be read only once: the standard input, a pipe, or another that has no end."""
+    if file == STDIN:
+        return True
+    try:
+        mode = Path(file).stat().st_mode
+    except OSError:  # whoever opens it is told why
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
 def whole(file: Path, limit: int, option: str) -> bytes:
@@ -243,6 +255,8 @@ class _Splitter:
     def wrong(self, wrong: _Wrong) -> Iterator[Piece]:
         """Take what is wrong with the compressed data, in the place of the file's end."""
         yield from self._hole_before()
+        if self._skipped:
+            yield from self._too_long()
         yield self._trouble(wrong.kind, str(wrong), self._begun)
 
     def _blocks(self, lines: list[bytes]) -> Iterator[Piece]:

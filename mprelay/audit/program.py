@@ -268,7 +268,10 @@ def _text_of_proof(stream: BinaryIO) -> bytes | None:
     """Return all of a proof, and leave a log as it is."""
     if not _PROOF.match(stream.peek(_HEAD)[:_HEAD]):  # type: ignore[attr-defined] # both are buffered
         return None
-    return stream.read(_PROOF_LIMIT)
+    proof = stream.read(_PROOF_LIMIT + 1)
+    if len(proof) > _PROOF_LIMIT:
+        raise _Usage(f"a proof has at most {_PROOF_LIMIT:,} bytes")
+    return proof
 
 
 def _verify_proof(file: str, text: bytes, trusted: frozenset[bytes], *, as_json: bool) -> int:
@@ -325,8 +328,9 @@ def _check_when_sealed(public_key: bytes, signature: bytes, text: bytes) -> bool
 
 
 def _prove(asked: argparse.Namespace) -> int:
-    if STDIN in asked.files:
-        raise _Usage("prove reads its files twice, which stdin cannot be")
+    for file in asked.files:
+        if lines.read_once(file):
+            raise _Usage(f"prove reads its files twice, which {'stdin' if file == STDIN else file} cannot be")
     verifier, search = Verifier(check_of()), Search(asked.session)
     for piece in lines.read(asked.files):
         verifier.take(piece)

@@ -300,6 +300,15 @@ def test_a_terminal_with_few_characters_shows_the_others_escaped(tmp_path):
     assert b"\\u6771\\u4eac:1 is not JSON\r\n" in said
 
 
+def test_a_proof_that_is_too_large_is_told_as_that(proof, capsys, monkeypatch):
+    """And not as one that is no JSON."""
+    monkeypatch.setattr(program, "_PROOF_LIMIT", proof.stat().st_size - 1)
+    assert program.run(make_parser().parse_args(["verify", str(proof)]), as_json=False) == 2
+    assert "a proof has at most" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert shown(capsys, "verify", proof)[0] == 0
+
+
 def test_a_proof_beside_other_files_is_no_log(proof, log):
     assert verify(log, proof, code=1)["faults"][0]["what"] == "no record"
 
@@ -314,6 +323,10 @@ def test_what_cannot_be_proved(log, tmp_path):
     assert refused("prove", log, "--session", 99, code=1) == "mprelayctl: no line of session 99 is in the files\n"
     assert "no line" in refused("prove", log, "--session", 3, "--relay", "x", code=1)
     assert "reads its files twice" in refused("prove", "-", "--session", 3)
+    os.mkfifo(tmp_path / "fifo")
+    assert f"reads its files twice, which {tmp_path / 'fifo'} cannot" in refused(
+        "prove", tmp_path / "fifo", "--session", 3
+    )
     assert "a session's number has" in refused("prove", log, "--session", "x")
     assert "a session's number has" in refused("prove", log, "--session", "9" * 19)
     assert "Is a directory" in refused("prove", log, "--session", 3, "--output", tmp_path)

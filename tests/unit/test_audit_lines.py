@@ -61,6 +61,14 @@ def test_short_lines_come_in_small_blocks_however_they_were_compressed(how, writ
     assert (sum(sizes), max(sizes) <= 2**18) == (2**25, True)
 
 
+@each_compression
+def test_a_long_line_is_told_also_where_the_compressed_data_ends_too_early(how, written):
+    """Such an end alone means that somebody may be writing; a line above the limit is no record."""
+    long = DATA + bytes(number % 251 + 4 for number in range(10 * LINE_LIMIT)).replace(b"\n", b"")
+    whole = gzip.compress(long) if how == "gzip" else zstandard.ZstdCompressor(write_checksum=True).compress(long)
+    assert Read(written(whole[:-2])).kinds == [(5001, "long"), (5002, "cut")]
+
+
 def test_plain_lines_have_files_and_numbers(written):
     one, two = written(b"a\nb\r\n\n", "1"), written(b"\xef\xbb\xbfc\n", "2")
     read = Read(one, two)
