@@ -12,6 +12,7 @@ Rules:
    proof cannot show: only the log can.
 """
 
+import json
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -185,12 +186,28 @@ def judge(text: bytes, check: Check, trusted: Collection[bytes] = ()) -> Proved:
         proof = orjson.loads(text)
     except orjson.JSONDecodeError:
         raise WrongProof("is not JSON") from None
+    if _is_ambiguous(text):
+        raise WrongProof("has a member twice, or is nested too deeply: others may read something else in it")
     try:
         if type(proof) is not dict or proof.keys() != _MEMBERS or proof["proof"] != KIND:
             raise WrongProof("is no proof of this kind")
         return _Judge(proof, check, trusted).judge()
     except (NotNote, NotRecord, KeyError, TypeError, AttributeError, UnicodeEncodeError) as wrong:
         raise WrongProof(f"is not in order ({wrong})") from None
+
+
+def _is_ambiguous(text: bytes) -> bool:
+    """Tell whether readers of a JSON text can take it for different objects (RFC 8259, section 4)."""
+
+    def once(members: list[tuple[str, Any]]) -> None:
+        if len({name for name, _ in members}) != len(members):
+            raise ValueError  # the text is JSON, so nothing else raises it
+
+    try:
+        json.loads(text, object_pairs_hook=once, parse_int=len)
+    except (ValueError, RecursionError):
+        return True
+    return False
 
 
 class _Judge:

@@ -162,6 +162,21 @@ def test_what_is_no_proof(text):
     assert wrong(text) in {"is not JSON", "is no proof of this kind"}
 
 
+@pytest.mark.parametrize("member", ["lines", "note", "keys", "index", "path"])
+def test_no_member_is_there_twice(member):
+    """One reader takes the first, the other the last. So whoever shows a proof could show other lines."""
+    prove.judge(PROOF, keys.check)
+    twice = PROOF.replace(b'"%s":' % member.encode(), b'"%s":[],"%s":' % (member.encode(), member.encode()), 1)
+    with pytest.raises(WrongProof, match="has a member twice"):
+        prove.judge(twice, keys.check)
+
+
+def test_a_proof_that_is_nested_deeply_is_none():
+    """Where the limit is depends on the version of Python."""
+    with pytest.raises(WrongProof):
+        prove.judge(b'{"proof":' + b"[" * 1020 + b"]" * 1020 + b"}", keys.check)
+
+
 def test_another_kind(proof):
     assert wrong(proof | {"proof": "mprelay proof v2"}) == "is no proof of this kind"
     assert wrong(proof | {"more": 1}) == "is no proof of this kind"
