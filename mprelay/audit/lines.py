@@ -32,8 +32,10 @@ compressed data, compressed data that is wrong, and bytes behind it that are som
 
 _CHUNK: Final = 256 * 1024  # bytes read at once
 _SIP: Final = 512  # compressed bytes taken at once: they can become 130,000 times as many (zstd)
-_GZIP: Final = b"\x1f\x8b"
-_ZSTD: Final = b"\x28\xb5\x2f\xfd"
+_GZIP: Final = (b"\x1f\x8b",)
+_ZSTD: Final = (b"\x28\xb5\x2f\xfd", *(bytes([number]) + b"\x2a\x4d\x18" for number in range(0x50, 0x60)))
+"""What a frame begins with, or one that is to be skipped (RFC 8878, section 3.1.2): pzstd writes such."""
+
 _MAGIC: Final = 4  # bytes that tell
 
 
@@ -139,7 +141,7 @@ def pieces_of(file: str, stream: BinaryIO) -> Iterator[Piece]:
     chunks = _chunks(first, stream)
     if first.startswith(_GZIP):
         chunks = _decompressed(chunks, _gzip, _GZIP, zlib.error)
-    elif first == _ZSTD:
+    elif first.startswith(_ZSTD):
         make, error = _zstd(file)
         chunks = _decompressed(chunks, make, _ZSTD, error)
     try:
@@ -180,7 +182,7 @@ def _zstd(file: str) -> tuple[Callable[[], _Decompressor], type[Exception]]:
 
 
 def _decompressed(
-    chunks: Iterator[bytes], make: Callable[[], _Decompressor], magic: bytes, error: type[Exception]
+    chunks: Iterator[bytes], make: Callable[[], _Decompressor], magics: tuple[bytes, ...], error: type[Exception]
 ) -> Iterator[bytes]:
     """Decompress members that follow each other. Raises _Wrong, when all before it was given."""
     member: _Decompressor | None = make()
@@ -192,10 +194,10 @@ def _decompressed(
             while sip:
                 if member is None:
                     sip = sip.lstrip(b"\0")  # padding, to the size of a block
-                    if len(sip) < len(magic) and magic.startswith(sip):
+                    if any(magic.startswith(sip) and magic != sip for magic in magics):
                         rest = sip
                         break
-                    if not sip.startswith(magic):
+                    if not sip.startswith(magics):
                         raise _Wrong("trailing", "is followed by bytes that are not compressed")
                     member = make()
                 try:

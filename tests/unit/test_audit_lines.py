@@ -69,6 +69,19 @@ def test_a_long_line_is_told_also_where_the_compressed_data_ends_too_early(how, 
     assert Read(written(whole[:-2])).kinds == [(5001, "long"), (5002, "cut")]
 
 
+@pytest.mark.parametrize("first", [0x50, 0x5F])
+def test_frames_that_are_to_be_skipped_are(first, written):
+    """By pzstd each frame has one before it, with its size."""
+    skipped = bytes([first]) + b"\x2a\x4d\x18" + b"\x04\0\0\0" + b"size"
+    half = len(DATA) // 2
+    data = b"".join(skipped + zstandard.compress(part) for part in (DATA[:half], DATA[half:]))
+    for behind in (b"", skipped, bytes(9) + skipped):
+        read = Read(written(data + behind))
+        assert (read.lines, read.troubles) == (LINES, [])
+    assert Read(written(data + skipped[:-1])).kinds == [(5001, "cut")]
+    assert Read(written(data + skipped[:3])).kinds == [(5001, "trailing")]
+
+
 def test_plain_lines_have_files_and_numbers(written):
     one, two = written(b"a\nb\r\n\n", "1"), written(b"\xef\xbb\xbfc\n", "2")
     read = Read(one, two)
