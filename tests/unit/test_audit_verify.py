@@ -527,6 +527,16 @@ def test_notes_that_have_nothing_of_a_run_are_told():
     assert judge(CLOSED, noted=SIGNED.notes).hints == judge(CLOSED).hints == []
 
 
+def test_notes_of_tokens_count_but_may_be_of_any_run():
+    """They stand in a directory for all."""
+    other = whole(OTHER, key=5).notes
+    for noted, verdict in ((SIGNED.notes, "broken"), (other, "open")):
+        verifier = Verifier(keys.check, anchored=[notes.parse(note) for note in noted])
+        verifier.take(lines.Block("log", 1, CLOSED[:-1]))
+        told = verifier.end()
+        assert (told.verdict, told.hints) == (verdict, [])
+
+
 def test_of_many_runs_some_are_named():
     logs = [whole(f"{number:016}", sessions=1) for number in range(7)]
     (hint,) = judge(*(log.lines for log in logs), noted=[]).hints
