@@ -247,13 +247,17 @@ def test_a_text_log_cannot_be_sealed():
     assert b"--seal must not be given with --log-format text" in done.stdout
 
 
-def test_without_the_library_it_is_said_what_to_install(tmp_path):
-    (tmp_path / "cryptography.py").write_text("raise ImportError(name='cryptography')\n")
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [
+        ("ModuleNotFoundError(name='cryptography')", "a library that is missing: pip install 'mprelay[seal]'."),
+        ("ImportError('GLIBC_9 not found')", "a library that cannot be loaded: GLIBC_9 not found."),
+    ],
+)
+def test_without_the_library_it_is_said_what_to_install(tmp_path, failure, said):
+    (tmp_path / "cryptography.py").write_text(f"raise {failure}\n")
     parameter, problem = refused(env=os.environ | {"PYTHONPATH": str(tmp_path)})
-    assert (parameter, problem) == (
-        "seal",
-        "--seal needs a library that is missing: pip install 'mprelay[seal]'.",
-    )
+    assert (parameter, problem) == ("seal", f"--seal needs {said}")
 
 
 def test_a_reader_of_checkpoints_that_stands_still_holds_nothing_up(tmp_path):
