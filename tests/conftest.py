@@ -117,7 +117,7 @@ def many_files():
         yield most
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tool():
     """Find a third-party program. Skip the test if it is missing, but fail in CI."""
 

@@ -23,7 +23,8 @@ SIZE = len(LOG.lines) - 1
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory):
+def authority(tool, tmp_path_factory):
+    tool("openssl")
     return Authority(tmp_path_factory.mktemp("tsa") / "ours")
 
 

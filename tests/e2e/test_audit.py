@@ -365,8 +365,9 @@ def test_what_is_not_sealed_is_not_proved(log, tmp_path):
 
 
 @pytest.mark.parametrize("log_format", ["json", *FORMATS])
-def test_what_a_relay_has_sealed(tmp_path, log_format):
+def test_what_a_relay_has_sealed(tmp_path, tool, log_format):
     """In each format: the log is whole, agrees with its notes, and each session of it can be proved."""
+    tool("openssl")
     log, notes, key, proof = (tmp_path / name for name in ("log", "notes", "key", "proof"))
     key.write_bytes(SIGNER.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     key.chmod(0o600)

@@ -62,8 +62,9 @@ class Written(NamedTuple):
 
 
 @pytest.fixture(scope="module", params=[(log, owned) for log in ("json", *FORMATS) for owned in (False, True)])
-def written(request, tmp_path_factory):
+def written(request, tool, tmp_path_factory):
     """A log in some format, with or without --seal-key, that has several checkpoints and keys."""
+    tool("openssl")
     log_format, owned = request.param
     place = tmp_path_factory.mktemp("relay")
     options = ["--seal"]
@@ -410,8 +411,9 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_was_made_up(case, tmp_path):
+def test_what_was_made_up(case, tool, tmp_path):
     """Where the owner's key must be found, too."""
+    tool("openssl")
     data, code = CASES[case]
     assert verdict(data, tmp_path / "log", pem(OWNER)) == code
     assert verdict(data, tmp_path / "log", pem(STRANGER)) == BROKEN

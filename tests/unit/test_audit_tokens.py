@@ -20,7 +20,8 @@ TEXT = b"a note\n"
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory):
+def authority(tool, tmp_path_factory):
+    tool("openssl")
     return Authority(tmp_path_factory.mktemp("tsa") / "ours")
 
 
