@@ -124,7 +124,8 @@ def _open_notes(path: str) -> int:
 
 def _cannot_be_had(config: Config, parameter: str, value: str, wrong: Exception) -> cli.Refusal:
     """Say why something cannot be opened or made. That is tried before anything else, so nothing was started."""
-    why = f"cannot be had: {wrong.strerror}" if isinstance(wrong, OSError) else str(wrong)
+    cannot = "cannot be made" if parameter == "control" else "cannot be opened"
+    why = f"{cannot}: {wrong.strerror}" if isinstance(wrong, OSError) else str(wrong)
     return cli.refuse_value(parameter, value, why, config.log_format, dict(config.labels))
 
 

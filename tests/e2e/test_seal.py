@@ -213,7 +213,7 @@ def test_checkpoints_that_cannot_be_written_are_told_at_the_start(tmp_path):
     for path in (tmp_path, tmp_path / "none" / "n", tmp_path / "fifo"):
         parameter, problem = refused("--checkpoint-to", str(path), "--control", str(control))
         assert parameter == "checkpoint_to"
-        assert "cannot be had" in problem
+        assert "cannot be opened" in problem
         assert not control.exists()
 
 

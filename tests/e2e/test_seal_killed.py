@@ -313,7 +313,12 @@ def judge(case):
         assert "the log was cut off" in said["runs"][0]["fault"]["problem"]
         return
     assert noted == left.sizes[: len(noted)]
-    assert verify("--notes", case.notes, case.log) == (code, said)
+    hints = (
+        []
+        if noted
+        else [f"The notes have no checkpoint of run {run['relay_id']}: they cannot show that its end is missing."]
+    )
+    assert verify("--notes", case.notes, case.log) == (code, said | {"hints": hints})
 
 
 @pytest.mark.parametrize("seed", seeds())
