@@ -75,9 +75,10 @@ class SealedRecorder(Recorder):
     def flush(self) -> None:
         """Give the sinks what was written since the last flush, and then the notes."""
         super().flush()
-        notes = self._seal.take_notes()
-        if notes and self._note_sink is not None:
-            self._note_sink(notes)
+        if self._seal.notes:
+            notes = self._seal.take_notes()
+            if self._note_sink is not None:
+                self._note_sink(notes)
 
     def _sealed(self, at: float, *records: tuple[Message, Mapping[str, object]]) -> None:
         """Write the records of one moment (:attr:`happened`), a checkpoint before them if one is due."""

@@ -25,7 +25,7 @@ class Sealing:
 
     def look(self) -> None:
         """See whether a record waits for a checkpoint. Call it once in each turn."""
-        if self._recorder.uncovered and not self._due.pending:
+        if not self._due.pending and self._recorder.uncovered:
             self._due.move(self._loop.now + INTERVAL)
 
     def cover(self) -> None:
