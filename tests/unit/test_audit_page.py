@@ -4,9 +4,14 @@ import base64
 import hashlib
 import io
 import re
+import sys
 from html.parser import HTMLParser
 
 import pytest
+
+if sys.platform == "win32":
+    pytest.skip("not on Windows: rich, which scripts/test-windows does not install", allow_module_level=True)
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.logs import Writer, usual_run
