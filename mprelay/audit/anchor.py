@@ -10,9 +10,7 @@ Rules:
 """
 
 import argparse
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
@@ -20,6 +18,7 @@ from urllib.parse import urlsplit
 from mprelay.audit import anchored, lines
 from mprelay.audit.anchored import NoToken, Stamp
 from mprelay.audit.lines import Unreadable
+from mprelay.audit.output import store
 from mprelay.audit.run import RunVerdict
 from mprelay.core.texts import missing
 from mprelay.seal import notes
@@ -128,18 +127,8 @@ def run(asked: argparse.Namespace) -> Iterator[Stamp]:
 
 def _store(file: Path, data: bytes) -> None:
     """Write a file: all of it, or nothing. Raises NoToken."""
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        try:
-            with draft.open("xb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            draft.replace(file)
-        except OSError:
-            with suppress(OSError):
-                draft.unlink()
-            raise
+        store(file, data)
     except OSError as failure:
         raise NoToken(f"the token cannot be stored: {file}: {failure.strerror}") from None
 

@@ -20,6 +20,7 @@ from mprelay.audit.anchored import NoToken, Stamp
 from mprelay.audit.forms import parsed
 from mprelay.audit.forms import read as read_record
 from mprelay.audit.lines import STDIN, Piece, Unreadable
+from mprelay.audit.output import complain
 from mprelay.audit.prove import Proved, Prover, Search, WrongProof
 from mprelay.audit.run import Check, Fault, RunVerdict
 from mprelay.audit.story import amount
@@ -103,7 +104,7 @@ def run(asked: argparse.Namespace, *, as_json: bool) -> int:
             case _:
                 return _verify(asked, as_json=as_json)
     except (_Usage, Unreadable) as wrong:
-        return _complain(str(wrong), Exit.USAGE)
+        return complain(str(wrong), Exit.USAGE)
 
 
 def check_of() -> Check:
@@ -338,7 +339,7 @@ def _prove(asked: argparse.Namespace) -> int:
     verdict = verifier.end()
     found = {relay_id: last for relay_id, last in search.last.items() if asked.relay in {None, relay_id}}
     if not found:
-        return _complain(f"no line of session {asked.session} is in the files", _BROKEN)
+        return complain(f"no line of session {asked.session} is in the files", _BROKEN)
     if len(found) > 1:
         runs = ", ".join(sorted(found)[:_SHOWN])
         raise _Usage(f"several runs have a session {asked.session}: --relay chooses one of {runs}")
@@ -347,18 +348,18 @@ def _prove(asked: argparse.Namespace) -> int:
     if state is None or state.sealed is None:
         why = f": {_where(state.fault)}{state.fault.problem}" if state and state.fault else ""
         why = "; hint: ".join([why, *verdict.hints])
-        return _complain(f"run {relay_id} has no good checkpoint{why}", _BROKEN)
+        return complain(f"run {relay_id} has no good checkpoint{why}", _BROKEN)
     prover = Prover(relay_id, asked.session, state.sealed)
     for piece in lines.read(asked.files):
         prover.take(piece)
     proof = prover.end()
     if proof is None:
-        return _complain("the files have changed while they were read", _BROKEN)
+        return complain("the files have changed while they were read", _BROKEN)
     if not proof["lines"]:
-        return _complain(f"no line of session {asked.session} is sealed yet", _BROKEN)
+        return complain(f"no line of session {asked.session} is sealed yet", _BROKEN)
     _write(f"{json.dumps(proof)}\n".encode(), asked.output)  # ASCII: a terminal may be there
     if last > state.sealed.checkpoint.size:
-        return _complain("the last lines of the session are not in the proof, as nothing has sealed them", OPEN)
+        return complain("the last lines of the session are not in the proof, as nothing has sealed them", OPEN)
     return Exit.OK
 
 
@@ -384,7 +385,7 @@ def _anchor(asked: argparse.Namespace) -> int:
             elif sys.stdout.isatty():  # cron sends a letter with all that its jobs say
                 _say(anchored.told(stamp))
     except NoToken as none:
-        return _complain(str(none), _BROKEN)
+        return complain(str(none), _BROKEN)
     return Exit.OK
 
 
@@ -394,8 +395,3 @@ def _print(answer: object) -> None:
 
 def _say(line: str) -> None:
     print(escaped(line))  # noqa: T201 - it speaks to a person
-
-
-def _complain(what: str, code: int) -> int:
-    print(f"mprelayctl: {escaped(what)}", file=sys.stderr)  # noqa: T201
-    return code

@@ -12,9 +12,6 @@ Rules:
 """
 
 import json
-import os
-import secrets
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -24,13 +21,13 @@ from mprelay.audit import report, seals
 from mprelay.audit.forms import NotRecord, parsed, place_of, read
 from mprelay.audit.lines import STDIN, Block, Piece, Trouble, Unreadable
 from mprelay.audit.lines import read as read_lines
+from mprelay.audit.output import complain, store
 from mprelay.audit.page import page
 from mprelay.audit.run import Word
 from mprelay.audit.totals import Totals
 from mprelay.audit.verify import CODES, Verifier
 from mprelay.core.exits import Exit
 from mprelay.core.texts import missing
-from mprelay.ctl.figures import escaped
 
 TROUBLES: Final = 25
 """Of all that is no record, so many are named."""
@@ -134,7 +131,7 @@ def run(files: Sequence[str], html: str | None, verifier: Verifier, *, sealed: b
         try:
             write(made, html, files)
         except NotWritten as failure:
-            return _complain(f"--html {failure}", Exit.USAGE)
+            return complain(f"--html {failure}", Exit.USAGE)
     if as_json or not _show(made):
         print(json.dumps(made))  # noqa: T201 - ASCII, so that nothing in it is an order to a terminal
     word: Word = made["verdict"]
@@ -146,15 +143,10 @@ def _show(made: dict[str, Any]) -> bool:
     try:
         from mprelay.audit import printed  # noqa: PLC0415 - only for a person, and only where it is installed
     except ImportError as failure:
-        _complain(f"a report as text {missing('top', failure)}", Exit.OK)
+        complain(f"a report as text {missing('top', failure)}", Exit.OK)
         return False
     printed.show(made)
     return True
-
-
-def _complain(what: str, code: int) -> int:
-    print(f"mprelayctl: {escaped(what)}", file=sys.stderr)  # noqa: T201
-    return code
 
 
 def write(made: dict[str, Any], out: str, files: Sequence[str]) -> None:
@@ -166,19 +158,6 @@ def write(made: dict[str, Any], out: str, files: Sequence[str]) -> None:
                 raise NotWritten(f"{out}: is no regular file")
             if any(file != STDIN and Path(file).exists() and place.samefile(file) for file in files):
                 raise NotWritten(f"{out}: is one of the files that are to be reported")
-        _replace(place, page(made))
+        store(place, page(made))
     except OSError as failure:
         raise NotWritten(f"{out}: {failure.strerror or failure}") from None
-
-
-def _replace(place: Path, data: bytes) -> None:
-    beside = place.with_name(f".{place.name[:100]}.{secrets.token_hex(8)}")
-    try:
-        with beside.open("xb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.replace(place)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise

@@ -18,12 +18,12 @@ import orjson
 
 from mprelay import __version__
 from mprelay.audit import program as audit
+from mprelay.audit.output import complain
 from mprelay.config.parsers import seconds
 from mprelay.core.exits import Exit
 from mprelay.core.requests import LOOKS, NotRequest, clients_of
 from mprelay.core.texts import missing
 from mprelay.ctl.client import Client, Denied, NoRelay, Refused
-from mprelay.ctl.figures import escaped
 from mprelay.records.render import RENDERERS
 
 REFUSED: Final = 1
@@ -63,7 +63,7 @@ def main() -> None:
         code = run(sys.argv[1:], os.environ)
         sys.stdout.flush()
     except OSError as failure:  # the disk is full, for example
-        code = _complain(f"the answer cannot be written: {failure.strerror}", REFUSED)
+        code = complain(f"the answer cannot be written: {failure.strerror}", REFUSED)
         os._exit(code)  # the interpreter would try once more to write it
     sys.exit(code)
 
@@ -85,11 +85,11 @@ def run(argv: Sequence[str], environment: Mapping[str, str]) -> int:
     except Refused as refused:
         if hasattr(asked, "json"):
             _print(refused.answer)
-        return _complain(str(refused), REFUSED)
+        return complain(str(refused), REFUSED)
     except Denied as denied:
-        return _complain(str(denied), REFUSED)
+        return complain(str(denied), REFUSED)
     except NoRelay as nobody:
-        return _complain(str(nobody), Exit.UNAVAILABLE)
+        return complain(str(nobody), Exit.UNAVAILABLE)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -190,7 +190,7 @@ def _top(path: str, *, as_json: bool) -> int:
     try:
         from mprelay.ctl import feed, top  # noqa: PLC0415 - only for a person, and only where it is installed
     except ImportError as failure:
-        return _complain(f"top {missing('top', failure)}", Exit.USAGE)
+        return complain(f"top {missing('top', failure)}", Exit.USAGE)
     return top.run(feed.Feed(path))
 
 
@@ -203,7 +203,7 @@ def _show(command: str, answer: Any) -> bool:  # noqa: ANN401 - as the command h
     try:
         from mprelay.ctl import tables  # noqa: PLC0415 - only for a person, and only where it is installed
     except ImportError as failure:
-        _complain(f"a table {missing('top', failure)}", Exit.OK)
+        complain(f"a table {missing('top', failure)}", Exit.OK)
         return False
     tables.show(command, answer)
     return True
@@ -220,13 +220,8 @@ def _watch(client: Client, *, as_json: bool) -> int:
         sys.stdout.buffer.flush()
     if stopped:
         return Exit.OK
-    return _complain("the relay has ended the connection before its last record: records are missing", REFUSED)
+    return complain("the relay has ended the connection before its last record: records are missing", REFUSED)
 
 
 def _print(answer: object) -> None:
     print(json.dumps(answer))  # noqa: T201 - ASCII, so that nothing in it is an order to a terminal
-
-
-def _complain(what: str, code: int) -> int:
-    print(f"mprelayctl: {escaped(what)}", file=sys.stderr)  # noqa: T201
-    return code
