@@ -6,10 +6,13 @@ import json
 import os
 import pty
 import re
+import selectors
 import signal
 import subprocess
 import sys
+import threading
 import time
+import tty
 from pathlib import Path
 
 import psutil
@@ -24,8 +27,10 @@ from mprelay.ctl.feed import Feed, Gone
 
 pytest.importorskip("textual", reason="the extra `top` is not installed")
 
+from textual.drivers import linux_driver
 from textual.widgets import Static
 
+from mprelay.ctl.terminal import Terminal
 from mprelay.ctl.top import Rows, Top
 
 pytestmark = pytest.mark.posix("control sockets")
@@ -388,6 +393,76 @@ def test_another_relay_is_not_taken_for_the_same(opened):
     assert str(told[0].why) == f"the relay at {path} has ended. Another one is there now"
 
 
+# -- the terminal, without a screen --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def keyboard(monkeypatch):
+    """A terminal that is stdin. Gives the end of whoever types, and the terminal."""
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "r+b", buffering=0) as typing, os.fdopen(theirs) as stdin:
+        tty.setraw(theirs)
+        monkeypatch.setattr(sys, "__stdin__", stdin)
+        yield typing, stdin
+
+
+def test_what_the_shell_has_read_meanwhile_is_not_waited_for(keyboard, monkeypatch):
+    """The shell reads between a select and the read behind it, while top is stopped. Its own reads still wait."""
+    typing, stdin = keyboard
+    shell = [b""]  # what it has read; the last is empty when it is its turn
+    keys = []
+
+    class Shared(selectors.SelectSelector):
+        def select(self, timeout=None):
+            ready = super().select(timeout)
+            if ready and not shell[-1]:
+                shell[-1] = os.read(stdin.fileno(), 1)
+            return ready
+
+    monkeypatch.setattr(linux_driver.selectors, "SelectSelector", Shared)
+
+    async def story():
+        terminal = Terminal(None)
+        terminal.process_message = keys.append
+        reader = threading.Thread(target=terminal.run_input_thread, daemon=True)
+        reader.start()
+        typing.write(b"a")
+        eventually(lambda: shell[-1], "the shell's")
+        typing.write(b"b")
+        eventually(lambda: keys, "ours")
+        shell.append(b"")
+        typing.write(b"c")
+        eventually(lambda: shell[-1], "the shell's again")
+        terminal.exit_event.set()
+        reader.join(PATIENCE)
+        assert not reader.is_alive()
+        assert os.get_blocking(stdin.fileno())
+        os.close(terminal.fileno)
+
+    asyncio.run(story())
+    assert (shell, [key.character for key in keys]) == ([b"a", b"c"], ["b"])
+
+
+@pytest.mark.parametrize(
+    ("number", "handler"), [(signal.SIGTSTP, "_sigtstp_application"), (signal.SIGCONT, "_sigcont_application")]
+)
+def test_no_signal_disturbs_what_is_being_drawn(keyboard, monkeypatch, number, handler):
+    """It may hold a lock that is needed to leave the screen, and to take it over."""
+    assert keyboard
+    heard = []
+
+    async def story():
+        came = asyncio.Event()
+        monkeypatch.setattr(Terminal, handler, lambda *_: (heard.append(number), came.set()))
+        os.close(Terminal(None).fileno)
+        os.kill(os.getpid(), number)
+        assert heard == []
+        await asyncio.wait_for(came.wait(), PATIENCE)
+
+    asyncio.run(story())
+    assert heard == [number]
+
+
 # -- a real terminal -----------------------------------------------------------------------------------------
 
 
@@ -561,6 +636,7 @@ def test_it_is_stopped_and_goes_on(opened, terminal, how):
     """After SIGSTOP, which it cannot see coming, the terminal is taken over anew."""
     _relay, path, _made = opened(1)
     tmux = terminal(path)
+    tmux.wait("^1-9 sort")  # the screen is whole, so what comes next is the screen of its resumption
     process = tmux.running()
     if how == "C-z":
         tmux.press(how)
