@@ -17,15 +17,17 @@ class Terminal(LinuxDriver):
         super().__init__(*args, **options)
         if sys.__stdout__ is not None:
             self._file = sys.__stdout__
-        # While this program is stopped, the shell may read what a select has found here. The read behind that
-        # select must not wait for the next key, since a resumption waits for the thread that reads. O_NONBLOCK
-        # belongs to the open file description, which is the shell's too, so the terminal is opened once more.
-        with suppress(OSError):  # a container may not know its name
-            self.fileno = os.open(os.ttyname(self.fileno), os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
-        # To leave the screen takes locks, which the code that a signal interrupts may hold. So the loop does it.
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTSTP, self._sigtstp_application)
-        loop.add_signal_handler(signal.SIGCONT, self._sigcont_application)
+        if sys.platform != "win32":  # for mypy, which checks the other platforms too
+            # While this program is stopped, the shell may read what a select has found here. The read behind that
+            # select must not wait for the next key, as a resumption waits for the thread that reads. O_NONBLOCK
+            # belongs to the open file description, which is the shell's too, so the terminal is opened once more.
+            with suppress(OSError):  # a container may not know its name
+                flags = os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC
+                self.fileno = os.open(os.ttyname(self.fileno), flags)
+            # To leave the screen takes locks, which what a signal interrupts may hold. So the loop does it.
+            loop = asyncio.get_running_loop()
+            loop.add_signal_handler(signal.SIGTSTP, self._sigtstp_application)
+            loop.add_signal_handler(signal.SIGCONT, self._sigcont_application)
 
     def _get_terminal_size(self) -> tuple[int, int]:
         """Ask the terminal. The variables say how large it was when a shell was started, if they are exported."""
