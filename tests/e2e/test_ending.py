@@ -144,14 +144,16 @@ def test_expiry_under_load():
 
     def load(relay: Relay) -> None:
         held: list[socket.socket] = []
-        with contextlib.ExitStack() as stack, contextlib.suppress(ConnectionRefusedError):
-            while not over.is_set():
-                held.append(stack.enter_context(relay.connect(source="127.0.0.1")))
-                with contextlib.suppress(OSError):  # a client that was refused, or whose relay has expired
-                    held[-1].sendall(b"x" * 1000)
-                if len(held) > 50:
-                    with held.pop(0) as oldest, contextlib.suppress(OSError):
-                        oldest.recv(1000)
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(ConnectionRefusedError):
+                while not over.is_set():
+                    held.append(stack.enter_context(relay.connect(source="127.0.0.1")))
+                    with contextlib.suppress(OSError):  # a client that was refused, or whose relay has expired
+                        held[-1].sendall(b"x" * 1000)
+                    if len(held) > 50:
+                        with held.pop(0) as oldest, contextlib.suppress(OSError):
+                            oldest.recv(1000)
+            over.wait(PATIENCE)  # else they may be closed before the expiry ends any of them
 
     with echoing() as server, Relay(server.getsockname(), "--absolute-timeout", "3") as relay:
         threads = [threading.Thread(target=load, args=(relay,)) for _ in range(2)]
