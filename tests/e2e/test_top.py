@@ -446,9 +446,9 @@ def test_what_the_shell_has_read_meanwhile_is_not_waited_for(keyboard, monkeypat
 @pytest.mark.parametrize(
     ("number", "handler"), [(signal.SIGTSTP, "_sigtstp_application"), (signal.SIGCONT, "_sigcont_application")]
 )
-def test_no_signal_disturbs_what_is_being_drawn(keyboard, monkeypatch, number, handler):
+@pytest.mark.usefixtures("keyboard")
+def test_no_signal_disturbs_what_is_being_drawn(monkeypatch, number, handler):
     """It may hold a lock that is needed to leave the screen, and to take it over."""
-    assert keyboard
     heard = []
 
     async def story():
@@ -636,7 +636,7 @@ def test_it_is_stopped_and_goes_on(opened, terminal, how):
     """After SIGSTOP, which it cannot see coming, the terminal is taken over anew."""
     _relay, path, _made = opened(1)
     tmux = terminal(path)
-    tmux.wait("^1-9 sort")  # the screen is whole, so what comes next is the screen of its resumption
+    tmux.wait("^1-9 sort")  # the screen is whole, so nothing of it is still to come after the resumption
     process = tmux.running()
     if how == "C-z":
         tmux.press(how)
@@ -645,7 +645,9 @@ def test_it_is_stopped_and_goes_on(opened, terminal, how):
     eventually(lambda: process.status() == psutil.STATUS_STOPPED, "it is stopped")
     if how != signal.SIGSTOP:
         eventually(lambda: tmux.modes() == SANE, "the shell's terminal")
-    tmux.type("clear; fg")
+    tmux.type("clear")
+    tmux.wait(r"\A\$\s*\Z")  # nothing of the first screen is left, which SIGSTOP leaves there
+    tmux.type("fg")
     tmux.wait(r"\Aactive · 1(?s:.*)^\[::\](?s:.*)^1-9 sort")
     tmux.press("5")
     tmux.wait("5▼idle")
