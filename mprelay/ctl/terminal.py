@@ -18,13 +18,14 @@ class Terminal(LinuxDriver):
         if sys.__stdout__ is not None:
             self._file = sys.__stdout__
         if sys.platform != "win32":  # for mypy, which checks the other platforms too
-            # While this program is stopped, the shell may read what a select has found here. The read behind that
-            # select must not wait for the next key, as a resumption waits for the thread that reads. O_NONBLOCK
-            # belongs to the open file description, which is the shell's too, so the terminal is opened once more.
+            # While this program is stopped, the shell may read what a select has just found here. The read behind
+            # that select must not wait for another key: on resumption, its thread has to end first. O_NONBLOCK
+            # belongs to the open file description, which the shell shares, so the terminal is opened once more.
             with suppress(OSError):  # a container may not know its name
                 flags = os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC
                 self.fileno = os.open(os.ttyname(self.fileno), flags)
-            # To leave the screen takes locks, which what a signal interrupts may hold. So the loop does it.
+            # These leave the screen and take it over, which needs locks. What a signal interrupts may hold one of
+            # them, so the handlers do not run there, but in the loop.
             loop = asyncio.get_running_loop()
             loop.add_signal_handler(signal.SIGTSTP, self._sigtstp_application)
             loop.add_signal_handler(signal.SIGCONT, self._sigcont_application)
