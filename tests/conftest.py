@@ -21,7 +21,7 @@ from support.processes import limit
 with contextlib.suppress(ImportError):  # Windows has none
     import resource
 
-pytest_plugins = ["support.second_try"]
+pytest_plugins = ["support.crashes", "support.second_try"]
 
 ON_WINDOWS = sys.platform == "win32"
 
