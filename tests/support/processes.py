@@ -66,8 +66,12 @@ def limit(pid: int, what: int, soft: int) -> Iterator[None]:
 
 def descriptors(pid: int, kind: str = "") -> list[int]:
     """The descriptors of a process whose link in /proc starts with `kind`, in ascending order."""
-    folder = Path(f"/proc/{pid}/fd")
-    return sorted(int(entry.name) for entry in folder.iterdir() if str(entry.readlink()).startswith(kind))
+    found = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # the process has just closed it
+            if str(entry.readlink()).startswith(kind):
+                found.append(int(entry.name))
+    return sorted(found)
 
 
 def end_within(seconds: float, processes: list[psutil.Process]) -> bool:
