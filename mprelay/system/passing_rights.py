@@ -2,8 +2,8 @@
 
 The only file that knows these two. How it keeps the rules of :mod:`mprelay.system.passing`:
 
-- ``socket.recv_fds`` ignores its flags, so recvmsg is called here, with MSG_CMSG_CLOEXEC: a received descriptor
-  is close-on-exec from the start.
+- ``socket.recv_fds`` ignores its flags, so recvmsg_into is called here, with MSG_CMSG_CLOEXEC: a received
+  descriptor is close-on-exec from the start.
 - A receiver at its descriptor limit gets the message with fewer descriptors than were sent (MSG_CTRUNC). The
   kernel installs the first ones in order, and closes the rest.
 - The end of the channel is the end of file.
@@ -81,7 +81,9 @@ class Receiver:
     def __init__(self, end: End, size: int, count: int) -> None:
         self._sock = end
         end.set_inheritable(False)
-        self._size = size
+        # Made once: a process that is out of memory can still take what waits, and refuse it.
+        self._message = memoryview(bytearray(size))
+        self._into = [self._message]
         self._ancillary_size = socket.CMSG_SPACE(count * _DESCRIPTOR_SIZE)
 
     def fileno(self) -> int:
@@ -94,8 +96,8 @@ class Receiver:
         Raises BlockingIOError if nothing waits, OSError with EMSGSIZE if the message is too long.
         """
         try:
-            message, ancillary, flags, _address = self._sock.recvmsg(
-                self._size, self._ancillary_size, _RECEIVE_FLAGS
+            size, ancillary, flags, _address = self._sock.recvmsg_into(
+                self._into, self._ancillary_size, _RECEIVE_FLAGS
             )
         except ConnectionResetError:  # the sender died with something of ours unread: no message is left
             return b"", []
@@ -107,7 +109,7 @@ class Receiver:
             for descriptor in descriptors:
                 os.close(descriptor)
             raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
-        return message, descriptors.tolist()
+        return self._message[:size].tobytes(), descriptors.tolist()
 
     def close(self) -> None:
         """Give the descriptor back."""

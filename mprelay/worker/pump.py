@@ -50,9 +50,10 @@ _END: Final = poller.END
 _ERROR: Final = poller.ERROR
 _URGENT: Final = poller.URGENT
 
-_HEADROOM: Final = 16 * 1024
-"""Bytes of memory kept free for the worker's loop itself (to report, to poll), so that running out of memory
-refuses one session instead of ending the worker and all the others."""
+_HEADROOM: Final = 64 * 1024
+"""Bytes of memory kept free for the worker's loop itself (to report, to poll, to enlarge its tables of sessions,
+which takes 37 KiB at the 342nd), so that running out of memory ends one session instead of the worker and all
+the others."""
 
 _PIECES_A_MOVE: Final = range(8)  # pieces moved before a pump yields; after a large one it yields at once
 _BULK_PIECE: Final = 64 * 1024  # bytes that make a piece a large one
@@ -441,7 +442,7 @@ class Pumps:
     def make(self, source: SocketType, sink: SocketType) -> Pump:
         """Make a pump from `source` to `sink`. MemoryError: there is no memory for its buffer."""
         if self._size is None:
-            return Pump(source, sink, self._scratch, bytes, self._pool)
+            return Pump(source, sink, self._scratch, _copied, self._pool)
         buffer = bytearray(self._size + _HEADROOM)
         del buffer[self._size :]
         return Pump(source, sink, memoryview(buffer), _in_place, self._pool)
@@ -457,3 +458,10 @@ class Pumps:
 
 def _in_place(rest: memoryview) -> memoryview:
     return rest
+
+
+def _copied(rest: memoryview) -> bytes:
+    """Copy it. MemoryError: there is no memory for that, or too little would be left."""
+    copy = bytes(rest)
+    bytes(_HEADROOM)
+    return copy

@@ -478,9 +478,13 @@ def test_no_memory_for_data_that_a_peer_does_not_take(flood, msg_id, reason, too
 
 
 @pytest.mark.slow
-def test_no_memory_for_the_buffers_of_a_session():
-    """Record 32 or 36, whichever buffer no longer fits. The session is refused, and earlier sessions go on."""
-    options = ("--buffer", "4000", "--max-sessions", "1000", "--idle-timeout", "60")
+@pytest.mark.parametrize("size", [4000, 300, 100])
+def test_no_memory_for_the_buffers_of_a_session(size):
+    """Record 32 or 36, whichever buffer no longer fits. The session is refused, and earlier sessions go on.
+
+    The smaller the buffers are, the more other objects take what is left.
+    """
+    options = ("--buffer", str(size), "--max-sessions", "1000", "--idle-timeout", "60")
     with (
         listening(backlog=1024) as server,
         Relay(server.getsockname(), *options, workers=1, env=ONE_HEAP) as relay,

@@ -201,6 +201,22 @@ def test_a_flow_yields_after_a_while(ends):
     assert pump.can_move
 
 
+def test_the_memory_that_the_loop_needs_is_not_used_up(ends, monkeypatch):
+    """A rest for which there would be memory is not kept if too little were left."""
+    client, near, far, _target = ends
+    small(far, socket.SO_SNDBUF)
+    client.setblocking(False)  # noqa: FBT003
+    monkeypatch.setattr(pump_module, "_HEADROOM", 1 << 60)
+    pump = Pumps(None, 0).make(near, far)
+    outcome = None
+    while outcome not in (Outcome.NO_MEMORY, Outcome.BLOCKED):
+        with contextlib.suppress(BlockingIOError):
+            client.send(b"x" * 65536)
+        edge(pump)
+        outcome = pump.move()
+    assert (outcome, pump.error) == (Outcome.NO_MEMORY, "ENOMEM")
+
+
 @pytest.mark.posix("RLIMIT_AS")
 def test_a_lack_of_memory_for_the_rest_is_reported(ends):
     """Scratch is shared, so data that the sink does not take must be copied, and that can fail."""
