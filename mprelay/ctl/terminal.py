@@ -41,7 +41,13 @@ class Terminal(LinuxDriver):
     def start_application_mode(self) -> None:
         """Take the terminal over, also after a SIGSTOP. Before that one, nobody can give it back."""
         if self._key_thread is not None and self._key_thread.is_alive():
+            # It ends here, so that disable_input has nothing left to do. That would throw away what is typed
+            # until the thread has ended, for up to 0.2 s, and the screen may be drawn before that.
+            self.exit_event.set()
+            self._key_thread.join()
+            self._disable_mouse_support()
             self.suspend_application_mode()
+            self.exit_event.clear()
             self._must_signal_resume = True
         super().start_application_mode()  # type: ignore[no-untyped-call]
 

@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import io
 import json
 import os
 import pty
 import re
+import select
 import selectors
 import signal
 import subprocess
@@ -28,6 +30,7 @@ from mprelay.ctl.feed import Feed, Gone
 pytest.importorskip("textual", reason="the extra `top` is not installed")
 
 from textual.drivers import linux_driver
+from textual.drivers._writer_thread import WriterThread
 from textual.widgets import Static
 
 from mprelay.ctl.terminal import Terminal
@@ -441,6 +444,31 @@ def test_what_the_shell_has_read_meanwhile_is_not_waited_for(keyboard, monkeypat
 
     asyncio.run(story())
     assert (shell, [key.character for key in keys]) == ([b"a", b"c"], ["b"])
+
+
+def test_what_is_typed_while_the_terminal_is_taken_over_anew_is_not_lost(keyboard, monkeypatch):
+    """Input is only thrown away when the terminal is left, to whoever comes next."""
+    typing, stdin = keyboard
+    monkeypatch.setattr(linux_driver.LinuxDriver, "start_application_mode", lambda _self: None)
+
+    async def story():
+        terminal = Terminal(None)
+
+        def end_late():
+            terminal.exit_event.wait(PATIENCE)
+            typing.write(b"a")
+            select.select([stdin], [], [], PATIENCE)
+
+        terminal._key_thread = threading.Thread(target=end_late)
+        terminal._key_thread.start()
+        terminal._writer_thread = WriterThread(io.StringIO())
+        terminal._writer_thread.start()
+        terminal.start_application_mode()
+        assert select.select([stdin], [], [], 0)[0] == [stdin]
+        assert not terminal.exit_event.is_set()
+        os.close(terminal.fileno)
+
+    asyncio.run(story())
 
 
 @pytest.mark.parametrize(
