@@ -201,6 +201,17 @@ def test_a_flow_yields_after_a_while(ends):
     assert pump.can_move
 
 
+def until_it_blocks(client, pump):
+    """Move data to a sink that takes only some of it. Returns the outcome, once there is a rest."""
+    outcome = None
+    while outcome not in (Outcome.NO_MEMORY, Outcome.BLOCKED):
+        with contextlib.suppress(BlockingIOError):
+            client.send(b"x" * 65536)
+        edge(pump)
+        outcome = pump.move()
+    return outcome
+
+
 def test_the_memory_that_the_loop_needs_is_not_used_up(ends, monkeypatch):
     """A rest for which there would be memory is not kept if too little were left."""
     client, near, far, _target = ends
@@ -208,13 +219,7 @@ def test_the_memory_that_the_loop_needs_is_not_used_up(ends, monkeypatch):
     client.setblocking(False)  # noqa: FBT003
     monkeypatch.setattr(pump_module, "_HEADROOM", 1 << 60)
     pump = Pumps(None, 0).make(near, far)
-    outcome = None
-    while outcome not in (Outcome.NO_MEMORY, Outcome.BLOCKED):
-        with contextlib.suppress(BlockingIOError):
-            client.send(b"x" * 65536)
-        edge(pump)
-        outcome = pump.move()
-    assert (outcome, pump.error) == (Outcome.NO_MEMORY, "ENOMEM")
+    assert (until_it_blocks(client, pump), pump.error) == (Outcome.NO_MEMORY, "ENOMEM")
 
 
 @pytest.mark.posix("RLIMIT_AS")
@@ -241,11 +246,6 @@ def test_a_lack_of_memory_for_the_rest_is_reported(ends):
             resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
     pump._keep = keep
-    outcome = None
-    while outcome not in (Outcome.NO_MEMORY, Outcome.BLOCKED):
-        with contextlib.suppress(BlockingIOError):
-            client.send(b"x" * 65536)
-        edge(pump)
-        outcome = pump.move()
+    outcome = until_it_blocks(client, pump)
     assert refused
     assert (outcome, pump.error) == (Outcome.NO_MEMORY, "ENOMEM")
