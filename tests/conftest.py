@@ -16,7 +16,7 @@ import psutil
 import pytest
 from hypothesis import settings
 from support import launching
-from support.processes import limit
+from support.processes import limit, links
 
 with contextlib.suppress(ImportError):  # Windows has none
     import resource
@@ -63,14 +63,9 @@ def pytest_collection_finish():
     gc.freeze()
 
 
-def _descriptors() -> dict[str, str]:
-    if ON_WINDOWS:
-        return {}  # no list of them; a socket that is left open is a ResourceWarning
-    found = {}
-    for descriptor in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # the descriptor that listed the directory
-            found[descriptor.name] = str(descriptor.readlink())
-    return found
+def _descriptors() -> dict[int, str]:
+    # Windows has no list of them; a socket that is left open is a ResourceWarning.
+    return {} if ON_WINDOWS else links("self")
 
 
 def _children(pid: str = "self") -> set[int]:

@@ -4,12 +4,11 @@ import os
 import signal
 import socket
 import sys
-from pathlib import Path
 
 import pytest
 from support.launching import PROGRAM
 from support.peers import accept, echo, ends_with_reset, is_shut, listening, port_of
-from support.processes import opened
+from support.processes import links, opened
 from support.relay import NOWHERE, Relay
 from support.waiting import PATIENCE, eventually
 
@@ -111,7 +110,7 @@ def test_no_other_process_has_the_listener(made):
     with relay:
         listener = opened(os.getpid(), made.fileno())
         for child in relay.family():
-            theirs = [opened(child.pid, int(path.name)) for path in Path(f"/proc/{child.pid}/fd").iterdir()]
+            theirs = links(child.pid).values()
             assert theirs
             assert listener not in theirs
 

@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import socket
-from pathlib import Path
 
 import pytest
 from e2e import (
@@ -32,6 +31,7 @@ from support.patches import (
     with_site,
 )
 from support.peers import accept, echo, listening, port_of, receive
+from support.processes import links
 from support.relay import Relay, open_sessions
 
 pytestmark = pytest.mark.posix("another poller than its own")
@@ -123,7 +123,7 @@ def test_the_other_poller_is_the_one_that_waits():
     """Otherwise this file would show nothing."""
     with listening() as server, Relay(server.getsockname()) as relay:
         for process in (relay.process, *relay.family()):
-            files = [str(entry.readlink()) for entry in Path(f"/proc/{process.pid}/fd").iterdir()]
+            files = links(process.pid).values()
             assert files
             assert "anon_inode:[eventpoll]" not in files
 

@@ -20,7 +20,7 @@ from prometheus_client.openmetrics import parser as openmetrics
 from support.control import ctl
 from support.patches import HELPER_ANSWERS, IN_SUPERVISOR, METRICS_READY_LIMIT, assigned, replaced, with_site
 from support.peers import accept, answering, echo, free_port, listening, receive
-from support.processes import listens_at
+from support.processes import links, listens_at
 from support.relay import NOWHERE, Relay, failed_start, open_sessions
 from support.waiting import PATIENCE, eventually, pass_time
 
@@ -542,8 +542,8 @@ def test_the_process_holds_nothing_of_the_relay(reader):
         process = metrics_process(relay)
         connections = process.net_connections("tcp")
         assert {one.laddr.port for one in connections} == {reader.port}
-        held = {one.name: str(one.readlink()) for one in Path(f"/proc/{process.pid}/fd").iterdir()}
-        assert (held["0"], held["1"]) == ("/dev/null", "/dev/null")
+        held = links(process.pid)
+        assert (held[0], held[1]) == ("/dev/null", "/dev/null")
         out = str(Path(f"/proc/{relay.outlet().pid}/fd/1").readlink())
         assert out not in held.values()
         assert Path(f"/proc/{process.pid}/comm").read_text() == "mprelay-metrics\n"

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import termios
 import time
-from pathlib import Path
 
 import psutil
 import pytest
@@ -27,7 +26,7 @@ from support.peers import (
     listening,
     receive,
 )
-from support.processes import end_within, opened
+from support.processes import end_within, links, opened
 from support.relay import NOWHERE, Relay
 from support.waiting import PATIENCE, eventually, read_until
 
@@ -43,10 +42,8 @@ def holders(what):
     found = set()
     for process in psutil.process_iter():
         with contextlib.suppress(OSError, psutil.Error):
-            for entry in Path(f"/proc/{process.pid}/fd").iterdir():
-                with contextlib.suppress(OSError):
-                    if str(entry.readlink()) == what:
-                        found.add(process.pid)
+            if what in links(process.pid).values():
+                found.add(process.pid)
     return found
 
 
@@ -308,7 +305,7 @@ def test_only_the_outlet_has_stdout_or_stderr_open():
             echo(client, target)
             for stream in streams:
                 assert holders(stream) - {os.getpid()} == {outlet.pid}
-            has = [str(entry.readlink()) for entry in Path(f"/proc/{outlet.pid}/fd").iterdir()]
+            has = links(outlet.pid).values()
         assert sorted(what.partition(":")[0] for what in has) == ["pipe", "pipe", "socket", "socket", "socket"]
 
 

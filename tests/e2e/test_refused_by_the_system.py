@@ -20,7 +20,7 @@ from support.judge import moment
 from support.params import slow
 from support.patches import first_in_workers, refusing, with_site
 from support.peers import accept, echo, ends_with_reset, listening, pattern, receive, reset, send_whole
-from support.processes import descriptors, limit, open_files, opened
+from support.processes import descriptors, limit, links, open_files, opened
 from support.relay import NOWHERE, PROGRAM, Relay, failed_start, failing
 from support.waiting import eventually
 
@@ -196,9 +196,8 @@ def channels(relay: Relay) -> list[int]:
     """The supervisor's ends of the hand-off channels, in the order of the workers."""
     lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
     seqpacket = {line[6] for line in lines if line[4] == f"{int(socket.SOCK_SEQPACKET):04d}"}
-    pid = relay.process.pid
-    links = {fd: str(Path(f"/proc/{pid}/fd/{fd}").readlink()) for fd in descriptors(pid, "socket:[")}
-    return [fd for fd, link in links.items() if link[8:-1] in seqpacket]
+    held = links(relay.process.pid)
+    return [fd for fd in sorted(held) if held[fd].startswith("socket:[") and held[fd][8:-1] in seqpacket]
 
 
 @pytest.mark.parametrize("errno_name", ["ETOOMANYREFS", *slow("EAGAIN", "ENOBUFS")])

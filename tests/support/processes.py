@@ -21,6 +21,15 @@ def opened(pid: int | str, descriptor: int) -> str:
     return str(Path(f"/proc/{pid}/fd/{descriptor}").readlink())
 
 
+def links(pid: int | str) -> dict[int, str]:
+    """The target of each descriptor of a process, as /proc shows it."""
+    found = {}
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it has just been closed
+            found[int(entry.name)] = str(entry.readlink())
+    return found
+
+
 def open_files(pid: int) -> int:
     """The number of a process's descriptors."""
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
@@ -66,12 +75,7 @@ def limit(pid: int, what: int, soft: int) -> Iterator[None]:
 
 def descriptors(pid: int, kind: str = "") -> list[int]:
     """The descriptors of a process whose link in /proc starts with `kind`, in ascending order."""
-    found = []
-    for entry in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # the process has just closed it
-            if str(entry.readlink()).startswith(kind):
-                found.append(int(entry.name))
-    return sorted(found)
+    return sorted(descriptor for descriptor, link in links(pid).items() if link.startswith(kind))
 
 
 def end_within(seconds: float, processes: list[psutil.Process]) -> bool:

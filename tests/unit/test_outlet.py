@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.processes import limit, opened
+from support.processes import limit, links, opened
 from support.relay import FAILING_CALL
 from support.waiting import PATIENCE, eventually
 
@@ -318,11 +318,10 @@ def test_it_ignores_signals(begun, name):
 def test_it_holds_two_streams_and_two_sockets_and_nothing_else(begun):
     """No descriptor of multiprocessing's or of the test's is open. 0 is the channel for its own complaints."""
     new = begun()
-    folder = Path(f"/proc/{new.process.pid}/fd")
-    links = {int(entry.name): str(entry.readlink()) for entry in folder.iterdir()}
-    assert (links.pop(1), links.pop(2)) == (opened("self", new.stdout), opened("self", new.stderr))
-    assert links.pop(0).startswith("socket:")
-    assert [link.partition(":")[0] for link in links.values()] == ["socket", "socket"]
+    held = links(new.process.pid)
+    assert (held.pop(1), held.pop(2)) == (opened("self", new.stdout), opened("self", new.stderr))
+    assert held.pop(0).startswith("socket:")
+    assert [link.partition(":")[0] for link in held.values()] == ["socket", "socket"]
 
 
 # -- writing -------------------------------------------------------------------------------------------------
