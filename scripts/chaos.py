@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 import mprelay
+from mprelay.core.roster import LATE_LIMIT, PROBATION
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 from support.judge import moment
@@ -251,12 +252,16 @@ class Chaos:
             _stopped(pid, self.stall / 2)
 
     def hang_worker(self) -> None:
-        """Stop a worker for good: the supervisor notices that its reports are overdue, and replaces it."""
+        """Stop a worker for good: the supervisor notices that its reports are overdue, and replaces it.
+
+        One without sessions owes no report, and one that replaced another may get no session while it is on
+        probation.
+        """
         number = self._one()
         pid = self.pids()[number]
         with self.fault("a worker hangs", [number]):
             os.kill(pid, signal.SIGSTOP)
-            self.relay.wait("worker.unresponsive", pid=pid)
+            self.relay.wait("worker.unresponsive", pid=pid, patience=PROBATION + LATE_LIMIT + PATIENCE)
             eventually(lambda: not _lives(pid), "its end")
 
     def swap_package(self) -> None:

@@ -8,7 +8,7 @@ from support.launching import KILLED_WORKER
 from support.patches import breakable, first_in_workers, instead_of_the_outlet, with_site
 from support.peers import accept, echo, ends_with_reset, listening
 from support.relay import NOWHERE, Relay, failed_start
-from support.waiting import eventually, pass_time
+from support.waiting import PATIENCE, pass_time
 
 pytestmark = pytest.mark.slow
 
@@ -111,8 +111,7 @@ def test_a_replacement_that_hangs_before_it_is_ready(tmp_path):
         relay.wait("worker.exited")
         relay.wait("relay.stats", len(relay.all("relay.stats")) + 3)
         assert relay.all("relay.stats")[-1]["worker_stats"] == []
-        eventually(lambda: relay.all("worker.unresponsive"), "it is found")
-        assert 20 <= relay.wait("worker.unresponsive")["silent_s"] < 21
+        assert 20 <= relay.wait("worker.unresponsive", patience=20 + PATIENCE)["silent_s"] < 21
         broken.unlink()
         assert relay.wait("worker.start_failed")["detail"] == "was not ready after 10 seconds"
         relay.wait("worker.started", 2)

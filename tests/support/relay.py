@@ -268,9 +268,9 @@ class Relay:
         """Expect that such records may be written."""
         self._asked_for.add(event)
 
-    def wait(self, event: str, count: int = 1, **fields: object) -> Record:
-        """Wait for the `count`-th such record and return it."""
-        deadline = time.monotonic() + PATIENCE
+    def wait(self, event: str, count: int = 1, *, patience: float = PATIENCE, **fields: object) -> Record:
+        """Wait for the `count`-th such record, `patience` seconds at most, and return it."""
+        deadline = time.monotonic() + patience
         with self._news:
             while len(found := self.all(event, **fields)) < count:
                 left = deadline - time.monotonic()
