@@ -171,6 +171,7 @@ TABLE: Final[dict[State, dict[Input, Step]]] = {
         Input.CONNECT_TIMEOUT: _abort(CloseReason.CONNECT_TIMEOUT),
         Input.REQUESTER_CHANNEL_FAILED: _abort(CloseReason.REQUESTER_CHANNEL_FAILED),
         Input.TARGET_CHANNEL_FAILED: _abort(CloseReason.TARGET_CHANNEL_FAILED),
+        Input.TARGET_BUFFER_FAILED: _abort(CloseReason.TARGET_BUFFER_FAILED),
     },
     State.CLIENT_GONE_EARLY: _ANY_TIME
     | {
@@ -179,6 +180,7 @@ TABLE: Final[dict[State, dict[Input, Step]]] = {
         Input.CONNECT_FAILED: _abort(),
         Input.CONNECT_TIMEOUT: _abort(),
         Input.TARGET_CHANNEL_FAILED: _abort(),
+        Input.TARGET_BUFFER_FAILED: _abort(),
         Input.CLIENT_CUT: Step(State.CLIENT_GONE_EARLY, Action.NOTHING),
     },
     State.RELAYING: _WHILE_RELAYING

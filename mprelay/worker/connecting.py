@@ -147,10 +147,15 @@ class Connector:
             ip, *others = session.others
             try:
                 target = sockets.target_socket(sockets.family_of(ip))
-                down = self._pumps.make(target, client)  # the one before knows of another socket's edges
-            except (OSError, MemoryError) as failure:
-                number = getattr(failure, "errno", None) or errno.ENOMEM
+            except OSError as failure:
+                number = failure.errno or errno.ENOBUFS
                 break
+            try:
+                down = self._pumps.make(target, client)  # the one before knows of another socket's edges
+            except MemoryError:
+                target.close()
+                session.happened(Input.TARGET_BUFFER_FAILED, errno_name(errno.ENOMEM))
+                return
             session.others = tuple(others)
             session.address = (ip, self._port)
             worker.sessions.pop(session.target.fileno(), None)

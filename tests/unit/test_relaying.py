@@ -1162,6 +1162,20 @@ def test_a_socket_that_cannot_be_made_for_the_next_address_ends_the_session(clie
         assert (ended[0].reason, ended[0].error) == (CloseReason.CONNECT_FAILED, "EMFILE")
 
 
+def test_no_memory_for_the_next_address_is_no_failure_of_the_target(client):
+    """The buffers of the first address were no use any more."""
+    far, near = client
+    running = Running(("127.0.0.1", free_port()), "127.0.0.2", buffer=4000)
+    with running.unattended():
+        running.admit(near, 1, time.monotonic())
+        running.loop._turn()
+        running.loop._pumps._size = 1 << 60
+        while not (ended := [event for event in running.uplink.events if isinstance(event, Closed)]):
+            running.loop._turn()
+        assert (ended[0].reason, ended[0].error) == (CloseReason.TARGET_BUFFER_FAILED, "ENOMEM")
+        assert is_reset(far)
+
+
 def test_new_sessions_connect_to_other_targets_when_told(client):
     """Those that are there stay. Without an address none begins."""
     far, near = client
