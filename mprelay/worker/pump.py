@@ -31,7 +31,7 @@ import socket
 from collections.abc import Callable
 from enum import Enum, auto
 from socket import SocketType
-from typing import Final
+from typing import Final, TypeAlias
 
 from mprelay.system import pipes, poller, sockets
 from mprelay.system.errnos import errno_name, stream_error
@@ -59,6 +59,9 @@ _PIECES_A_MOVE: Final = range(8)  # pieces moved before a pump yields; after a l
 _BULK_PIECE: Final = 64 * 1024  # bytes that make a piece a large one
 _FULL_READS_FOR_A_PIPE: Final = 2  # reads in a row that filled the scratch buffer, before a flow borrows a pipe
 _QUIET_FILLS_TO_GIVE_BACK: Final = 16  # fills in a row that were no large piece, before it gives the pipe back
+
+_Keep: TypeAlias = Callable[[memoryview], bytes | memoryview]
+"""Returns what is kept of data that the sink did not take. MemoryError: there is no memory for it."""
 
 
 class Outcome(Enum):
@@ -125,7 +128,7 @@ class Pump:
         source: SocketType,
         sink: SocketType,
         buffer: memoryview,
-        keep: Callable[[memoryview], bytes | memoryview],
+        keep: _Keep,
         pool: PipePool,
     ) -> None:
         self._source = source
@@ -243,10 +246,10 @@ class Pump:
             try:
                 sent = self.sink.send(rest, _DONTWAIT)
             except OSError as failure:
-                return self._not_sent(failure, rest)
+                return self._not_sent(failure, rest, _in_place)
             self.moved = True
             if sent < len(rest):
-                return self._hold(rest[sent:])
+                return self._hold(rest[sent:], _in_place)  # to deliver what is held takes no memory
             self._rest = b""
         buffer = self._buffer
         for _ in _PIECES_A_MOVE:
@@ -267,9 +270,9 @@ class Pump:
             try:
                 sent = self.sink.send(buffer[:got], _DONTWAIT)
             except OSError as failure:
-                return self._not_sent(failure, buffer[:got])
+                return self._not_sent(failure, buffer[:got], self._keep)
             if sent < got:
-                return self._hold(buffer[sent:got])
+                return self._hold(buffer[sent:got], self._keep)
             if got < len(buffer):
                 self._streak = 0
                 self.bulk = got >= _BULK_PIECE
@@ -299,20 +302,20 @@ class Pump:
         self.fin_received = True
         return _ENDED
 
-    def _not_sent(self, failure: OSError, data: memoryview) -> Outcome:
+    def _not_sent(self, failure: OSError, data: memoryview, keep: _Keep) -> Outcome:
         if isinstance(failure, BlockingIOError):
-            return self._hold(data)
+            return self._hold(data, keep)
         self._rest = b""
         self._undelivered = len(data)
         self.error = stream_error(failure.errno)
         return Outcome.WRITE_FAILED
 
-    def _hold(self, data: memoryview) -> Outcome:
+    def _hold(self, data: memoryview, keep: _Keep) -> Outcome:
         """Keep what the sink did not take until it takes more."""
         self.writable = False
         self.was_blocked = True
         try:
-            self._rest = self._keep(data)
+            self._rest = keep(data)
         except MemoryError:
             self._rest = b""
             self._undelivered = len(data)

@@ -222,6 +222,26 @@ def test_the_memory_that_the_loop_needs_is_not_used_up(ends, monkeypatch):
     assert (until_it_blocks(client, pump), pump.error) == (Outcome.NO_MEMORY, "ENOMEM")
 
 
+def test_what_is_held_is_delivered_without_more_memory(ends, monkeypatch):
+    """Also in parts, and however often the sink takes nothing."""
+    client, near, far, target = ends
+    small(far, socket.SO_SNDBUF)
+    small(target, socket.SO_RCVBUF)
+    client.setblocking(False)  # noqa: FBT003
+    pump = Pumps(None, 0).make(near, far)
+    assert until_it_blocks(client, pump) is Outcome.BLOCKED
+    while pump.moved:  # what looks full takes more a moment later
+        pump.sink_ready()
+        until_it_blocks(client, pump)
+    monkeypatch.setattr(pump_module, "_HEADROOM", 1 << 60)
+    held = pump.held
+    while pump.held == held:
+        assert pump.sink_ready()
+        assert pump.move() is Outcome.BLOCKED
+        assert target.recv(100)
+    assert 0 < pump.held < held
+
+
 @pytest.mark.posix("RLIMIT_AS")
 def test_a_lack_of_memory_for_the_rest_is_reported(ends):
     """Scratch is shared, so data that the sink does not take must be copied, and that can fail."""
