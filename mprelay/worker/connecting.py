@@ -16,7 +16,7 @@ from mprelay.core.lifecycle import Input, State
 from mprelay.core.protocol import Address, Closed, CloseReason, Settings, Targets, Ticket, Trying
 from mprelay.system import poller, sockets
 from mprelay.system.errnos import RESET_ERRNOS, errno_name, stream_error
-from mprelay.worker.pump import Pump, Pumps
+from mprelay.worker.pump import Pump, Pumps, leave_headroom
 from mprelay.worker.session import Session, Worker
 
 _EVERYTHING: Final = poller.READ | poller.WRITE | poller.END | poller.URGENT | poller.EDGE
@@ -89,6 +89,7 @@ class Connector:
             return
         no_buffer = CloseReason.REQUESTER_BUFFER_FAILED
         try:
+            leave_headroom()
             up = self._pumps.make(client, target)
             no_buffer = CloseReason.TARGET_BUFFER_FAILED
             down = self._pumps.make(target, client)

@@ -32,6 +32,7 @@ from mprelay.system import poller, sockets
 from mprelay.system.errnos import errno_name, stream_error
 from mprelay.worker.connecting import Connector
 from mprelay.worker.proxy_header import HEADER_LIMIT, NoHeader, parse
+from mprelay.worker.pump import leave_headroom
 from mprelay.worker.session import Worker
 
 
@@ -75,6 +76,12 @@ class Headers:
             sock = sockets.received(descriptor)
         except OSError as failure:
             self._report(ticket.serial, f"could not be taken by a worker ({errno_name(failure.errno)})")
+            return
+        try:
+            leave_headroom()
+        except MemoryError:
+            sock.close()
+            self._report(ticket.serial, "could not be taken by a worker (ENOMEM)")
             return
         try:
             self._worker.poller.add(descriptor, poller.READ)

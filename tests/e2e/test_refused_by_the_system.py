@@ -477,16 +477,19 @@ def test_no_memory_for_data_that_a_peer_does_not_take(flood, msg_id, reason, too
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [4000, 300, 100])
+@pytest.mark.parametrize("size", [4000, 300, 100, None])
 def test_no_memory_for_the_buffers_of_a_session(size):
     """Record 32 or 36, whichever buffer no longer fits. The session is refused, and earlier sessions go on.
 
-    The smaller the buffers are, the more other objects take what is left.
+    The smaller the buffers are, the more other objects take what is left, and most with none. So the heap must be
+    small to begin with: at the 683rd session a table takes more than what is kept free.
     """
-    options = ("--buffer", str(size), "--max-sessions", "1000", "--idle-timeout", "60")
+    options = ("--max-sessions", "1000", "--idle-timeout", "60")
+    if size is not None:
+        options += ("--buffer", str(size))
     with (
         listening(backlog=1024) as server,
-        Relay(server.getsockname(), *options, workers=1, env=ONE_HEAP) as relay,
+        Relay(server.getsockname(), *options, workers=1, env=ONE_HEAP | {"MALLOC_TOP_PAD_": "0"}) as relay,
         contextlib.ExitStack() as stack,
     ):
         first = stack.enter_context(relay.connect())

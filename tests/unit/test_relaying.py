@@ -25,6 +25,7 @@ from mprelay.core.protocol import (
     Expiry,
     Kill,
     NewExpiry,
+    NotAnnounced,
     Progress,
     Refuse,
     Settings,
@@ -33,7 +34,7 @@ from mprelay.core.protocol import (
     Trying,
 )
 from mprelay.system import boottime, passing, poller, sockets
-from mprelay.worker import lingering
+from mprelay.worker import lingering, pump
 from mprelay.worker.lingering import ARRIVAL, LINGER
 from mprelay.worker.loop import Loop
 from mprelay.worker.proxy_header import make_v1
@@ -838,6 +839,30 @@ def test_a_client_whose_socket_is_of_no_use_any_more_is_refused(client, monkeypa
         closed = running.uplink.wait(Closed)
         assert (closed.reason, closed.error) == (CloseReason.REQUESTER_CHANNEL_FAILED, "ECONNRESET")
         assert running.loop._worker.sessions == {}
+        assert is_reset(far)
+
+
+@pytest.mark.parametrize("buffer", [None, 4000])
+def test_a_session_that_would_take_the_loop_its_memory_is_refused(client, monkeypatch, buffer):
+    """With buffers of its own or without."""
+    far, near = client
+    monkeypatch.setattr(pump, "_HEADROOM", 1 << 60)
+    with listening() as server, Running(server.getsockname(), buffer=buffer) as running:
+        running.admit(near)
+        closed = running.uplink.wait(Closed)
+        assert (closed.reason, closed.error) == (CloseReason.REQUESTER_BUFFER_FAILED, "ENOMEM")
+        assert running.loop._worker.sessions == {}
+        assert is_reset(far)
+
+
+def test_a_connection_that_would_take_the_loop_its_memory_is_refused(client, monkeypatch):
+    """Its header is not awaited."""
+    far, near = client
+    monkeypatch.setattr(pump, "_HEADROOM", 1 << 60)
+    with listening() as server, Running(server.getsockname(), awaits_headers=True) as running:
+        running.admit(near, AWAITED_FROM)
+        told = running.uplink.wait(NotAnnounced)
+        assert told.problem == "could not be taken by a worker (ENOMEM)"
         assert is_reset(far)
 
 

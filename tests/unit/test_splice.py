@@ -14,6 +14,7 @@ from support.pumps import edge, small, tcp_pair
 
 from mprelay.system import poller
 from mprelay.system.pipes import Pipe
+from mprelay.worker import pump as pump_module
 from mprelay.worker.pipe_pool import PipePool
 from mprelay.worker.pump import Outcome, Pumps
 
@@ -371,6 +372,21 @@ def test_an_odd_socket_gets_copies_and_the_others_keep_their_pipes(ends, tmp_pat
         other = pumps.make(near, far)
         assert other._borrow() is not None
         other.close()
+        pumps.close()
+
+
+def test_without_memory_what_is_in_a_refused_pipe_is_not_delivered(ends, tmp_path, monkeypatch):
+    """It is not counted as sent, and nothing is kept of it."""
+    client, near, far, _target = ends
+    with (tmp_path / "odd").open("ab") as file:
+        pumps, pump = borrowing(near, Odd(far, file))
+        client.sendall(pattern(50_000))
+        edge(pump)
+        monkeypatch.setattr(pump_module, "_HEADROOM", 1 << 60)
+        assert (pump.move(), pump.error) == (Outcome.NO_MEMORY, "ENOMEM")
+        assert pump.received > 0
+        assert (pump.held, pump.sent) == (0, 0)
+        pump.close()
         pumps.close()
 
 
