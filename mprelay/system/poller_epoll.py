@@ -52,10 +52,7 @@ class Poller:
             left = max(0.0, timeout)
         else:
             left = _TIMEOUT_LIMIT
-        try:
-            return self._epoll.poll(left, self.EVENTS_AT_ONCE)
-        except MemoryError:
-            return self._epoll.poll(left, 1)  # a single event needs no extra memory
+        return self._epoll.poll(left, self.EVENTS_AT_ONCE)
 
     def close(self) -> None:
         """Give the descriptor back."""
