@@ -1,5 +1,6 @@
 """Who gets in, what a child process can see, and what the relay leaves on the host."""
 
+import contextlib
 import os
 import stat
 from pathlib import Path
@@ -8,6 +9,7 @@ from unittest.mock import ANY
 import psutil
 import pytest
 from support.peers import accept, ends_with_reset, listening, receive
+from support.processes import links, opened
 from support.relay import PROGRAM, Relay
 
 CLOSE_ON_EXEC = 0o2000000  # as /proc/pid/fdinfo shows O_CLOEXEC
@@ -16,10 +18,11 @@ CLOSE_ON_EXEC = 0o2000000  # as /proc/pid/fdinfo shows O_CLOEXEC
 def descriptor_table(pid):
     """A process's open files: descriptor, its target, and whether it is closed on exec."""
     found = []
-    for entry in Path(f"/proc/{pid}/fd").iterdir():
-        info = Path(f"/proc/{pid}/fdinfo/{entry.name}").read_text()
-        (flags,) = [int(line.split()[1], 8) for line in info.splitlines() if line.startswith("flags")]
-        found.append((int(entry.name), str(entry.readlink()), bool(flags & CLOSE_ON_EXEC)))
+    for fd, what in links(pid).items():
+        with contextlib.suppress(FileNotFoundError):  # it has just been closed
+            info = Path(f"/proc/{pid}/fdinfo/{fd}").read_text()
+            (flags,) = [int(line.split()[1], 8) for line in info.splitlines() if line.startswith("flags")]
+            found.append((fd, what, bool(flags & CLOSE_ON_EXEC)))
     return found
 
 
@@ -35,7 +38,7 @@ def test_nothing_leaks_from_one_process_into_another():
         accept(server),
         accept(server),
     ):
-        secret = str(Path(f"/proc/self/fd/{inherited}").readlink())
+        secret = opened("self", inherited)
         relay.wait("session.target_channel_active", 2)
         assert secret in [what for _fd, what, _ in descriptor_table(relay.process.pid)]
         complaints = {what for fd, what, _closed in descriptor_table(relay.process.pid) if fd in {1, 2}}

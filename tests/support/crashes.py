@@ -1,9 +1,12 @@
 """Tells how a process of pytest-xdist has ended that crashed. xdist only says in which test it was."""
 
 import contextlib
+import subprocess
 from pathlib import Path
 
 import pytest
+
+from support.waiting import PATIENCE
 
 
 def _killed_for_memory() -> str:
@@ -18,8 +21,11 @@ def _killed_for_memory() -> str:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_handlecrashitem(report: pytest.TestReport) -> None:
-    """Add the exit code, which is negative for a signal."""
-    code = report.node.gateway._io.wait()  # execnet has no public way
+    """Add the exit code, which is negative for a signal. The process may live on if it has only gone silent."""
+    try:
+        code = report.node.gateway._io.popen.wait(PATIENCE)  # execnet has no public way
+    except subprocess.TimeoutExpired:
+        code = "unknown, as it is still running"
     report.longrepr = (
         f"{report.longrepr}\n"
         f"Its exit code is {code}. The kernel has killed {_killed_for_memory()} processes to get memory."
