@@ -38,7 +38,7 @@ from mprelay.system import signals
 from mprelay.system.errnos import errno_name
 
 START_LIMIT: Final = 10.0
-"""Seconds until every worker must be ready."""
+"""Seconds until a worker must be ready. At the start of the relay, those since another process has become so."""
 
 _CONGESTED_PAUSE: Final = 1.0  # seconds between tries to start a worker while too many records wait
 
@@ -173,9 +173,12 @@ class Crew:
         self._on_ready()
 
     def _never_ready(self, member: Member) -> None:
-        """Kill a worker that hangs before it is ready. If the loop itself stood still, give it more time."""
+        """Kill a worker that hangs before it is ready. If the loop itself stood still, give it more time.
+
+        While the relay starts, all workers start at once, and the limit of that decides.
+        """
         self.reports.hear(member)
-        if self._loop.now < self.watchdog.judges_from:
+        if self._state.phase is Phase.STARTING or self._loop.now < self.watchdog.judges_from:
             member.alarm = self._loop.after(LATE_LIMIT, partial(self._never_ready, member))
         elif not member.ready:
             member.trouble = f"was not ready after {START_LIMIT:g} seconds"

@@ -368,7 +368,7 @@ class Run:
             who = "the outlet was not ready"
         elif self._metrics is not None and not self._metrics.ready:
             who = "the metrics process was not ready"
-        detail = f"{who} after {START_LIMIT:g} seconds"
+        detail = f"{who}, and nothing had become ready for {START_LIMIT:g} seconds"
         raise Failure(catalogue.POOL_START_FAILED, error="ETIMEDOUT", detail=detail)
 
     def _on_ready(self) -> None:
@@ -376,8 +376,10 @@ class Run:
         all_ready = len(self._crew.ready_members()) == self._config.workers and self._outlet.ready
         if self._metrics is not None:
             all_ready = all_ready and self._metrics.ready
-        if self._state.phase is Phase.STARTING and all_ready:
-            self._happened(Happening.ALL_READY)
+        if self._state.phase is Phase.STARTING:
+            self._start_limit.move(self._loop.now + START_LIMIT)  # many workers, or a slow machine, take longer
+            if all_ready:
+                self._happened(Happening.ALL_READY)
 
     def _serve(self) -> None:
         """Admit clients from now on, and record that."""

@@ -5,7 +5,15 @@ import contextlib
 import pytest
 from support.judge import moment
 from support.launching import KILLED_WORKER
-from support.patches import breakable, first_in_workers, instead_of_the_outlet, with_site
+from support.patches import (
+    IN_SUPERVISOR,
+    START_LIMIT,
+    assigned,
+    breakable,
+    first_in_workers,
+    instead_of_the_outlet,
+    with_site,
+)
 from support.peers import accept, echo, ends_with_reset, listening
 from support.relay import NOWHERE, Relay, failed_start
 from support.waiting import PATIENCE, pass_time
@@ -20,6 +28,20 @@ def test_a_worker_that_hangs_at_its_start_ends_the_run(tmp_path):
     assert [record["msg_id"] for record in records].count(14) == 1
 
 
+@pytest.mark.wall_clock("three seconds for each worker")
+def test_workers_that_start_slowly_have_their_time_each(tmp_path):
+    """On a slow machine they come one after the other. Together they may take longer than one may."""
+    turn = tmp_path / "turn"
+    turn.touch()
+    wait = "fcntl.flock(file, fcntl.LOCK_EX); time.sleep(1.2); file.close()"
+    slow = f"import fcntl, time; file = open({str(turn)!r}); {wait}"
+    limits = IN_SUPERVISOR + assigned(START_LIMIT, "3.0")
+    env = with_site(tmp_path, first_in_workers(slow) + limits)
+    with Relay(NOWHERE, workers=4, env=env) as relay:
+        first, last = (moment(relay.wait("worker.started", count)["timestamp"]) for count in (1, 4))
+        assert last - first > 3
+
+
 def failures(relay):
     """The records of a run that failed to start, without the last one."""
     relay.finish()
@@ -32,7 +54,7 @@ def test_an_outlet_that_hangs_at_its_start(tmp_path):
     """Record 14 after the start limit, and the outlet is killed."""
     env = with_site(tmp_path, instead_of_the_outlet("__import__('time').sleep(600)"))
     with Relay(NOWHERE, wait_active=False, expect_code=70, env=env) as relay:
-        detail = "the outlet was not ready after 10 seconds"
+        detail = "the outlet was not ready, and nothing had become ready for 10 seconds"
         assert failures(relay) == [("pool.start_failed", "ETIMEDOUT", detail)]
 
 
