@@ -222,16 +222,24 @@ class Top(App[int]):
         self._column = "session"
         self._reverse = False
         self._said = ""
+        # What comes while the screen is cleared away, as a tick of the timer, would look for these in vain.
+        self._head = Line(id="head")
+        self._origin = Line(id="origin")
+        self._worker_rows = Rows("workers", "none", screen.WORKER_COLUMNS)
+        self._session_rows = Rows("sessions", "row", screen.COLUMNS)
+        self._filter = Filter(id="filter", placeholder="client, target, worker")
+        self._notice = Line(id="notice")
+        self._keys = Line(id="keys")
 
     def compose(self) -> ComposeResult:
-        """Make the parts of the screen."""
-        yield Line(id="head")
-        yield Line(id="origin")
-        yield Rows("workers", "none", screen.WORKER_COLUMNS)
-        yield Rows("sessions", "row", screen.COLUMNS)
-        yield Filter(id="filter", placeholder="client, target, worker")
-        yield Line(id="notice")
-        yield Line(id="keys")
+        """Give the parts of the screen, from top to bottom."""
+        yield self._head
+        yield self._origin
+        yield self._worker_rows
+        yield self._session_rows
+        yield self._filter
+        yield self._notice
+        yield self._keys
 
     def on_mount(self) -> None:
         """Begin to listen to the relay, and to signals."""
@@ -239,13 +247,12 @@ class Top(App[int]):
         for name in _STOP_SIGNALS:
             number = signal.Signals[name]
             loop.add_signal_handler(number, self._stop, number)
-        self.query_one("#workers").can_focus = False
-        for part in ("#filter", "#notice"):
-            self.query_one(part).display = False
-        self.query_one("#sessions").focus()
+        self._worker_rows.can_focus = False
+        self._filter.display = self._notice.display = False
+        self._session_rows.focus()
         self._show()
         self._feed.start(lambda news: self.post_message(Heard(news)))
-        self.set_interval(0.5, self._notice)
+        self.set_interval(0.5, self._give_notice)
         # The terminal is empty then. textual paints only what it takes for changed.
         self.app_resume_signal.subscribe(self, lambda _: self.refresh(layout=True))
 
@@ -280,36 +287,35 @@ class Top(App[int]):
         self._show_head()
         titles = [column.title for column in screen.WORKER_COLUMNS.values()]
         rows = screen.worker_rows(self._samples)
-        self.query_one("#workers", Rows).show(titles, rows)
+        self._worker_rows.show(titles, rows)
         self._show_sessions()
 
     def _show_head(self) -> None:
         width, height = self.size
-        self.query_one("#head", Line).show(
-            screen.packed(screen.facts(self._samples[-1].status), width, 1 if height < _TINY else 3)
-        )
-        self.query_one("#keys", Line).show(screen.packed(screen.KEYS, width, 1))
-        self.query_one("#origin", Line).show(screen.packed(screen.origin(self._samples[-1].status), width, 1))
+        status = self._samples[-1].status
+        self._head.show(screen.packed(screen.facts(status), width, 1 if height < _TINY else 3))
+        self._keys.show(screen.packed(screen.KEYS, width, 1))
+        self._origin.show(screen.packed(screen.origin(status), width, 1))
 
     def _show_sessions(self) -> None:
         lines = screen.lines_of(self._samples)
-        words = self.query_one("#filter", Input).value
+        words = self._filter.value
         chosen = screen.chosen(lines, words, self._column, reverse=self._reverse)
-        self.query_one("#sessions", Rows).show(
+        self._session_rows.show(
             screen.titles(self._column, reverse=self._reverse),
             {str(line.session): screen.cells(line) for line in chosen},
         )
 
-    def _notice(self) -> None:
+    def _give_notice(self) -> None:
         """Say what is the matter, if anything is."""
         silent = time.monotonic() - self._samples[-1].at
         text = f"no answer for {silent:.0f} s" if silent > _SILENCE else self._said
-        self.query_one("#notice", Line).show(text)
-        self.query_one("#notice").display = bool(text)
+        self._notice.show(text)
+        self._notice.display = bool(text)
 
     def _say(self, text: str) -> None:
         self._said = text
-        self._notice()
+        self._give_notice()
 
     # -- what a person does ----------------------------------------------------------------------------------
 
@@ -342,18 +348,18 @@ class Top(App[int]):
         """Ask for a filter."""
         if self.screen.is_modal or isinstance(self.focused, Filter):
             raise SkipAction
-        self.query_one("#filter").display = True
-        self.screen.set_focus(self.query_one("#filter"))
+        self._filter.display = True
+        self.screen.set_focus(self._filter)
 
     def action_unfilter(self) -> None:
         """Show all sessions, and no notice."""
-        self.query_one(Filter).value = ""
-        self.query_one(Filter).action_keep()
+        self._filter.value = ""
+        self._filter.action_keep()
         self._say("")
 
     def action_kill(self) -> None:
         """Ask whether to kill the session that the cursor is on."""
-        rows = self.query_one("#sessions", Rows)
+        rows = self._session_rows
         rows.choose()
         if rows.chosen is None:
             self._say("there is no session to kill")

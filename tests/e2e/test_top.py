@@ -362,6 +362,25 @@ def test_a_relay_that_does_not_answer_is_waited_for(opened):
     assert (top.gone, top.return_value) == (None, 0)
 
 
+def test_what_comes_once_the_parts_are_gone_disturbs_nobody(opened):
+    """The screen is cleared away in several steps. News and the timer may come between them."""
+    relay, path, _made = opened(1)
+
+    async def story(seen):
+        sessions, notice = (seen.top.query_one(part) for part in ("#sessions", "#notice"))
+        age = sessions.get_row_at(0)[3].plain
+        await seen.top.screen.remove_children()
+        await seen.until(lambda: sessions.get_row_at(0)[3].plain != age, "a sample has come")
+        await seen.pilot.resize_terminal(20, 5)
+        relay.suspend()
+        await seen.until(lambda: str(notice.render()).startswith("no answer"), "the timer has ticked")
+
+    try:
+        drive(path, story)
+    finally:
+        relay.resume()
+
+
 # -- the feed ------------------------------------------------------------------------------------------------
 
 
