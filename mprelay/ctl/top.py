@@ -321,8 +321,8 @@ class Top(App[int]):
 
     def on_resize(self, event: Resize) -> None:
         """Leave out what there is no room for."""
-        self.screen.set_class(event.size.height < _SMALL, "small")
-        self.screen.set_class(event.size.height < _TINY, "tiny")
+        self.default_screen.set_class(event.size.height < _SMALL, "small")
+        self.default_screen.set_class(event.size.height < _TINY, "tiny")
         self._show_head()
 
     def on_data_table_header_selected(self, event: DataTable.HeaderSelected) -> None:

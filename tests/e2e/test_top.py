@@ -295,6 +295,23 @@ def test_a_session_is_killed_after_a_question(opened, size):
     assert ends_with_reset(made[1][0])
 
 
+def test_what_there_is_no_room_for_is_left_out_also_behind_a_question(opened):
+    _relay, path, _made = opened(1)
+
+    async def story(seen):
+        await seen.press("k")
+        await seen.pilot.resize_terminal(20, 5)
+        await seen.press("n")
+        assert not seen.top.query_one("#origin").display
+        assert not seen.top.query_one("#keys").display
+        await seen.press("k")
+        await seen.pilot.resize_terminal(120, 30)
+        await seen.press("n")
+        assert seen.top.query_one("#origin").display
+
+    drive(path, story)
+
+
 def test_a_refusal_is_shown(opened):
     """The session has ended while the question was there."""
     relay, path, made = opened(1)
