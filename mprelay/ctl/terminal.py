@@ -38,6 +38,33 @@ class Terminal(LinuxDriver):
                 return width, height
         return super()._get_terminal_size()
 
+    def _sigtstp_application(self, *_: object) -> None:
+        """Give the terminal back, and stop, unless this has been done already.
+
+        Several of these signals may have come before the first is obeyed here. The kernel drops one that comes to
+        a process that is stopped, so all but the first have no effect.
+        """
+        if self._is_drawing() or not self._auto_restart:
+            super()._sigtstp_application()
+
+    def _is_drawing(self) -> bool:
+        return self._writer_thread is not None and self._writer_thread.is_alive()
+
+    def write(self, data: str) -> None:
+        """Write to the terminal, unless it is given back. Nobody empties the queue then, and it is soon full."""
+        if self._is_drawing():
+            super().write(data)
+
+    def suspend_application_mode(self) -> None:
+        """Give the terminal back until SIGCONT."""
+        super().suspend_application_mode()
+        self._auto_restart = True
+
+    def stop_application_mode(self) -> None:
+        """Give the terminal back. If this is no suspension, no SIGCONT takes it over any more."""
+        self._auto_restart = False
+        super().stop_application_mode()
+
     def start_application_mode(self) -> None:
         """Take the terminal over, also after a SIGSTOP. Before that one, nobody can give it back."""
         if self._key_thread is not None and self._key_thread.is_alive():

@@ -507,6 +507,27 @@ def test_what_is_typed_while_the_terminal_is_taken_over_anew_is_not_lost(keyboar
     asyncio.run(story())
 
 
+@pytest.mark.usefixtures("keyboard")
+def test_nothing_is_drawn_while_the_terminal_is_given_back():
+    """Nor is it waited for whoever would draw it."""
+
+    async def story():
+        terminal = Terminal(None)
+        screen = io.StringIO()
+        terminal._writer_thread = WriterThread(screen)
+        terminal._writer_thread.start()
+        terminal.write("a")
+        terminal.close()
+        drawing = threading.Thread(target=lambda: [terminal.write("b") for _ in range(100)], daemon=True)
+        drawing.start()
+        drawing.join(PATIENCE)
+        assert not drawing.is_alive()
+        assert screen.getvalue() == "a"
+        os.close(terminal.fileno)
+
+    asyncio.run(story())
+
+
 @pytest.mark.parametrize(
     ("number", "handler"), [(signal.SIGTSTP, "_sigtstp_application"), (signal.SIGCONT, "_sigcont_application")]
 )
@@ -597,7 +618,10 @@ class Tmux:
         if self.server.is_running():
             family = [self.server, *self.server.children(recursive=True)]
             self("kill-server")
-            psutil.wait_procs(family, PATIENCE)
+            _, left = psutil.wait_procs(family, PATIENCE)
+            for process in left:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
 
 
 SANE = "0 1 00"
@@ -605,19 +629,42 @@ SANE = "0 1 00"
 
 @pytest.fixture
 def terminal(tool, tmp_path):
-    """Open a terminal in which the relay at a path is watched."""
+    """Open a terminal in which the relay at a path is watched, perhaps by another command."""
     tool("bash")
     program = tool("tmux")
     with contextlib.ExitStack() as stack:
 
-        def open_terminal(path, width=120, height=30, **environment):
+        def open_terminal(path, width=120, height=30, command=f"{CTL} top", **environment):
             tmux = Tmux(program, tmp_path, width, height, MPRELAYCTL_CONTROL=path, **environment)
             stack.callback(tmux.close)
-            tmux.type(f"{CTL} top")
+            tmux.type(command)
             tmux.wait(r"active · \d+")
             return tmux
 
         yield open_terminal
+
+
+@pytest.fixture
+def signalled(tmp_path):
+    """A command that is mprelayctl, but sends itself signals from within a method of the screen."""
+
+    def write(method, *numbers):
+        script = tmp_path / "signalled.py"
+        script.write_text(f"""
+import os
+from mprelay.ctl import program, top
+
+class Signalled(top.Top):
+    def {method}(self):
+        for number in {[int(number) for number in numbers]}:
+            os.kill(os.getpid(), number)
+
+top.Top = Signalled
+program.main()
+""")
+        return f"{sys.executable} {script} top"
+
+    return write
 
 
 def test_what_a_terminal_shows(opened, terminal):
@@ -715,6 +762,31 @@ def test_it_is_stopped_and_goes_on(opened, terminal, how):
     tmux.wait(r"\Aactive · 1(?s:.*)^\[::\](?s:.*)^1-9 sort")
     tmux.press("5")
     tmux.wait("5▼idle")
+    tmux.press("q")
+    assert tmux.ended() == 0
+    assert tmux.modes() == SANE
+
+
+def test_several_signals_to_stop_are_one(opened, terminal, signalled):
+    """They have come before the first is obeyed. One that comes to a stopped program has no effect."""
+    _relay, path, _made = opened(1)
+    tmux = terminal(path, command=signalled("action_reverse", *[signal.SIGTSTP] * 5))
+    tmux.wait("^1-9 sort")
+    process = tmux.running()
+    tmux.press("r")
+    eventually(lambda: process.status() == psutil.STATUS_STOPPED, "it is stopped")
+    assert tmux.modes() == SANE
+    tmux.type("clear; fg")
+    tmux.wait(r"\Aactive · 1(?s:.*)^1-9 sort")
+    tmux.press("q")
+    assert tmux.ended() == 0
+    assert tmux.modes() == SANE
+
+
+def test_a_terminal_that_was_left_is_not_taken_over_again(opened, terminal, signalled):
+    """A SIGCONT may still come then."""
+    _relay, path, _made = opened(1)
+    tmux = terminal(path, command=signalled("on_unmount", signal.SIGCONT))
     tmux.press("q")
     assert tmux.ended() == 0
     assert tmux.modes() == SANE
