@@ -33,7 +33,7 @@ from mprelay.core.exits import Exit
 from mprelay.ctl import screen
 from mprelay.ctl.client import Denied, NoRelay
 from mprelay.ctl.feed import Feed, Gone, News, Said
-from mprelay.ctl.terminal import Terminal
+from mprelay.ctl.terminal import Terminal, without_signals
 
 _SILENCE: Final = 2.5  # seconds without a sample after which the screen says so
 _TINY, _SMALL = 8, 16  # lines of a terminal below which less is shown
@@ -46,13 +46,17 @@ def run(feed: Feed) -> int:
     top = Top(feed, Terminal)
     top.run()
     if top.stopped_by is not None:
-        signal.signal(top.stopped_by, signal.SIG_DFL)
-        os.kill(os.getpid(), top.stopped_by)
+        _end_by(top.stopped_by)
     if top.gone is not None:
         raise top.gone
     return (
         Exit.SOFTWARE if top.return_value is None else top.return_value
     )  # textual has shown what was unexpected
+
+
+def _end_by(number: signal.Signals) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 class Heard(Message):
@@ -251,7 +255,8 @@ class Top(App[int]):
         self._filter.display = self._notice.display = False
         self._session_rows.focus()
         self._show()
-        self._feed.start(lambda news: self.post_message(Heard(news)))
+        with without_signals():
+            self._feed.start(lambda news: self.post_message(Heard(news)))
         self.set_interval(0.5, self._give_notice)
         # The terminal is empty then. textual paints only what it takes for changed.
         self.app_resume_signal.subscribe(self, lambda _: self.refresh(layout=True))
@@ -263,8 +268,11 @@ class Top(App[int]):
     def _stop(self, number: signal.Signals) -> None:
         """End as this signal would, once the terminal is as it was."""
         if sys.__stdout__ is None or not sys.__stdout__.isatty():  # it has hung up
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+            _end_by(number)
+        if isinstance(self._driver, Terminal) and self._driver.in_background():
+            # The terminal's modes are the shell's there, and the SIGCONT that came along would stop it again.
+            self._driver.clear_away()
+            _end_by(number)
         self.stopped_by = number
         self.exit()
 

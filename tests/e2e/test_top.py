@@ -783,6 +783,59 @@ def test_several_signals_to_stop_are_one(opened, terminal, signalled):
     assert tmux.modes() == SANE
 
 
+@pytest.mark.parametrize(
+    ("how", "before"), [(signal.SIGTSTP, ""), (signal.SIGSTOP, ""), (signal.SIGSTOP, "stty tostop; ")]
+)
+def test_a_stopped_one_is_ended_by_a_signal(opened, terminal, how, before):
+    """The shell lets it go on for that, in the background. What it left on the screen it takes away."""
+    _relay, path, _made = opened(1)
+    tmux = terminal(path, command=f"{before}{CTL} top")
+    tmux.wait("^1-9 sort")
+    process = tmux.running()
+    process.send_signal(how)
+    eventually(lambda: process.status() == psutil.STATUS_STOPPED, "it is stopped")
+    tmux.type("kill %1")
+    eventually(lambda: not process.is_running(), "its end")
+    eventually(lambda: tmux.modes() == SANE, "the shell's terminal")
+    tmux.type("echo on $((1 + 1))")
+    tmux.wait("^on 2$")
+    tmux.wait("Terminated")
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="what a thread blocks is told by /proc")
+def test_signals_that_come_together_are_taken_together(opened, terminal):
+    """No other thread takes one of them, and is late to tell of it: SIGTERM has to go before SIGCONT."""
+    _relay, path, _made = opened(1)
+    process = terminal(path).running()
+    threads = {one.id: Path(f"/proc/{process.pid}/task/{one.id}/status") for one in process.threads()}
+    blocked = {
+        number: int(re.search(r"^SigBlk:\s+(\w+)$", status.read_text(), re.MULTILINE)[1], 16)
+        for number, status in threads.items()
+    }
+    assert blocked.pop(process.pid) == 0
+    assert len(blocked) >= 3, "one writes, one reads keys, and one hears of the relay"
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGTSTP, signal.SIGCONT):
+        assert all(mask & 1 << number - 1 for mask in blocked.values())
+
+
+@pytest.mark.parametrize("how", [signal.SIGTSTP, signal.SIGSTOP])
+def test_in_the_background_it_stops_again(opened, terminal, how):
+    """The terminal is the shell's there."""
+    _relay, path, _made = opened(1)
+    tmux = terminal(path)
+    tmux.wait("^1-9 sort")
+    process = tmux.running()
+    process.send_signal(how)
+    eventually(lambda: process.status() == psutil.STATUS_STOPPED, "it is stopped")
+    tmux.type("clear; bg; wait %1; echo state $?")
+    tmux.wait(f"^state {128 + signal.SIGSTOP}$")
+    tmux.type("clear; fg")
+    tmux.wait(r"\Aactive · 1(?s:.*)^1-9 sort")
+    tmux.press("q")
+    assert tmux.ended() == 0
+    assert tmux.modes() == SANE
+
+
 def test_a_terminal_that_was_left_is_not_taken_over_again(opened, terminal, signalled):
     """A SIGCONT may still come then."""
     _relay, path, _made = opened(1)

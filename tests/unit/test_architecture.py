@@ -69,7 +69,7 @@ PLACES = {
     "SCM_RIGHTS": "system.passing_rights",
     "SEQPACKET": "system.passing_rights",
     "RLIMIT": "system.limits_posix",
-    "pthread_sigmask": "system.signals_posix system.early",
+    "pthread_sigmask": "system.signals_posix system.early ctl.terminal",
     "setitimer": "system.signals_posix",
     "SIGHUP": "system.signals_posix system.early",
     "clock_gettime": "system.boottime_linux",
