@@ -81,6 +81,7 @@ class Input(_Word):
     IDLE_TIMEOUT = auto()
     REQUESTER_CHANNEL_FAILED = auto()
     TARGET_CHANNEL_FAILED = auto()
+    TARGET_SOCKET_FAILED = auto()  # that for another address
     REQUESTER_BUFFER_FAILED = auto()
     TARGET_BUFFER_FAILED = auto()
     EXPIRED = auto()  # the absolute timeout
@@ -171,6 +172,7 @@ TABLE: Final[dict[State, dict[Input, Step]]] = {
         Input.CONNECT_TIMEOUT: _abort(CloseReason.CONNECT_TIMEOUT),
         Input.REQUESTER_CHANNEL_FAILED: _abort(CloseReason.REQUESTER_CHANNEL_FAILED),
         Input.TARGET_CHANNEL_FAILED: _abort(CloseReason.TARGET_CHANNEL_FAILED),
+        Input.TARGET_SOCKET_FAILED: _abort(CloseReason.TARGET_SOCKET_FAILED),
         Input.TARGET_BUFFER_FAILED: _abort(CloseReason.TARGET_BUFFER_FAILED),
     },
     State.CLIENT_GONE_EARLY: _ANY_TIME
@@ -180,6 +182,7 @@ TABLE: Final[dict[State, dict[Input, Step]]] = {
         Input.CONNECT_FAILED: _abort(),
         Input.CONNECT_TIMEOUT: _abort(),
         Input.TARGET_CHANNEL_FAILED: _abort(),
+        Input.TARGET_SOCKET_FAILED: _abort(),
         Input.TARGET_BUFFER_FAILED: _abort(),
         Input.CLIENT_CUT: Step(State.CLIENT_GONE_EARLY, Action.NOTHING),
     },

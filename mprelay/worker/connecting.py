@@ -149,8 +149,8 @@ class Connector:
             try:
                 target = sockets.target_socket(sockets.family_of(ip))
             except OSError as failure:
-                number = failure.errno or errno.ENOBUFS
-                break
+                session.happened(Input.TARGET_SOCKET_FAILED, errno_name(failure.errno))
+                return
             try:
                 down = self._pumps.make(target, client)  # the one before knows of another socket's edges
             except MemoryError:

@@ -1184,7 +1184,7 @@ def test_a_socket_that_cannot_be_made_for_the_next_address_ends_the_session(clie
         monkeypatch.setattr(sockets, "target_socket", broken)
         while not (ended := [event for event in running.uplink.events if isinstance(event, Closed)]):
             running.loop._turn()
-        assert (ended[0].reason, ended[0].error) == (CloseReason.CONNECT_FAILED, "EMFILE")
+        assert (ended[0].reason, ended[0].error) == (CloseReason.TARGET_SOCKET_FAILED, "EMFILE")
 
 
 def test_no_memory_for_the_next_address_is_no_failure_of_the_target(client):
