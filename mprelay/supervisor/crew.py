@@ -38,7 +38,7 @@ from mprelay.system import signals
 from mprelay.system.errnos import errno_name
 
 START_LIMIT: Final = 10.0
-"""Seconds until a worker must be ready. At the start of the relay, those since another process has become so."""
+"""Seconds until a worker must be ready. At the start of the relay, seconds since one process more was ready."""
 
 _CONGESTED_PAUSE: Final = 1.0  # seconds between tries to start a worker while too many records wait
 
@@ -175,7 +175,7 @@ class Crew:
     def _never_ready(self, member: Member) -> None:
         """Kill a worker that hangs before it is ready. If the loop itself stood still, give it more time.
 
-        While the relay starts, all workers start at once, and the limit of that decides.
+        While the relay starts, the limit of the start decides.
         """
         self.reports.hear(member)
         if self._state.phase is Phase.STARTING or self._loop.now < self.watchdog.judges_from:

@@ -269,6 +269,7 @@ class Run:
             )
         self._origin = origin.Origin(None, None, None)  # not known yet
         self._start_limit = loop.unset_alarm(self._start_took_too_long)
+        self._most_ready = 0  # processes, at any time of the start
         self._hurry = False  # a stop signal came while the run was ending
 
     def run(self) -> int:
@@ -363,6 +364,11 @@ class Run:
         self._crew.start(settings, share.sessions)
 
     def _start_took_too_long(self) -> None:
+        """Give up. If the loop itself stood still, read first what has come meanwhile."""
+        judges_from = self._crew.watchdog.judges_from
+        if self._loop.now < judges_from:
+            self._start_limit.move(judges_from)
+            return
         who = "not every worker was ready"
         if not self._outlet.ready:
             who = "the outlet was not ready"
@@ -373,13 +379,18 @@ class Run:
 
     def _on_ready(self) -> None:
         """Open the door once every worker and the outlet are ready."""
-        all_ready = len(self._crew.ready_members()) == self._config.workers and self._outlet.ready
+        if self._state.phase is not Phase.STARTING:
+            return
+        ready = len(self._crew.ready_members()) + self._outlet.ready
+        wanted = self._config.workers + 1
         if self._metrics is not None:
-            all_ready = all_ready and self._metrics.ready
-        if self._state.phase is Phase.STARTING:
-            self._start_limit.move(self._loop.now + START_LIMIT)  # many workers, or a slow machine, take longer
-            if all_ready:
-                self._happened(Happening.ALL_READY)
+            ready += self._metrics.ready
+            wanted += 1
+        if ready == wanted:
+            self._happened(Happening.ALL_READY)
+        elif ready > self._most_ready:  # one that only replaces another is no progress
+            self._most_ready = ready
+            self._start_limit.move(self._loop.now + START_LIMIT)
 
     def _serve(self) -> None:
         """Admit clients from now on, and record that."""

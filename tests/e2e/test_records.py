@@ -431,7 +431,7 @@ def test_a_timestamp_is_the_moment_of_the_event_and_not_of_the_writing():
 
 
 @pytest.mark.slow
-@pytest.mark.posix("64 Pythons of Wine do not start within the relay's ten seconds")
+@pytest.mark.posix("64 Pythons of Wine take too long to start")
 @pytest.mark.alone("64 workers take the whole machine for seconds")
 def test_stats_of_64_workers_fit_with_long_labels():
     """Every worker is in them, and each record stays below 4096 bytes, which the judge checks."""

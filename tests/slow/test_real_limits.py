@@ -28,18 +28,42 @@ def test_a_worker_that_hangs_at_its_start_ends_the_run(tmp_path):
     assert [record["msg_id"] for record in records].count(14) == 1
 
 
-@pytest.mark.wall_clock("three seconds for each worker")
+@pytest.mark.wall_clock("six seconds for each worker")
 def test_workers_that_start_slowly_have_their_time_each(tmp_path):
     """On a slow machine they come one after the other. Together they may take longer than one may."""
     turn = tmp_path / "turn"
     turn.touch()
-    wait = "fcntl.flock(file, fcntl.LOCK_EX); time.sleep(1.2); file.close()"
+    wait = "fcntl.flock(file, fcntl.LOCK_EX); time.sleep(2); file.close()"
     slow = f"import fcntl, time; file = open({str(turn)!r}); {wait}"
-    limits = IN_SUPERVISOR + assigned(START_LIMIT, "3.0")
+    limits = IN_SUPERVISOR + assigned(START_LIMIT, "6.0")
     env = with_site(tmp_path, first_in_workers(slow) + limits)
-    with Relay(NOWHERE, workers=4, env=env) as relay:
-        first, last = (moment(relay.wait("worker.started", count)["timestamp"]) for count in (1, 4))
-        assert last - first > 3
+    with Relay(NOWHERE, workers=5, env=env) as relay:
+        first, last = (moment(relay.wait("worker.started", count)["timestamp"]) for count in (1, 5))
+        assert last - first > 6
+
+
+ONE_HANGS = """
+import os, threading
+def begin(place):
+    try:
+        os.mkdir(place)
+    except FileExistsError:
+        threading.Timer(5.2, os._exit, [1]).start()  # a crash after five seconds is not put off
+    else:
+        threading.Event().wait()
+"""
+
+
+@pytest.mark.wall_clock("six seconds without another one that is ready")
+def test_a_worker_that_is_replaced_again_and_again_is_no_progress(tmp_path):
+    """Another one hangs in its start."""
+    begin = first_in_workers(f"begin({str(tmp_path / 'hangs')!r})")
+    env = with_site(tmp_path, ONE_HANGS + begin + IN_SUPERVISOR + assigned(START_LIMIT, "6.0"))
+    with Relay(NOWHERE, wait_active=False, expect_code=70, env=env) as relay:
+        relay.allow("worker.exited")
+        detail = "not every worker was ready, and nothing had become ready for 6 seconds"
+        assert failures(relay) == [("pool.start_failed", "ETIMEDOUT", detail)]
+        assert relay.all("worker.exited", signal=None)
 
 
 def failures(relay):
