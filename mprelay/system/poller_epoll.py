@@ -52,7 +52,12 @@ class Poller:
             left = max(0.0, timeout)
         else:
             left = _TIMEOUT_LIMIT
-        return self._epoll.poll(left, self.EVENTS_AT_ONCE)
+        try:
+            return self._epoll.poll(left, self.EVENTS_AT_ONCE)
+        except MemoryError:
+            # A single event needs no extra memory. If it was missing for the list, after epoll_wait(2), what is
+            # level-triggered is told again. Edges would be lost: a worker keeps memory free for that list.
+            return self._epoll.poll(left, 1)
 
     def close(self) -> None:
         """Give the descriptor back."""
