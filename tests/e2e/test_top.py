@@ -775,7 +775,7 @@ def test_several_signals_to_stop_are_one(opened, terminal, signalled):
     process = tmux.running()
     tmux.press("r")
     eventually(lambda: process.status() == psutil.STATUS_STOPPED, "it is stopped")
-    assert tmux.modes() == SANE
+    eventually(lambda: tmux.modes() == SANE, "the shell's terminal")
     tmux.type("clear; fg")
     tmux.wait(r"\Aactive · 1(?s:.*)^1-9 sort")
     tmux.press("q")
@@ -827,7 +827,7 @@ def test_in_the_background_it_stops_again(opened, terminal, how):
     process = tmux.running()
     process.send_signal(how)
     eventually(lambda: process.status() == psutil.STATUS_STOPPED, "it is stopped")
-    tmux.type("clear; bg; wait %1; echo state $?")
+    tmux.type("clear; bg; wait %1; state=$?; clear; echo state $state")
     tmux.wait(f"^state {128 + signal.SIGSTOP}$")
     tmux.type("clear; fg")
     tmux.wait(r"\Aactive · 1(?s:.*)^1-9 sort")
