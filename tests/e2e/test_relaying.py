@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import select
 import socket
+import sys
 import threading
 from pathlib import Path
 
@@ -421,6 +422,12 @@ def test_clients_that_leave_at_once():
         eventually(lambda: recorded() == 300, "each client is recorded")
 
 
+def held_by_the_kernel():
+    """Bytes that the two connections of a session hold in one direction, at most (tcp(7)): often 72 MiB."""
+    limits = [Path(f"/proc/sys/net/ipv4/{name}").read_text().split()[-1] for name in ("tcp_rmem", "tcp_wmem")]
+    return 2 * sum(map(int, limits))
+
+
 @pytest.mark.parametrize("buffer", ["auto", *slow("100")])
 def test_a_target_that_sends_for_ever_after_the_client_has_ended(buffer):
     """The half-closed session goes on while the client reads. A client that stops reading stops the target."""
@@ -445,7 +452,8 @@ def test_a_target_that_sends_for_ever_after_the_client_has_ended(buffer):
             flooding.join()
         assert closed["reason"] == "idle_timeout"
         assert read <= closed["bytes_from_target"] <= sent
-        assert sent < read + 40 * MIB  # the kernel's buffers and one pipe hold the difference
+        if sys.platform == "linux":
+            assert sent < read + held_by_the_kernel() + 2 * MIB  # and a pipe, and what was read meanwhile
 
 
 @pytest.mark.slow
