@@ -81,7 +81,7 @@ class Input(_Word):
     IDLE_TIMEOUT = auto()
     REQUESTER_CHANNEL_FAILED = auto()
     TARGET_CHANNEL_FAILED = auto()
-    TARGET_SOCKET_FAILED = auto()  # that for another address
+    TARGET_SOCKET_FAILED = auto()  # there is none to try the target's next address with
     REQUESTER_BUFFER_FAILED = auto()
     TARGET_BUFFER_FAILED = auto()
     EXPIRED = auto()  # the absolute timeout

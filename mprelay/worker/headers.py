@@ -81,7 +81,7 @@ class Headers:
             leave_headroom()
         except MemoryError:
             sock.close()
-            self._report(ticket.serial, "could not be taken by a worker (ENOMEM)")
+            self._report(ticket.serial, f"could not be taken by a worker ({errno_name(errno.ENOMEM)})")
             return
         try:
             self._worker.poller.add(descriptor, poller.READ)

@@ -472,5 +472,5 @@ def _copied(rest: memoryview) -> bytes:
 
 
 def leave_headroom() -> None:
-    """Call this before or after little memory is taken for good. MemoryError: too little is left for the loop."""
+    """Show that the headroom is there, beside the little that a caller takes for good. MemoryError: it is not."""
     bytes(_HEADROOM)
